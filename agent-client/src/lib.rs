@@ -1,0 +1,1 @@
+//! How the host asks the guest.

@@ -1,0 +1,24 @@
+# Shared by the set-up scripts: where things are kept, how steps are announced. Sourced, not run.
+# shellcheck shell=bash
+
+CACHE=${KATA_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/containerd-shim-kata-v2}
+mkdir -p "$CACHE"
+
+# Everything that changes the machine needs root; without it, by way of sudo.
+as_root() {
+    if [[ $(id -u) == 0 ]]; then "$@"; else sudo -- "$@"; fi
+}
+
+say() {
+    printf '==> %s\n' "$*"
+}
+
+# `step "what" command...` says what begins and how long it took.
+step() {
+    local what=$1 began=${EPOCHREALTIME/./}
+    shift
+    say "$what"
+    "$@"
+    local took=$(((${EPOCHREALTIME/./} - began) / 1000))
+    printf '    %s: %d.%03d s\n' "$what" $((took / 1000)) $((took % 1000))
+}

@@ -1,1 +1,93 @@
 //! What the operator chose.
+//!
+//! ```text
+//! files --tree--> one merged TOML tree --survey--> raw sections --check--> Configuration
+//!   find.rs        tree.rs                survey.rs, keys/        check/
+//! ```
+//!
+//! The format is Kata's own `configuration.toml`, QEMU flavour. Every key of it is in [`keys`]: it is
+//! honoured, or a warning names it. All problems of all files are reported at once, each with its key and file.
+
+mod agent;
+mod check;
+mod choice;
+mod find;
+mod finding;
+mod host;
+mod hypervisor;
+pub mod keys;
+mod program;
+mod raw;
+mod runtime;
+mod survey;
+mod tree;
+
+use std::path::{Path, PathBuf};
+
+pub use agent::{Agent, KernelModule};
+pub use choice::{
+    AcceleratorChoice, FsType, InternetworkingModel, MachineType, SharedFs, VirtioFsCache, VsockChoice,
+};
+pub use finding::{Finding, LoadError, Place};
+pub use hypervisor::{Hypervisor, Rootfs};
+pub use program::Program;
+pub use runtime::Runtime;
+
+use find::Search;
+use host::Host;
+use survey::Report;
+use tree::Tree;
+
+/// A value of this type was read from files, checked, and can be used as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Configuration {
+    /// `[hypervisor.qemu]`: the machine and what it is made of.
+    pub hypervisor: Hypervisor,
+    /// `[agent.kata]`: how to talk to the guest.
+    pub agent: Agent,
+    /// `[runtime]`: the shim's own behaviour.
+    pub runtime: Runtime,
+}
+
+/// A configuration, where it came from, and what the operator should hear about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// The checked configuration.
+    pub configuration: Configuration,
+    /// The main file, symbolic links resolved.
+    pub path: PathBuf,
+    /// Keys that are recognised but not honoured, and values that are allowed but doubtful.
+    pub warnings: Vec<Finding>,
+}
+
+impl Configuration {
+    /// Finds, reads, merges and checks the configuration.
+    ///
+    /// `explicit` is the file that containerd's runtime options name. Without one, `KATA_CONF_FILE` is used, then
+    /// `/etc/kata-containers/configuration.toml`, then `/usr/share/defaults/kata-containers/configuration.toml`.
+    /// Files that are named rather than found must be absolute, owned by root and not writable by group or others.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] says which file was not found or refused, or lists every problem of the files' contents.
+    pub fn load(explicit: Option<&Path>) -> Result<Loaded, LoadError> {
+        Self::load_from(&Search::of_this_machine(explicit), &Host::this())
+    }
+
+    fn load_from(search: &Search, host: &Host) -> Result<Loaded, LoadError> {
+        let main = search.main_file()?;
+        let mut report = Report::default();
+        let tree = Tree::read(&main, &mut report);
+        let (configuration, warnings) = Self::from_tree(&tree, host, report)?;
+        Ok(Loaded { configuration, path: main.path, warnings })
+    }
+
+    fn from_tree(tree: &Tree, host: &Host, mut report: Report) -> Result<(Self, Vec<Finding>), LoadError> {
+        let values = survey::survey(tree, &mut report);
+        let configuration = values.and_then(|values| check::check(values, host, tree, &mut report));
+        match configuration {
+            Some(configuration) if report.problems.is_empty() => Ok((configuration, report.warnings)),
+            _ => Err(LoadError::Invalid { problems: report.problems }),
+        }
+    }
+}

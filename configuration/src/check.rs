@@ -1,0 +1,77 @@
+//! From right types to values that can be used.
+
+mod agent;
+mod hypervisor;
+mod memory;
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use crate::Configuration;
+use crate::finding::Finding;
+use crate::host::Host;
+use crate::keys::{AGENT, HYPERVISOR, RUNTIME};
+use crate::raw::RawRuntime;
+use crate::runtime::Runtime;
+use crate::survey::{Report, Values};
+use crate::tree::Tree;
+
+/// Checks everything, whatever else was wrong; `None` if something is missing for a whole configuration.
+pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Report) -> Option<Configuration> {
+    let mut checker = Checker { host, tree, report };
+    let hypervisor = values.hypervisor.and_then(|values| checker.raw(HYPERVISOR, values));
+    let hypervisor = hypervisor.and_then(|raw| checker.hypervisor(raw));
+    let agent = checker.raw(AGENT, values.agent).map(|raw| checker.agent(raw));
+    let runtime = checker.raw(RUNTIME, values.runtime).map(runtime);
+    Some(Configuration { hypervisor: hypervisor?, agent: agent?, runtime: runtime? })
+}
+
+/// What checks need, and where they leave what they find.
+struct Checker<'a> {
+    host: &'a Host,
+    tree: &'a Tree,
+    report: &'a mut Report,
+}
+
+impl Checker<'_> {
+    /// The table of keys and the raw type say the same; where they do not, the configuration is refused rather
+    /// than half understood.
+    fn raw<T: DeserializeOwned>(&mut self, table: &str, values: toml::Table) -> Option<T> {
+        values
+            .try_into()
+            .map_err(|error: toml::de::Error| self.problem(table, error.message().to_owned()))
+            .ok()
+    }
+
+    /// Notes a problem, unless the key has one already: what follows from it is no news.
+    fn problem(&mut self, key: &str, what: String) {
+        if !self.report.doubts(key) {
+            self.report.problems.push(Finding::key(self.tree.origin(key), key, what));
+        }
+    }
+
+    fn warning(&mut self, key: &str, what: String) {
+        self.report.warnings.push(Finding::key(self.tree.origin(key), key, what));
+    }
+
+    /// Whether the values of all these keys mean something.
+    fn sound(&self, keys: &[&str]) -> bool {
+        !keys.iter().any(|key| self.report.doubts(key))
+    }
+}
+
+fn runtime(raw: RawRuntime) -> Runtime {
+    Runtime {
+        enable_debug: raw.enable_debug,
+        internetworking_model: raw.internetworking_model,
+        disable_guest_seccomp: raw.disable_guest_seccomp,
+        sandbox_cgroup_only: raw.sandbox_cgroup_only,
+        create_container_timeout: seconds(raw.create_container_timeout, 60),
+    }
+}
+
+/// Kata takes 0 for "as if it were absent".
+fn seconds(value: u32, otherwise: u64) -> Duration {
+    Duration::from_secs(if value == 0 { otherwise } else { value.into() })
+}

@@ -1,0 +1,161 @@
+//! `[hypervisor.qemu]`.
+
+use std::path::{Path, PathBuf};
+
+use super::Checker;
+use super::memory::Size;
+use crate::choice::{SharedFs, VsockChoice};
+use crate::hypervisor::{Hypervisor, Rootfs};
+use crate::program::{self, Program};
+use crate::raw::RawHypervisor;
+
+const PATH: &str = "hypervisor.qemu.path";
+const KERNEL: &str = "hypervisor.qemu.kernel";
+const INITRD: &str = "hypervisor.qemu.initrd";
+const IMAGE: &str = "hypervisor.qemu.image";
+const FIRMWARE: &str = "hypervisor.qemu.firmware";
+const ENTROPY: &str = "hypervisor.qemu.entropy_source";
+const QUEUE_SIZE: &str = "hypervisor.qemu.virtio_fs_queue_size";
+const EXTRA_ARGS: &str = "hypervisor.qemu.virtio_fs_extra_args";
+const MSIZE: &str = "hypervisor.qemu.msize_9p";
+const VIRTIO_FS_DAEMON: &str = "hypervisor.qemu.virtio_fs_daemon";
+const VSOCK_DAEMON: &str = "hypervisor.qemu.vhost_user_vsock_daemon";
+
+/// Arguments of virtiofsd that the shim sets, or that would undo its confinement.
+const OWN_ARGUMENTS: [&str; 5] = ["--sandbox", "--seccomp", "--shared-dir", "--socket-path", "--fd"];
+
+impl Checker<'_> {
+    pub(super) fn hypervisor(&mut self, raw: RawHypervisor) -> Option<Hypervisor> {
+        let size = self.size(&raw);
+        let rootfs = self.rootfs(&raw, size.memory_mib);
+        self.files(&raw);
+        let vsock_daemon =
+            self.program(VSOCK_DAEMON, &raw.vhost_user_vsock_daemon, raw.vsock == VsockChoice::VhostUser);
+        let virtio_fs_daemon =
+            self.program(VIRTIO_FS_DAEMON, &raw.virtio_fs_daemon, raw.shared_fs == SharedFs::VirtioFs);
+        let virtio_fs_queue_size = self.queue_size(raw.virtio_fs_queue_size);
+        self.extra_args(&raw.virtio_fs_extra_args);
+        let msize_9p = self.msize(raw.msize_9p);
+        let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
+        Some(Hypervisor {
+            path: raw.path,
+            kernel: raw.kernel,
+            rootfs: rootfs?,
+            machine_type: raw.machine_type,
+            machine_accelerators: raw.machine_accelerators,
+            cpu_features: raw.cpu_features,
+            kernel_params: raw.kernel_params.split_whitespace().map(str::to_owned).collect(),
+            firmware: Some(raw.firmware).filter(|path| !path.as_os_str().is_empty()),
+            accelerator: raw.accelerator,
+            vsock: raw.vsock,
+            vsock_daemon,
+            default_vcpus: vcpus,
+            default_maxvcpus: max_vcpus,
+            default_memory_mib: memory_mib,
+            memory_slots: slots,
+            default_maxmemory_mib: max_memory_mib,
+            shared_fs: raw.shared_fs,
+            virtio_fs_daemon,
+            virtio_fs_cache: raw.virtio_fs_cache,
+            virtio_fs_cache_size_mib: raw.virtio_fs_cache_size,
+            virtio_fs_queue_size,
+            virtio_fs_extra_args: raw.virtio_fs_extra_args,
+            msize_9p,
+            entropy_source: raw.entropy_source,
+            seccompsandbox: raw.seccompsandbox,
+            use_legacy_serial: raw.use_legacy_serial,
+            enable_debug: raw.enable_debug,
+            disable_vhost_net: raw.disable_vhost_net,
+            disable_image_nvdimm: raw.disable_image_nvdimm,
+            disable_nesting_checks: raw.disable_nesting_checks,
+        })
+    }
+
+    fn files(&mut self, raw: &RawHypervisor) {
+        self.note(PATH, program::executable(&raw.path));
+        self.note(KERNEL, program::content(&raw.kernel));
+        self.note(ENTROPY, program::readable_source(&raw.entropy_source));
+        if !raw.firmware.as_os_str().is_empty() {
+            self.note(FIRMWARE, program::content(&raw.firmware));
+        }
+    }
+
+    /// Exactly one of `initrd` and `image`. An empty string counts as absent: a drop-in cannot remove a key.
+    fn rootfs(&mut self, raw: &RawHypervisor, memory_mib: u32) -> Option<Rootfs> {
+        let given = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        if !self.sound(&[INITRD, IMAGE]) {
+            return None;
+        }
+        match (given(&raw.initrd), given(&raw.image)) {
+            (Some(initrd), None) => {
+                let size = self.note(INITRD, program::content(&initrd))?;
+                let fits = self.fits_memory(INITRD, size, memory_mib);
+                self.note(INITRD, fits);
+                Some(Rootfs::Initrd(initrd))
+            }
+            (None, Some(path)) => {
+                let size = self.note(IMAGE, program::content(&path))?;
+                if let Err(what) = self.fits_memory(IMAGE, size, memory_mib) {
+                    self.warning(IMAGE, what);
+                }
+                Some(Rootfs::Image { path, fs_type: raw.rootfs_type })
+            }
+            (Some(_), Some(_)) => {
+                self.problem(
+                    INITRD,
+                    "set together with hypervisor.qemu.image; set exactly one of the two".to_owned(),
+                );
+                None
+            }
+            (None, None) => {
+                let what = "neither this nor hypervisor.qemu.image is set; set exactly one of the two";
+                self.problem(INITRD, what.to_owned());
+                None
+            }
+        }
+    }
+
+    fn program(&mut self, key: &'static str, path: &Path, needed: bool) -> Program {
+        let program = Program { path: path.to_owned(), key, file: self.tree.origin(key).to_owned() };
+        if let (true, Err(finding)) = (needed, program.usable()) {
+            self.problem(key, finding.what);
+        }
+        program
+    }
+
+    fn queue_size(&mut self, asked: u32) -> u32 {
+        if asked == 0 {
+            return 1024;
+        }
+        if !asked.is_power_of_two() {
+            self.problem(QUEUE_SIZE, format!("{asked} is not a power of two; use one up to 1024"));
+        }
+        asked
+    }
+
+    /// The guest's kernel refuses to mount with smaller messages.
+    fn msize(&mut self, asked: u32) -> u32 {
+        if asked == 0 {
+            return 8192;
+        }
+        if asked < 4096 {
+            self.problem(MSIZE, format!("{asked} bytes are too few; set at least 4096"));
+        }
+        asked
+    }
+
+    fn extra_args(&mut self, arguments: &[String]) {
+        let own = |argument: &&String| {
+            let name = argument.split('=').next().unwrap_or_default();
+            OWN_ARGUMENTS.contains(&name) || argument.starts_with("-o")
+        };
+        let refused: Vec<_> = arguments.iter().filter(own).map(|argument| format!("{argument:?}")).collect();
+        if !refused.is_empty() {
+            self.problem(EXTRA_ARGS, format!("{} is the shim's to set; remove it", refused.join(", ")));
+        }
+    }
+
+    fn note<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|what| self.problem(key, what)).ok()
+    }
+}

@@ -1,0 +1,94 @@
+//! How big the virtual machine is.
+
+use super::Checker;
+use crate::raw::RawHypervisor;
+
+const MEMORY: &str = "hypervisor.qemu.default_memory";
+const MAX_MEMORY: &str = "hypervisor.qemu.default_maxmemory";
+const VCPUS: &str = "hypervisor.qemu.default_vcpus";
+const MAX_VCPUS: &str = "hypervisor.qemu.default_maxvcpus";
+
+/// Less does not boot a usual guest.
+const LEAST_MEMORY_MIB: u32 = 256;
+/// More than QEMU's boards were made for.
+const MOST_VCPUS: u32 = 240;
+
+/// The sizes of a virtual machine, in CPUs and MiB.
+pub(super) struct Size {
+    pub(super) vcpus: u32,
+    pub(super) max_vcpus: u32,
+    pub(super) memory_mib: u32,
+    pub(super) slots: u32,
+    pub(super) max_memory_mib: u64,
+}
+
+impl Checker<'_> {
+    pub(super) fn size(&mut self, raw: &RawHypervisor) -> Size {
+        let (vcpus, max_vcpus) = self.vcpus(raw);
+        let memory_mib = self.memory(raw);
+        Size {
+            vcpus,
+            max_vcpus,
+            memory_mib,
+            slots: if raw.memory_slots == 0 { 10 } else { raw.memory_slots },
+            max_memory_mib: self.max_memory(raw, memory_mib),
+        }
+    }
+
+    fn vcpus(&mut self, raw: &RawHypervisor) -> (u32, u32) {
+        let host = self.host.cpus;
+        let most = host.min(MOST_VCPUS);
+        let vcpus = match raw.default_vcpus.ceil() {
+            0.0 => 1,
+            // At most `most`, so nothing is cut off.
+            asked if asked > 0.0 && asked <= f64::from(most) => asked as u32,
+            _ => most,
+        };
+        let max_vcpus = if raw.default_maxvcpus == 0 { most } else { raw.default_maxvcpus.min(most) };
+        if max_vcpus < vcpus && self.sound(&[VCPUS, MAX_VCPUS]) {
+            let what = format!(
+                "{max_vcpus} is below default_vcpus, which is {vcpus}; raise it, or set 0 for all of the host's"
+            );
+            self.problem(MAX_VCPUS, what);
+        }
+        (vcpus, max_vcpus.max(vcpus))
+    }
+
+    fn memory(&mut self, raw: &RawHypervisor) -> u32 {
+        match raw.default_memory {
+            0 => 2048,
+            asked if asked < LEAST_MEMORY_MIB => {
+                let what = format!(
+                    "{asked} MiB is below the minimum; set at least {LEAST_MEMORY_MIB}, or 0 for 2048"
+                );
+                self.problem(MEMORY, what);
+                LEAST_MEMORY_MIB
+            }
+            asked => asked,
+        }
+    }
+
+    fn max_memory(&mut self, raw: &RawHypervisor, memory_mib: u32) -> u64 {
+        let (asked, memory) = (raw.default_maxmemory, u64::from(memory_mib));
+        if asked != 0 && asked < memory && self.sound(&[MEMORY, MAX_MEMORY]) {
+            let what = format!(
+                "{asked} MiB is below default_memory, which is {memory}; raise it, or set 0 for all of the host's"
+            );
+            self.problem(MAX_MEMORY, what);
+        }
+        let limit = if asked == 0 { self.host.memory_mib } else { asked.min(self.host.memory_mib) };
+        limit.max(memory)
+    }
+
+    /// An initial RAM file system is unpacked into the guest's memory; an image is only read through it.
+    pub(super) fn fits_memory(&mut self, key: &str, size: u64, memory_mib: u32) -> Result<(), String> {
+        let memory = u64::from(memory_mib) << 20;
+        if size < memory || !self.sound(&[MEMORY, key]) {
+            return Ok(());
+        }
+        Err(format!(
+            "{} MiB do not fit into default_memory, which is {memory_mib} MiB; raise that",
+            size >> 20
+        ))
+    }
+}

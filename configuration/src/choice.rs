@@ -1,0 +1,115 @@
+//! Keys that take one of a few words.
+
+use serde::Deserialize;
+
+/// An enum whose variants are the words of a key: the words are the one source for reading, for error texts and
+/// for documentation.
+macro_rules! choice {
+    ($(#[$about:meta])* $name:ident { $($(#[$variant_about:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+        pub enum $name { $($(#[$variant_about])* #[serde(rename = $word)] $variant,)+ }
+
+        impl $name {
+            /// The words the configuration file may use.
+            pub const WORDS: &'static [&'static str] = &[$($word),+];
+
+            /// The word the configuration file uses for this choice.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+        }
+    };
+}
+
+choice! {
+    /// `machine_type`: which board QEMU emulates.
+    MachineType {
+        /// The PCI Express board, the default.
+        Q35 = "q35",
+        /// The board without legacy devices of ARM and RISC-V.
+        Virt = "virt",
+        /// The minimal board: no PCI, no ACPI.
+        Microvm = "microvm",
+    }
+}
+
+choice! {
+    /// `accelerator`: what executes the guest's code.
+    AcceleratorChoice {
+        /// KVM where it can really run a guest, otherwise TCG.
+        Auto = "auto",
+        /// Hardware virtualisation, or no guest at all.
+        Kvm = "kvm",
+        /// QEMU's own translator, which needs no hardware support.
+        Tcg = "tcg",
+    }
+}
+
+choice! {
+    /// `vsock`: what carries the connections between host and guest.
+    VsockChoice {
+        /// The kernel's vhost where `/dev/vhost-vsock` exists, otherwise a vhost-user daemon.
+        Auto = "auto",
+        /// The kernel's `/dev/vhost-vsock`.
+        Vhost = "vhost",
+        /// A `vhost-device-vsock` process beside QEMU.
+        VhostUser = "vhost-user",
+    }
+}
+
+choice! {
+    /// `shared_fs`: how the guest sees the host's directories.
+    SharedFs {
+        /// virtio-fs under KVM, virtio-9p under TCG: a vhost-user back end writes guest memory behind QEMU's
+        /// translator, which then runs stale code.
+        Auto = "auto",
+        /// virtio-fs, served by `virtio_fs_daemon`.
+        VirtioFs = "virtio-fs",
+        /// virtio-9p, served by QEMU itself.
+        Virtio9p = "virtio-9p",
+        /// Nothing is shared.
+        None = "none",
+    }
+}
+
+choice! {
+    /// `virtio_fs_cache`: what the guest may keep in memory of a virtio-fs share.
+    VirtioFsCache {
+        /// Nothing is kept.
+        Never = "never",
+        /// Names and attributes are kept for good, contents are not.
+        Metadata = "metadata",
+        /// Names and attributes are kept for a second, contents while a file is open.
+        Auto = "auto",
+        /// Everything is kept for good.
+        Always = "always",
+    }
+}
+
+choice! {
+    /// `rootfs_type`: the file system of the guest image.
+    FsType {
+        /// ext4, the default.
+        Ext4 = "ext4",
+        /// XFS.
+        Xfs = "xfs",
+        /// EROFS, read-only and compressed.
+        Erofs = "erofs",
+    }
+}
+
+choice! {
+    /// `internetworking_model`: how the pod's network interfaces reach the guest.
+    InternetworkingModel {
+        /// Traffic is mirrored between the pod's interface and a tap device by tc filters.
+        TcFilter = "tcfilter",
+        /// A macvtap device on top of the pod's interface.
+        Macvtap = "macvtap",
+        /// The network is somebody else's work.
+        None = "none",
+        /// The project's choice, which is tcfilter.
+        Default = "default",
+    }
+}

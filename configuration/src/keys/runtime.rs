@@ -1,0 +1,39 @@
+//! `[runtime]`.
+
+use super::{Key, Kind, Preset, U32, choice, flag, integer, text, texts};
+use crate::choice::InternetworkingModel;
+
+#[rustfmt::skip]
+pub(super) const KEYS: &[Key] = &[
+    flag("enable_debug", false, "the shim logs at debug level"),
+    integer("create_container_timeout", 60, U32, "seconds to create a container inside the guest; 0 means 60"),
+    flag("disable_guest_seccomp", true, "do not apply containers' seccomp profiles inside the guest"),
+    flag("sandbox_cgroup_only", false, "run everything of a pod in the pod's own cgroup"),
+    choice("internetworking_model", InternetworkingModel::WORDS, "tcfilter", "how the pod's network reaches the guest"),
+    flag("enable_vcpus_pinning", false, "bind each virtual CPU to one of the pod's CPUs").later(),
+    text("guest_selinux_label", "", "SELinux label of containers inside the guest").later(),
+    flag("enable_tracing", false, "the shim sends trace spans").later(),
+    text("jaeger_endpoint", "", "where trace spans go").later(),
+    text("jaeger_user", "", "user name for that place").later(),
+    text("jaeger_password", "", "password for that place").later(),
+    flag("disable_new_netns", false, "make no network namespace for QEMU").later(),
+    flag("static_sandbox_resource_mgmt", false, "size the virtual machine once, before it starts").later(),
+    texts("sandbox_bind_mounts", &[], "host paths shown read-only to the guest").later(),
+    text("vfio_mode", "guest-kernel", "how passed-through devices look to a container").later(),
+    flag("disable_guest_empty_dir", true, "keep emptyDir volumes on the host").later().also(&[Preset::Flag(false)]),
+    text("emptydir_mode", "shared-fs", "where emptyDir volumes live").later(),
+    texts("experimental", &[], "names of features on trial").later(),
+    flag("enable_pprof", false, "offer Go profiles").later(),
+    text("dan_conf", "", "directory of directly attached networks").later().also(&[Preset::Text("/run/kata-containers/dans")]),
+    text("kubelet_root_dir", "", "kubelet's directory").later().also(&[Preset::Text("/var/lib/kubelet")]),
+    text("pod_resource_api_sock", "", "kubelet's socket that tells a pod's devices").later().also(&[Preset::Text("/var/lib/kubelet/pod-resources/kubelet.sock")]),
+    flag("experimental_force_guest_pull", false, "the guest pulls images itself").later(),
+    text("name", "virt_container", "Kata's Rust runtime: which runtime").later(),
+    text("hypervisor_name", "qemu", "Kata's Rust runtime: which hypervisor").later(),
+    text("agent_name", "kata", "Kata's Rust runtime: which agent").later(),
+    flag("keep_abnormal", false, "leave a virtual machine that misbehaves").later(),
+    Key::new("log_level", Kind::Text, Preset::Unset, "how much the shim logs (Kata's Rust runtime)").later().also(&[Preset::Text("info")]),
+    Key::new("shared_mounts", Kind::Tables, Preset::Unset, "mounts shared between a pod's containers").later(),
+    flag("use_passfd_io", false, "containers' output bypasses the agent").later(),
+    integer("passfd_listener_port", 1027, U32, "vsock port for that").later(),
+];

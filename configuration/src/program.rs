@@ -1,0 +1,96 @@
+//! A program that may turn out to be needed.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::finding::Finding;
+
+/// A program that only some machines need, so it is checked when it is known to be needed.
+///
+/// Whether virtiofsd or vhost-device-vsock is started depends on the host's devices when their keys say `auto`,
+/// and an absent daemon that nobody needs is no mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    pub(crate) path: PathBuf,
+    pub(crate) key: &'static str,
+    pub(crate) file: PathBuf,
+}
+
+impl Program {
+    /// The program, if it is there and executable.
+    ///
+    /// # Errors
+    ///
+    /// A finding with file and key, worded as if the configuration had been refused for it.
+    pub fn usable(&self) -> Result<&Path, Finding> {
+        match executable(&self.path) {
+            Ok(()) => Ok(&self.path),
+            Err(what) => Err(Finding::key(&self.file, self.key, what)),
+        }
+    }
+
+    /// The path as configured, not checked.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Checks that `path` is an executable regular file.
+pub(crate) fn executable(path: &Path) -> Result<(), String> {
+    let metadata = regular(path)?;
+    if metadata.permissions().mode() & 0o111 == 0 {
+        return Err(format!(
+            "{} is not executable; make it so, or set the path of the program",
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Checks that `path` is a regular file with something in it, and tells its size in bytes.
+pub(crate) fn content(path: &Path) -> Result<u64, String> {
+    match regular(path)?.len() {
+        0 => Err(format!("{} is empty; set the path of a complete file", path.display())),
+        size => Ok(size),
+    }
+}
+
+/// Checks that `path` can be a source of random numbers: a device or a file.
+pub(crate) fn readable_source(path: &Path) -> Result<(), String> {
+    let kind = metadata(path)?.file_type();
+    if kind.is_char_device() || kind.is_file() {
+        return Ok(());
+    }
+    Err(format!("{} is neither a character device nor a file; use /dev/urandom", path.display()))
+}
+
+fn regular(path: &Path) -> Result<fs::Metadata, String> {
+    let metadata = metadata(path)?;
+    if !metadata.is_file() {
+        return Err(format!("{} is not a regular file; set the path of one", path.display()));
+    }
+    Ok(metadata)
+}
+
+fn metadata(path: &Path) -> Result<fs::Metadata, String> {
+    if path.as_os_str().is_empty() {
+        return Err("is empty; set the path of an existing file".to_owned());
+    }
+    // QEMU and its helpers run in a directory of their own, so a relative path would mean another file to them.
+    if !path.is_absolute() {
+        return Err(format!("{} is not an absolute path; start it with /", path.display()));
+    }
+    fs::metadata(path).map_err(|error| {
+        format!("{}: {}; install it, or set the path of an existing file", path.display(), reason(&error))
+    })
+}
+
+/// The operating system's words without the error number.
+pub(crate) fn reason(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}

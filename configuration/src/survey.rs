@@ -1,0 +1,186 @@
+//! Goes through the tree once: which keys are known, which hold the right kind of value, which are honoured.
+
+use std::collections::BTreeMap;
+
+use crate::finding::Finding;
+use crate::keys::{self, AGENT, HYPERVISOR, Key, Kind, RUNTIME, SECTIONS, Section};
+use crate::tree::{Content, Node, Tree};
+
+/// What there is to say about a configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) problems: Vec<Finding>,
+    pub(crate) warnings: Vec<Finding>,
+}
+
+impl Report {
+    /// Whether there is a problem with this key already, so that its value means nothing.
+    pub(crate) fn doubts(&self, key: &str) -> bool {
+        self.problems.iter().any(|problem| problem.concerns(key))
+    }
+}
+
+/// The honoured keys of the tables, each with its value or its default; keys in doubt have their default.
+#[derive(Debug)]
+pub(crate) struct Values {
+    /// `None` when there is no table for QEMU, which is a problem by then.
+    pub(crate) hypervisor: Option<toml::Table>,
+    pub(crate) agent: toml::Table,
+    pub(crate) runtime: toml::Table,
+}
+
+type Nodes = BTreeMap<String, Node>;
+
+/// Judges names and types of everything in the tree.
+///
+/// `None` if a file could not be read: it may have held the very keys that would now be found missing, so the
+/// values mean nothing. Names and types are judged in any case.
+pub(crate) fn survey(tree: &Tree, report: &mut Report) -> Option<Values> {
+    let complete = report.problems.is_empty();
+    let mut survey = Survey { tree, report };
+    for (name, node) in tree.root() {
+        match name.as_str() {
+            "hypervisor" => {
+                survey.family(name, node, |survey, path, other| survey.other_hypervisor(path, other))
+            }
+            "agent" => survey.family(name, node, |survey, path, other| survey.other_agent(path, other)),
+            _ => survey.top_level(name, node),
+        }
+    }
+    complete.then(|| Values {
+        hypervisor: survey.has_qemu().then(|| honoured(HYPERVISOR, tree)),
+        agent: honoured(AGENT, tree),
+        runtime: honoured(RUNTIME, tree),
+    })
+}
+
+struct Survey<'a> {
+    tree: &'a Tree,
+    report: &'a mut Report,
+}
+
+impl Survey<'_> {
+    /// `[hypervisor.*]` or `[agent.*]`: tables by name, one of which is ours.
+    fn family(&mut self, family: &str, node: &Node, other: fn(&mut Self, &str, &Node)) {
+        let Content::Table(members) = &node.content else {
+            return self.problem(family, node, "expected a table".to_owned());
+        };
+        for (name, member) in members {
+            let path = format!("{family}.{}", bare(name));
+            match section(&path) {
+                Some(section) => self.section(section, member),
+                None => other(self, &path, member),
+            }
+        }
+    }
+
+    fn top_level(&mut self, name: &str, node: &Node) {
+        if let Some(section) = section(name) {
+            return self.section(section, node);
+        }
+        let tables = ["hypervisor", "agent", "runtime", "factory"];
+        let path = bare(name);
+        if let Some(section) = SECTIONS.iter().find(|section| section.key(name).is_some()) {
+            self.problem(&path, node, format!("outside of any table; it belongs in [{}]", section.table));
+        } else if let Some(near) = keys::nearest(name, tables.into_iter()) {
+            self.problem(&path, node, format!("unknown table; did you mean {near}?"));
+        } else {
+            self.warning(&path, node, "unknown, ignored");
+        }
+    }
+
+    fn section(&mut self, section: &'static Section, node: &Node) {
+        let Content::Table(entries) = &node.content else {
+            return self.problem(section.table, node, "expected a table".to_owned());
+        };
+        for (name, entry) in entries {
+            let path = format!("{}.{}", section.table, bare(name));
+            match (section.key(name), self::section(&path)) {
+                (Some(key), _) => self.entry(key, &path, entry),
+                (None, Some(inner)) => self.section(inner, entry),
+                (None, None) => {
+                    let hint =
+                        keys::suggestion(section, name).map_or(String::new(), |hint| format!("; {hint}"));
+                    self.problem(&path, entry, format!("unknown key{hint}"));
+                }
+            }
+        }
+    }
+
+    fn entry(&mut self, key: &'static Key, path: &str, node: &Node) {
+        match (&node.content, key.kind) {
+            (Content::Value(value), kind) => match kind.check(value) {
+                Err(what) => self.problem(path, node, what),
+                Ok(()) if key.honoured || key.is_stock(value) => {}
+                Ok(()) => self.not_honoured(path, node),
+            },
+            (Content::Table(_), Kind::Tables) => self.not_honoured(path, node),
+            (Content::Table(_), kind) => {
+                self.problem(path, node, format!("expected {}, found a table", kind.expected()));
+            }
+        }
+    }
+
+    fn other_hypervisor(&mut self, path: &str, node: &Node) {
+        match keys::nearest(path, std::iter::once(HYPERVISOR)) {
+            Some(near) => self.problem(path, node, format!("unknown table; did you mean {near}?")),
+            None => {
+                self.warning(path, node, "ignored: this runtime runs QEMU, configured in [hypervisor.qemu]")
+            }
+        }
+    }
+
+    fn other_agent(&mut self, path: &str, node: &Node) {
+        self.problem(path, node, "unknown agent; the agent is configured in [agent.kata]".to_owned());
+    }
+
+    fn has_qemu(&mut self) -> bool {
+        let family = self.tree.root().get("hypervisor").and_then(|node| node.content.table());
+        if family.is_some_and(|family| family.contains_key("qemu")) {
+            return true;
+        }
+        let others: Vec<_> =
+            family.into_iter().flatten().map(|(name, _)| format!("[hypervisor.{}]", bare(name))).collect();
+        let found =
+            if others.is_empty() { String::new() } else { format!(", but there is {}", others.join(", ")) };
+        let what = format!("no such table{found}; this runtime runs QEMU and needs [hypervisor.qemu]");
+        self.report.problems.push(Finding::key(self.tree.origin("hypervisor"), HYPERVISOR, what));
+        false
+    }
+
+    fn not_honoured(&mut self, path: &str, node: &Node) {
+        self.warning(path, node, "recognised, not honoured by this version");
+    }
+
+    fn problem(&mut self, path: &str, node: &Node, what: String) {
+        self.report.problems.push(Finding::key(self.tree.file_of(node), path, what));
+    }
+
+    fn warning(&mut self, path: &str, node: &Node, what: &str) {
+        self.report.warnings.push(Finding::key(self.tree.file_of(node), path, what.to_owned()));
+    }
+}
+
+fn section(table: &str) -> Option<&'static Section> {
+    SECTIONS.iter().find(|section| section.table == table)
+}
+
+/// A name as TOML writes it.
+fn bare(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if !name.is_empty() && name.bytes().all(plain) { name.to_owned() } else { format!("{name:?}") }
+}
+
+/// The honoured keys of a table, defaults filled in.
+fn honoured(table: &str, tree: &Tree) -> toml::Table {
+    let entries = tree.table(table);
+    let value =
+        |key: &Key| match entries.and_then(|entries: &Nodes| entries.get(key.name)).map(|node| &node.content)
+        {
+            Some(Content::Value(value)) if key.kind.check(value).is_ok() => Some(value.clone()),
+            _ => key.default.value(),
+        };
+    let keys = section(table).map_or(&[][..], |section| section.keys);
+    let honoured = keys.iter().filter(|key| key.honoured);
+    honoured.filter_map(|key| Some((key.name.to_owned(), value(key)?))).collect()
+}

@@ -6,11 +6,11 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
     /// The agent logs at debug level.
-    pub enable_debug: bool,
+    pub debug: bool,
     /// Kernel modules the guest loads before the first container starts.
     pub kernel_modules: Vec<KernelModule>,
     /// The agent offers a shell on its debug console.
-    pub debug_console_enabled: bool,
+    pub debug_console: bool,
     /// How long the guest may take from the start of QEMU until its agent answers.
     pub dial_timeout: Duration,
     /// The guest's agent connects to the host's vsock port 1025 as soon as it serves, so nobody needs to try.

@@ -63,7 +63,7 @@ impl Checker<'_> {
 
 fn runtime(raw: RawRuntime) -> Runtime {
     Runtime {
-        enable_debug: raw.enable_debug,
+        debug: raw.enable_debug,
         internetworking_model: raw.internetworking_model,
         disable_guest_seccomp: raw.disable_guest_seccomp,
         sandbox_cgroup_only: raw.sandbox_cgroup_only,

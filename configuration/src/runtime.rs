@@ -8,7 +8,7 @@ use crate::choice::InternetworkingModel;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runtime {
     /// The shim logs at debug level.
-    pub enable_debug: bool,
+    pub debug: bool,
     /// How the pod's network interfaces reach the guest.
     pub internetworking_model: InternetworkingModel,
     /// Containers' seccomp profiles are not applied inside the guest.

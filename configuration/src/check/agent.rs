@@ -7,13 +7,13 @@ use crate::raw::RawAgent;
 impl Checker<'_> {
     pub(super) fn agent(&mut self, raw: RawAgent) -> Agent {
         Agent {
-            enable_debug: raw.enable_debug,
+            debug: raw.enable_debug,
             kernel_modules: raw
                 .kernel_modules
                 .iter()
                 .filter_map(|module| self.kernel_module(module))
                 .collect(),
-            debug_console_enabled: raw.debug_console_enabled,
+            debug_console: raw.debug_console_enabled,
             dial_timeout: seconds(raw.dial_timeout, 45),
             ready_notification: raw.ready_notification,
         }

@@ -9,7 +9,8 @@ use std::{
 use ttrpc_codegen::{Codegen, Customize, ProtobufCustomize};
 
 fn main() -> io::Result<()> {
-    let protos = ["agent", "csi", "empty", "health", "oci", "types"].map(|name| format!("proto/{name}.proto"));
+    let protos =
+        ["agent", "csi", "empty", "health", "oci", "types"].map(|name| format!("proto/{name}.proto"));
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR").map_err(io::Error::other)?).join("wire");
     fs::create_dir_all(&out)?;

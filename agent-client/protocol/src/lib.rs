@@ -1,6 +1,9 @@
 //! The wire between shim and guest agent: ttrpc messages and services both ends share.
 //!
-//! Generated from `proto/`; see there for what each message means.
+//! The messages are generated from `proto/`; see there for what each means. [`convert`] turns the
+//! OCI runtime configuration into its wire form and back.
+
+pub mod convert;
 
 /// Messages and services as the code generator writes them.
 #[allow(warnings, clippy::all, clippy::pedantic, clippy::restriction)]

@@ -23,13 +23,15 @@ step() {
     printf '    %s: %d.%03d s\n' "$what" $((took / 1000)) $((took % 1000))
 }
 
-# `cargo_tool binary version [package]` builds a published program into $CACHE/bin, unless that version is there.
+# `cargo_tool binary version package` builds a published program into $CACHE/bin, unless that version is there.
+# Without link-time optimisation, which doubles the time and would gain nothing that is seen here.
 cargo_tool() {
-    local binary=$1 version=$2 package=${3:-$1} stamp
-    stamp=$CACHE/bin/.$binary-$version
+    local binary=$1 version=$2 package=$3
+    local stamp=$CACHE/bin/.$binary-$version
     [[ -x $CACHE/bin/$binary && -e $stamp ]] && return
-    # Programs of one script share dependencies; the build directory makes an interrupted build cheap to resume.
-    step "build $package $version" env CARGO_TARGET_DIR="$CACHE/build/tools" \
-        cargo install --quiet --locked --force --root "$CACHE" "$package@$version"
+    # Outside the repository, whose settings are not meant for it. An interrupted build goes on where it was.
+    (cd "$CACHE" && step "build $package $version" \
+        env CARGO_TARGET_DIR="$CACHE/build/tools" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        CARGO_PROFILE_RELEASE_DEBUG=false cargo install --quiet --locked --force --root "$CACHE" "$package@$version")
     touch "$stamp"
 }

@@ -1,0 +1,85 @@
+# `make help` says what the targets do.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# What is downloaded or built once, outside the repository, so that a second run is quick.
+export KATA_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/containerd-shim-kata-v2
+BIN := $(KATA_CACHE_DIR)/bin
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+SHIM := $(TARGET)/release/containerd-shim-kata-v2
+MATRIX := $(KATA_CACHE_DIR)/matrix
+PREFIX ?= /usr/local
+
+# The guest has one program, so it brings its C library and libseccomp along.
+AGENT_TARGET := x86_64-unknown-linux-gnu
+AGENT := $(TARGET)/guest/$(AGENT_TARGET)/release/guest-agent
+AGENT_ENV := RUSTFLAGS="-C target-feature=+crt-static" \
+	LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH=/usr/lib/x86_64-linux-gnu
+
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+UNIT_TESTS := $(if $(NEXTEST),cargo nextest run --no-tests=pass,cargo test --quiet)
+# The end-to-end tests need root for containerd, mounts and cgroups.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,HOME,KATA_CACHE_DIR,CARGO_TARGET_DIR)
+
+.PHONY: help
+help: ## print this list
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: setup
+setup: ## get what the machine lacks: Debian packages, QEMU's helpers, a guest kernel, a test image
+	@tools/install-packages
+	@tools/install-helpers
+	@guest/image/fetch-kernel
+	@tools/busybox-image
+
+.PHONY: build
+build: ## build the shim
+	@cargo build --quiet --release --locked --package containerd-shim-kata-v2
+
+.PHONY: guest
+guest: setup ## build the guest's agent and pack it into the initramfs
+	@$(AGENT_ENV) cargo build --quiet --release --locked --package guest-agent --target $(AGENT_TARGET) --target-dir $(TARGET)/guest
+	@guest/image/build-initramfs $(AGENT)
+
+.PHONY: check
+check: ## format, lints, unit tests, licences, documentation, spelling, scripts
+	@tools/install-packages
+	@tools/install-checkers
+	cargo fmt --all --check
+	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	$(UNIT_TESTS) --locked --workspace --exclude tests
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --workspace --no-deps --document-private-items
+	$(BIN)/cargo-deny --log-level error check --hide-inclusion-graph bans licenses sources
+	$(BIN)/typos
+	shellcheck --external-sources $$(git grep -l '^#!/bin/bash')
+
+.PHONY: e2e
+e2e: guest build ## whole-system tests: real containerd, real QEMU, real guest (TESTS=<part of a name> for some)
+	$(AS_ROOT) env KATA_TEST_SHIM=$(SHIM) cargo test --locked --package tests -- $(TESTS)
+
+.PHONY: test
+test: setup check e2e ## set up, check, e2e: everything, on a machine that has only the Rust toolchain
+
+.PHONY: matrix
+matrix: guest build ## e2e again with a newer containerd and QEMU, unpacked into the cache
+	@tools/fetch-matrix
+	KATA_TEST_CONTAINERD=$(MATRIX)/containerd/usr/bin/containerd KATA_TEST_CTR=$(MATRIX)/containerd/usr/bin/ctr \
+		KATA_TEST_QEMU=$(MATRIX)/qemu/qemu-system-x86_64 $(MAKE) --no-print-directory e2e
+
+.PHONY: bench
+bench: guest build ## measure starts, execs, streams and memory; the report goes to target/bench
+	$(AS_ROOT) env KATA_TEST_SHIM=$(SHIM) cargo run --release --locked --package tests --bin bench
+
+.PHONY: demo
+demo: ## one pod in a virtual machine, everything set up (IMAGE=<OCI archive> CMD="program args" for your own)
+	@SHIM=$(SHIM) IMAGE="$(IMAGE)" CMD='$(CMD)' tools/demo
+
+.PHONY: install
+install: guest build ## install shim, configuration and guest (PREFIX=/usr/local, DESTDIR= for packaging)
+	install -D --mode 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/containerd-shim-kata-v2
+
+.PHONY: clean
+clean: ## remove what was built here; the cache stays
+	cargo clean

@@ -77,8 +77,14 @@ demo: ## one pod in a virtual machine, everything set up (IMAGE=<OCI archive> CM
 	@SHIM=$(SHIM) IMAGE="$(IMAGE)" CMD='$(CMD)' tools/demo
 
 .PHONY: install
-install: guest build ## install shim, configuration and guest (PREFIX=/usr/local, DESTDIR= for packaging)
-	install -D --mode 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/containerd-shim-kata-v2
+install: SHARE := $(PREFIX)/share/kata-containers
+install: guest build ## install shim, helpers, guest and default configuration (PREFIX=/usr/local, DESTDIR= for packaging)
+	install -D --target-directory $(DESTDIR)$(PREFIX)/bin $(SHIM)
+	install -D --target-directory $(DESTDIR)$(PREFIX)/libexec $(BIN)/virtiofsd $(BIN)/vhost-device-vsock
+	install -D --mode 0644 --target-directory $(DESTDIR)$(SHARE) $(KATA_CACHE_DIR)/guest/{vmlinuz,initrd.img}
+	tools/configure kernel=$(SHARE)/vmlinuz initrd=$(SHARE)/initrd.img virtio_fs_daemon=$(PREFIX)/libexec/virtiofsd \
+		vhost_user_vsock_daemon=$(PREFIX)/libexec/vhost-device-vsock | \
+		install -D --mode 0644 /dev/stdin $(DESTDIR)/usr/share/defaults/kata-containers/configuration.toml
 
 .PHONY: clean
 clean: ## remove what was built here; the cache stays

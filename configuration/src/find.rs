@@ -42,6 +42,16 @@ impl Search {
         Self { named, usual: USUAL.map(PathBuf::from).to_vec(), owner: 0 }
     }
 
+    #[cfg(test)]
+    pub(crate) fn named_by(path: &Path, owner: u32) -> Self {
+        Self { named: Some(Named { path: path.to_owned(), by: "a test" }), usual: Vec::new(), owner }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn usual_in(usual: &[PathBuf]) -> Self {
+        Self { named: None, usual: usual.to_vec(), owner: 0 }
+    }
+
     /// The file named, or the first usual one that exists.
     pub(crate) fn main_file(&self) -> Result<MainFile, LoadError> {
         if let Some(named) = &self.named {

@@ -97,6 +97,9 @@ pub enum Preset {
 impl Kind {
     /// Whether a value is of this kind; an error says what would be.
     pub(crate) fn check(self, value: &toml::Value) -> Result<(), String> {
+        if holds_nul(value) {
+            return Err("holds a NUL character, which no path or argument can have; remove it".to_owned());
+        }
         let fits = match (self, value) {
             (Self::Flag, toml::Value::Boolean(_)) | (Self::Text, toml::Value::String(_)) => true,
             (Self::Integer { min, max }, toml::Value::Integer(value)) => (min..=max).contains(value),
@@ -126,6 +129,14 @@ impl Kind {
     }
 }
 
+fn holds_nul(value: &toml::Value) -> bool {
+    match value {
+        toml::Value::String(text) => text.contains('\0'),
+        toml::Value::Array(items) => items.iter().any(holds_nul),
+        _ => false,
+    }
+}
+
 /// A value in words, short enough for an error.
 fn found(value: &toml::Value) -> String {
     match value {
@@ -135,7 +146,7 @@ fn found(value: &toml::Value) -> String {
         toml::Value::Boolean(flag) => format!("{flag}"),
         toml::Value::Datetime(moment) => format!("the date {moment}"),
         toml::Value::Array(items) => match items.iter().find(|item| !item.is_str()) {
-            Some(item) => format!("a list holding a {}", item.type_str()),
+            Some(item) => format!("a list holding {}", found(item)),
             None => "a list of strings".to_owned(),
         },
         toml::Value::Table(_) => "a table".to_owned(),

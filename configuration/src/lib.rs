@@ -20,6 +20,8 @@ mod program;
 mod raw;
 mod runtime;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::path::{Path, PathBuf};

@@ -40,10 +40,8 @@ pub(crate) fn survey(tree: &Tree, report: &mut Report) -> Option<Values> {
     let mut survey = Survey { tree, report };
     for (name, node) in tree.root() {
         match name.as_str() {
-            "hypervisor" => {
-                survey.family(name, node, |survey, path, other| survey.other_hypervisor(path, other))
-            }
-            "agent" => survey.family(name, node, |survey, path, other| survey.other_agent(path, other)),
+            "hypervisor" => survey.family(name, node, Survey::other_hypervisor),
+            "agent" => survey.family(name, node, Survey::other_agent),
             _ => survey.top_level(name, node),
         }
     }
@@ -61,7 +59,7 @@ struct Survey<'a> {
 
 impl Survey<'_> {
     /// `[hypervisor.*]` or `[agent.*]`: tables by name, one of which is ours.
-    fn family(&mut self, family: &str, node: &Node, other: fn(&mut Self, &str, &Node)) {
+    fn family(&mut self, family: &str, node: &Node, other: fn(&mut Self, &str, &str, &Node)) {
         let Content::Table(members) = &node.content else {
             return self.problem(family, node, "expected a table".to_owned());
         };
@@ -69,7 +67,7 @@ impl Survey<'_> {
             let path = format!("{family}.{}", bare(name));
             match section(&path) {
                 Some(section) => self.section(section, member),
-                None => other(self, &path, member),
+                None => other(self, &path, name, member),
             }
         }
     }
@@ -121,16 +119,16 @@ impl Survey<'_> {
         }
     }
 
-    fn other_hypervisor(&mut self, path: &str, node: &Node) {
-        match keys::nearest(path, std::iter::once(HYPERVISOR)) {
-            Some(near) => self.problem(path, node, format!("unknown table; did you mean {near}?")),
+    fn other_hypervisor(&mut self, path: &str, name: &str, node: &Node) {
+        match keys::nearest(name, std::iter::once("qemu")) {
+            Some(_) => self.problem(path, node, format!("unknown table; did you mean {HYPERVISOR}?")),
             None => {
                 self.warning(path, node, "ignored: this runtime runs QEMU, configured in [hypervisor.qemu]")
             }
         }
     }
 
-    fn other_agent(&mut self, path: &str, node: &Node) {
+    fn other_agent(&mut self, path: &str, _: &str, node: &Node) {
         self.problem(path, node, "unknown agent; the agent is configured in [agent.kata]".to_owned());
     }
 

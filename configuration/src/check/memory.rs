@@ -38,10 +38,10 @@ impl Checker<'_> {
     fn vcpus(&mut self, raw: &RawHypervisor) -> (u32, u32) {
         let host = self.host.cpus;
         let most = host.min(MOST_VCPUS);
-        let vcpus = match raw.default_vcpus.ceil() {
+        let vcpus = match raw.default_vcpus {
             0.0 => 1,
-            // At most `most`, so nothing is cut off.
-            asked if asked > 0.0 && asked <= f64::from(most) => asked as u32,
+            // Below `most`, so nothing but the fraction is cut off.
+            asked if asked > 0.0 && asked < f64::from(most) => asked.ceil() as u32,
             _ => most,
         };
         let max_vcpus = if raw.default_maxvcpus == 0 { most } else { raw.default_maxvcpus.min(most) };

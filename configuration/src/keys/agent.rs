@@ -11,11 +11,11 @@ pub(super) const KEYS: &[Key] = &[
     flag("ready_notification", false, "the agent connects to the host's vsock port 1025 once it serves (ours does)"),
     flag("enable_tracing", false, "the agent sends trace spans").later(),
     integer("cdh_api_timeout", 50, U32, "seconds for a call to the confidential data hub").later(),
-    Key::new("launch_process_timeout", Kind::Integer { min: 0, max: U32 }, Preset::Unset, "seconds for a helper process in a confidential guest").later().also(&[Preset::Integer(6)]),
+    integer("launch_process_timeout", 6, U32, "seconds for a helper process in a confidential guest").later(),
     texts("visible_cdi_devices", &[], "devices shown to containers by the container device interface").later(),
     integer("container_pipe_size", 0, U32, "size in bytes of the pipes that carry a container's output").later(),
     integer("dial_timeout_ms", 10, U32, "milliseconds of one attempt to reach the agent (Kata's Rust runtime)").later(),
     integer("reconnect_timeout_ms", 3000, U32, "milliseconds of all attempts (Kata's Rust runtime)").later(),
-    integer("create_container_timeout", 60, U32, "seconds to create a container (Kata's Rust runtime; here in [runtime])").later().also(&[Preset::Integer(30)]),
+    integer("create_container_timeout", 60, U32, "where Kata's Rust runtime has it; here it is in [runtime]").later(),
     Key::new("mem_agent", Kind::Tables, Preset::Unset, "the guest's own memory manager").later(),
 ];

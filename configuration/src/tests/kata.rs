@@ -1,0 +1,126 @@
+//! Files as Kata ships them.
+
+use super::{Place, texts};
+use crate::keys::{Key, Kind, Preset, SECTIONS};
+use crate::raw::{RawAgent, RawHypervisor, RawRuntime};
+use crate::{AcceleratorChoice, FsType, Rootfs, SharedFs, VirtioFsCache, VsockChoice};
+
+const KATA_4: &str = include_str!("../../tests/data/kata-4-qemu.toml");
+const KATA_2: &str = include_str!("../../tests/data/kata-2-qemu.toml");
+
+#[test]
+fn a_file_of_kata_4_with_all_its_keys_loads_without_a_warning() {
+    let place = Place::new();
+    let loaded = place.load(KATA_4).unwrap();
+    assert_eq!(texts(&loaded.warnings), Vec::<String>::new());
+    let hypervisor = loaded.configuration.hypervisor;
+    assert_eq!(hypervisor.rootfs, Rootfs::Image { path: place.path("image"), fs_type: FsType::Ext4 });
+    assert_eq!(hypervisor.shared_fs, SharedFs::VirtioFs);
+    assert_eq!(hypervisor.kernel_params, ["cgroup_no_v1=all", "systemd.unified_cgroup_hierarchy=1"]);
+}
+
+#[test]
+fn a_file_of_kata_2_loads_and_warns_of_what_it_asks_for_in_vain() {
+    let place = Place::new();
+    let loaded = place.load(KATA_2).unwrap();
+    let main = place.path("configuration.toml");
+    let warning = |key: &str| format!("{}: {key}: recognised, not honoured by this version", main.display());
+    let expected = [
+        warning("hypervisor.qemu.disable_block_device_use"),
+        warning("hypervisor.qemu.valid_hypervisor_paths"),
+        warning("hypervisor.qemu.valid_virtio_fs_daemon_paths"),
+        warning("runtime.disable_guest_empty_dir"),
+    ];
+    assert_eq!(texts(&loaded.warnings), expected);
+    assert_eq!(
+        loaded.configuration.hypervisor.seccompsandbox,
+        "on,obsolete=deny,spawn=deny,resourcecontrol=deny"
+    );
+    assert_eq!(loaded.configuration.agent.dial_timeout.as_secs(), 30);
+}
+
+#[test]
+fn keys_that_kata_does_not_have_choose_for_themselves_when_absent() {
+    let hypervisor = Place::new().load_with("").unwrap().configuration.hypervisor;
+    assert_eq!(hypervisor.accelerator, AcceleratorChoice::Auto);
+    assert_eq!(hypervisor.vsock, VsockChoice::Auto);
+    assert_eq!(hypervisor.shared_fs, SharedFs::Auto);
+    assert_eq!(hypervisor.virtio_fs_cache, VirtioFsCache::Auto);
+    assert_eq!(hypervisor.vsock_daemon.path().to_str(), Some("/usr/libexec/vhost-device-vsock"));
+}
+
+#[test]
+fn an_agent_is_not_expected_to_call_unless_the_file_says_so() {
+    let place = Place::new();
+    assert!(!place.load_with("").unwrap().configuration.agent.ready_notification);
+    assert!(
+        place
+            .load_with("[agent.kata]\nready_notification = true\n")
+            .unwrap()
+            .configuration
+            .agent
+            .ready_notification
+    );
+}
+
+#[test]
+fn every_honoured_key_has_a_field_and_every_field_a_honoured_key() {
+    let defaults = |table: &str| {
+        let section = SECTIONS.iter().find(|section| section.table == table).unwrap();
+        let honoured = section.keys.iter().filter(|key| key.honoured);
+        honoured.filter_map(|key| Some((key.name.to_owned(), key.default.value()?))).collect::<toml::Table>()
+    };
+    let mut hypervisor = defaults("hypervisor.qemu");
+    hypervisor.insert("initrd".to_owned(), "/initrd".into());
+    hypervisor.insert("image".to_owned(), "/image".into());
+    hypervisor.try_into::<RawHypervisor>().unwrap();
+    defaults("agent.kata").try_into::<RawAgent>().unwrap();
+    defaults("runtime").try_into::<RawRuntime>().unwrap();
+}
+
+#[test]
+fn every_default_and_every_stock_value_is_of_its_key_s_kind() {
+    for key in SECTIONS.iter().flat_map(|section| section.keys) {
+        for value in std::iter::once(&key.default).chain(key.stock).filter_map(|preset| preset.value()) {
+            assert_eq!(key.kind.check(&value), Ok(()), "{}", key.name);
+        }
+        assert!(!key.about.is_empty() && key.about.len() < 110, "{}", key.name);
+    }
+}
+
+#[test]
+fn no_table_has_a_key_twice() {
+    for section in SECTIONS {
+        for (index, key) in section.keys.iter().enumerate() {
+            assert!(section.keys[..index].iter().all(|other| other.name != key.name), "{}", key.name);
+        }
+    }
+}
+
+#[test]
+fn a_key_that_is_not_honoured_warns_once_its_value_differs_from_the_default() {
+    let place = Place::new();
+    for section in SECTIONS {
+        for key in section.keys.iter().filter(|key| !key.honoured) {
+            let name = format!("{}.{}", section.table, key.name);
+            let loaded = place.load_with(&format!("{name} = {}\n", unusual(key))).unwrap();
+            let drop_in = place.path("config.d/10-test");
+            let expected = format!("{}: {name}: recognised, not honoured by this version", drop_in.display());
+            assert_eq!(texts(&loaded.warnings), [expected]);
+        }
+    }
+    let loaded = place.load_with("[hypervisor.qemu]\nenable_hugepages = true\n").unwrap();
+    assert!(loaded.warnings[0].concerns("hypervisor.qemu.enable_hugepages"));
+}
+
+/// A value of the key's kind that no template has.
+fn unusual(key: &Key) -> &'static str {
+    match key.kind {
+        Kind::Flag if key.default == Preset::Flag(true) => "false",
+        Kind::Flag => "true",
+        Kind::Integer { .. } | Kind::Number => "77",
+        Kind::Text | Kind::Choice(_) => "\"unusual\"",
+        Kind::Texts => "[\"unusual\"]",
+        Kind::Tables => "[{ name = \"unusual\" }]",
+    }
+}

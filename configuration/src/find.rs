@@ -1,7 +1,6 @@
 //! Which files there are, and whether they can be trusted.
 
 use std::env;
-use std::ffi::OsStr;
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -113,9 +112,7 @@ impl MainFile {
         trust(&fs::metadata(directory).map_err(said)?, self.owner)?;
         let mut paths =
             entries.map(|entry| Ok(entry.map_err(said)?.path())).collect::<Result<Vec<_>, String>>()?;
-        paths.sort_by(|one, other| {
-            one.file_name().map(OsStr::as_encoded_bytes).cmp(&other.file_name().map(OsStr::as_encoded_bytes))
-        });
+        paths.sort();
         Ok(paths)
     }
 }

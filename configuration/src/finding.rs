@@ -75,7 +75,7 @@ pub enum LoadError {
     /// The files were found but what they say is not usable.
     #[error("{}", lines(.problems))]
     Invalid {
-        /// Every problem, in the order of the files and tables.
+        /// Every problem: of files first, then of names and types, then of values.
         problems: Vec<Finding>,
     },
 }

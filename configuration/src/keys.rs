@@ -215,7 +215,7 @@ const fn choice(
     Key::new(name, Kind::Choice(words), Preset::Text(default), about)
 }
 
-/// Known names for `wrong`, nearest first: in the same table by spelling, then the same name in another table.
+/// A hint about an unknown name: the table it belongs in, or the known name it looks like.
 pub(crate) fn suggestion(section: &Section, wrong: &str) -> Option<String> {
     let elsewhere = SECTIONS.iter().find(|other| other.key(wrong).is_some());
     if let Some(other) = elsewhere {

@@ -12,12 +12,18 @@ use crate::finding::Finding;
 /// and an absent daemon that nobody needs is no mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    pub(crate) path: PathBuf,
-    pub(crate) key: &'static str,
-    pub(crate) file: PathBuf,
+    path: PathBuf,
+    key: &'static str,
+    file: PathBuf,
 }
 
 impl Program {
+    /// The program at `path`, which `key` of `file` chose; nothing is checked yet.
+    #[must_use]
+    pub const fn new(path: PathBuf, key: &'static str, file: PathBuf) -> Self {
+        Self { path, key, file }
+    }
+
     /// The program, if it is there and executable.
     ///
     /// # Errors

@@ -112,6 +112,7 @@ impl Survey<'_> {
                 Ok(()) if key.honoured || key.is_stock(value) => {}
                 Ok(()) => self.not_honoured(path, node),
             },
+            (Content::Table(entries), Kind::Tables) if entries.is_empty() => {}
             (Content::Table(_), Kind::Tables) => self.not_honoured(path, node),
             (Content::Table(_), kind) => {
                 self.problem(path, node, format!("expected {}, found a table", kind.expected()));
@@ -132,11 +133,15 @@ impl Survey<'_> {
         self.problem(path, node, "unknown agent; the agent is configured in [agent.kata]".to_owned());
     }
 
+    /// Whether there is a table for QEMU; when not, there is a problem.
     fn has_qemu(&mut self) -> bool {
-        let family = self.tree.root().get("hypervisor").and_then(|node| node.content.table());
-        if family.is_some_and(|family| family.contains_key("qemu")) {
+        if self.tree.table(HYPERVISOR).is_some() {
             return true;
         }
+        if self.report.doubts("hypervisor") || self.report.doubts(HYPERVISOR) {
+            return false;
+        }
+        let family = self.tree.table("hypervisor");
         let others: Vec<_> =
             family.into_iter().flatten().map(|(name, _)| format!("[hypervisor.{}]", bare(name))).collect();
         let found =
@@ -172,13 +177,14 @@ fn bare(name: &str) -> String {
 /// The honoured keys of a table, defaults filled in.
 fn honoured(table: &str, tree: &Tree) -> toml::Table {
     let entries = tree.table(table);
-    let value =
-        |key: &Key| match entries.and_then(|entries: &Nodes| entries.get(key.name)).map(|node| &node.content)
-        {
-            Some(Content::Value(value)) if key.kind.check(value).is_ok() => Some(value.clone()),
-            _ => key.default.value(),
-        };
-    let keys = section(table).map_or(&[][..], |section| section.keys);
-    let honoured = keys.iter().filter(|key| key.honoured);
-    honoured.filter_map(|key| Some((key.name.to_owned(), value(key)?))).collect()
+    let keys = section(table).into_iter().flat_map(|section| section.keys).filter(|key| key.honoured);
+    let value = |key: &Key| fitting(entries?, key);
+    keys.filter_map(|key| Some((key.name.to_owned(), value(key).or_else(|| key.default.value())?))).collect()
+}
+
+fn fitting(entries: &Nodes, key: &Key) -> Option<toml::Value> {
+    match &entries.get(key.name)?.content {
+        Content::Value(value) if key.kind.check(value).is_ok() => Some(value.clone()),
+        _ => None,
+    }
 }

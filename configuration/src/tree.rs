@@ -115,7 +115,7 @@ fn lay_over(below: &mut BTreeMap<String, Node>, above: toml::Table, file: usize)
     }
 }
 
-fn parse(text: &str) -> Result<toml::Table, (Place, String)> {
+pub(crate) fn parse(text: &str) -> Result<toml::Table, (Place, String)> {
     text.parse().map_err(|error: toml::de::Error| {
         let before = &text[..error.span().map_or(0, |span| floor(text, span.start))];
         let line = before.matches('\n').count() + 1;

@@ -116,7 +116,7 @@ impl Checker<'_> {
     }
 
     fn program(&mut self, key: &'static str, path: &Path, needed: bool) -> Program {
-        let program = Program { path: path.to_owned(), key, file: self.tree.origin(key).to_owned() };
+        let program = Program::new(path.to_owned(), key, self.tree.origin(key).to_owned());
         if let (true, Err(finding)) = (needed, program.usable()) {
             self.problem(key, finding.what);
         }

@@ -9,8 +9,8 @@ use toml::{Table, Value};
 use super::HOST;
 use crate::keys::{Kind, SECTIONS};
 use crate::survey::Report;
-use crate::tree::Tree;
-use crate::{Configuration, Finding, LoadError};
+use crate::tree::{self, Tree};
+use crate::{Configuration, Finding, LoadError, Place};
 
 fn problems(files: Vec<Table>) -> Vec<Finding> {
     let mut tree = Tree::new(Path::new("/main"));
@@ -86,9 +86,18 @@ fn place(root: &mut Table, table: &str, name: String, value: Value) {
 
 proptest! {
     #[test]
+    fn any_text_is_toml_or_refused_with_a_place_inside_it(text in "([a-z\\[\\]=\"'.# \n\r\tüß𝄞0-9]|\\PC){0,60}") {
+        if let Err((place, what)) = tree::parse(&text) {
+            let Place::Line { line, column } = place else { panic!("{place:?}") };
+            let row = text.split('\n').nth(line - 1);
+            prop_assert!(row.is_some_and(|row| column <= row.chars().count() + 1), "{line}:{column} {what}");
+        }
+    }
+
+    #[test]
     fn any_trees_are_accepted_or_refused_with_a_key_or_a_table_named(files in prop::collection::vec(tree(), 1..4)) {
         for problem in problems(files) {
-            prop_assert!(matches!(problem.place, crate::Place::Key(ref key) if !key.is_empty()), "{}", problem);
+            prop_assert!(matches!(problem.place, Place::Key(ref key) if !key.is_empty()), "{}", problem);
         }
     }
 

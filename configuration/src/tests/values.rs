@@ -253,6 +253,7 @@ fn a_file_for_another_hypervisor_only_is_refused() {
             "[hypervisor.clh]\npath = '/x'\n",
             "no such table, but there is [hypervisor.clh]; this runtime runs QEMU",
         ),
+        ("hypervisor.qemu = 5", "expected a table"),
         ("", "no such table; this runtime runs QEMU and needs [hypervisor.qemu]"),
     ] {
         let found = problems(place.load(text));

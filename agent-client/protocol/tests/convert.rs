@@ -1,6 +1,8 @@
 //! A configuration must reach the guest as containerd wrote it, and the guest must refuse what no
 //! configuration could say.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use agent_protocol::{
     convert::{
         not_carried, process_from_wire, process_to_wire, resources_from_wire, resources_to_wire,

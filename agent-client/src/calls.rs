@@ -1,0 +1,188 @@
+//! The calls, one for each the host makes; the streams' are in [`crate::streams`].
+//!
+//! All return [`Error::Timeout`], [`Error::Closed`], [`Error::Guest`] or [`Error::Protocol`].
+
+use std::time::Duration;
+
+use agent_protocol::{
+    agent::{
+        CreateContainerRequest, CreateSandboxRequest, DestroySandboxRequest, ExecProcessRequest,
+        GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse,
+        PauseContainerRequest, RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest,
+        SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest,
+        StatsContainerResponse, UpdateContainerRequest, WaitProcessRequest,
+    },
+    health::{CheckRequest, health_check_response::ServingStatus},
+    oci,
+};
+use protobuf::MessageField;
+use ttrpc::context::Context;
+
+use crate::{client::AgentClient, error::Error, untrusted::Untrusted};
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// Makes one call of the agent's service: name for messages, deadline, method, request.
+macro_rules! ask {
+    ($client:expr, $name:literal, $limit:expr, $method:ident, $request:expr) => {{
+        let (agent, request) = ($client.agent.clone(), $request);
+        let answer = async move { agent.$method(Context::default(), &request).await };
+        $client.call($name, $limit, answer).await
+    }};
+}
+pub(crate) use ask;
+
+impl AgentClient {
+    fn limit(&self) -> Option<Duration> {
+        Some(self.timeouts.call)
+    }
+
+    /// Asks the agent whether it serves.
+    ///
+    /// # Errors
+    ///
+    /// Also [`Error::Protocol`] when it answers that it does not.
+    pub async fn check(&self) -> Result<()> {
+        let (health, request) = (self.health.clone(), CheckRequest::default());
+        let answer = async move { health.check(Context::default(), &request).await };
+        let reply = self.call("Check", Some(self.timeouts.check), answer).await?;
+        match reply.status.enum_value() {
+            Ok(ServingStatus::SERVING) => Ok(()),
+            other => Err(Error::protocol("Check", format!("health is {other:?}, not SERVING"))),
+        }
+    }
+
+    /// Prepares the guest for a pod: names, kernel modules, shared directories.
+    pub async fn create_sandbox(&self, request: CreateSandboxRequest) -> Result<()> {
+        ask!(self, "CreateSandbox", Some(self.timeouts.create), create_sandbox, request).map(drop)
+    }
+
+    /// Ends every container and undoes [`create_sandbox`](Self::create_sandbox).
+    pub async fn destroy_sandbox(&self) -> Result<()> {
+        let request = DestroySandboxRequest::default();
+        ask!(self, "DestroySandbox", self.limit(), destroy_sandbox, request).map(drop)
+    }
+
+    /// Creates a container; its process waits to be started.
+    pub async fn create_container(&self, request: CreateContainerRequest) -> Result<()> {
+        ask!(self, "CreateContainer", Some(self.timeouts.create), create_container, request).map(drop)
+    }
+
+    /// Lets a created container's process run.
+    pub async fn start_container(&self, container: &str) -> Result<()> {
+        let request = StartContainerRequest { container_id: container.to_owned(), ..Default::default() };
+        ask!(self, "StartContainer", self.limit(), start_container, request).map(drop)
+    }
+
+    /// Removes a container. The guest gives its processes `timeout`, in whole seconds, to end; zero leaves
+    /// the time to the agent.
+    pub async fn remove_container(&self, container: &str, timeout: Duration) -> Result<()> {
+        let request = RemoveContainerRequest {
+            container_id: container.to_owned(),
+            timeout: u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
+            ..Default::default()
+        };
+        let limit = self.timeouts.call.saturating_add(timeout);
+        ask!(self, "RemoveContainer", Some(limit), remove_container, request).map(drop)
+    }
+
+    /// Starts another process in a running container.
+    pub async fn exec_process(&self, container: &str, exec: &str, process: oci::Process) -> Result<()> {
+        let request = ExecProcessRequest {
+            container_id: container.to_owned(),
+            exec_id: exec.to_owned(),
+            process: MessageField::some(process),
+            ..Default::default()
+        };
+        ask!(self, "ExecProcess", self.limit(), exec_process, request).map(drop)
+    }
+
+    /// Sends `signal`, in the guest's numbers, to a process. An empty `exec` means every process of the
+    /// container to some agents in the field, for others its first one.
+    pub async fn signal_process(&self, container: &str, exec: &str, signal: u32) -> Result<()> {
+        let request = SignalProcessRequest {
+            container_id: container.to_owned(),
+            exec_id: exec.to_owned(),
+            signal,
+            ..Default::default()
+        };
+        ask!(self, "SignalProcess", self.limit(), signal_process, request).map(drop)
+    }
+
+    /// Waits, without a deadline, until a process ends. Returns its exit status, 128 + n after signal n;
+    /// what the guest claims beyond 0 to 255 is clamped.
+    pub async fn wait_process(&self, container: &str, exec: &str) -> Result<u8> {
+        let request = WaitProcessRequest {
+            container_id: container.to_owned(),
+            exec_id: exec.to_owned(),
+            ..Default::default()
+        };
+        let reply = ask!(self, "WaitProcess", None, wait_process, request)?;
+        Ok(u8::try_from(reply.status.max(0)).unwrap_or(u8::MAX))
+    }
+
+    /// What a container uses, as its cgroup counts it.
+    pub async fn stats_container(&self, container: &str) -> Result<StatsContainerResponse> {
+        let request = StatsContainerRequest { container_id: container.to_owned(), ..Default::default() };
+        ask!(self, "StatsContainer", self.limit(), stats_container, request)
+    }
+
+    /// Freezes every process of a container.
+    pub async fn pause(&self, container: &str) -> Result<()> {
+        let request = PauseContainerRequest { container_id: container.to_owned(), ..Default::default() };
+        ask!(self, "PauseContainer", self.limit(), pause_container, request).map(drop)
+    }
+
+    /// Undoes [`pause`](Self::pause).
+    pub async fn resume(&self, container: &str) -> Result<()> {
+        let request = ResumeContainerRequest { container_id: container.to_owned(), ..Default::default() };
+        ask!(self, "ResumeContainer", self.limit(), resume_container, request).map(drop)
+    }
+
+    /// Changes a container's limits.
+    pub async fn update_container(&self, container: &str, resources: oci::LinuxResources) -> Result<()> {
+        let request = UpdateContainerRequest {
+            container_id: container.to_owned(),
+            resources: MessageField::some(resources),
+            ..Default::default()
+        };
+        ask!(self, "UpdateContainer", self.limit(), update_container, request).map(drop)
+    }
+
+    /// The agent's version and what it supports.
+    pub async fn guest_details(&self) -> Result<GuestDetailsResponse> {
+        let request = GuestDetailsRequest::default();
+        ask!(self, "GetGuestDetails", self.limit(), get_guest_details, request)
+    }
+
+    /// Mixes `entropy` into the guest's random numbers.
+    pub async fn reseed_random(&self, entropy: Vec<u8>) -> Result<()> {
+        let request = ReseedRandomDevRequest { data: entropy, ..Default::default() };
+        ask!(self, "ReseedRandomDev", self.limit(), reseed_random_dev, request).map(drop)
+    }
+
+    /// Sets the guest's clock to `since_epoch`, exact to the microsecond.
+    pub async fn set_date_time(&self, since_epoch: Duration) -> Result<()> {
+        let request = SetGuestDateTimeRequest {
+            sec: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX),
+            usec: i64::from(since_epoch.subsec_micros()),
+            ..Default::default()
+        };
+        ask!(self, "SetGuestDateTime", self.limit(), set_guest_date_time, request).map(drop)
+    }
+
+    /// Waits, without a deadline, until a container runs out of memory. Returns what the guest says is the
+    /// container's id.
+    pub async fn oom_event(&self) -> Result<Untrusted<String>> {
+        let request = GetOOMEventRequest::default();
+        ask!(self, "GetOOMEvent", None, get_oom_event, request)
+            .map(|event| Untrusted::new(event.container_id))
+    }
+
+    /// The agent's own metrics, in Prometheus' text format if the guest is honest.
+    pub async fn metrics(&self) -> Result<Untrusted<String>> {
+        let request = GetMetricsRequest::default();
+        ask!(self, "GetMetrics", self.limit(), get_metrics, request)
+            .map(|reply| Untrusted::new(reply.metrics))
+    }
+}

@@ -1,1 +1,34 @@
 //! A running virtual machine.
+//!
+//! ```text
+//! VmSpec --qemu/command.rs--> arguments --child.rs--> QEMU and its helpers --qemu/qmp.rs--> a running guest
+//!                                                          | any of them gone, or the guest stuck
+//!                                                          v
+//!                                                       VmExit
+//! ```
+//!
+//! Everything that [`Hypervisor::boot`] starts is owned by the [`Vm`] it returns, and by the pending call until then:
+//! dropping either kills every process of the machine. The processes are children of the calling *thread* as far as
+//! the kernel's parent-death signal goes, so a program that wants them to outlive a thread boots on its main one.
+
+pub mod accelerator;
+pub mod spec;
+
+mod error;
+mod exit;
+mod identity;
+mod qemu;
+mod random;
+mod vm;
+
+pub use error::{BootError, PathError, PathProblem, QmpError, StopError};
+pub use exit::{How, VmExit, Who};
+pub use identity::{Process, sweep};
+pub use qemu::Qemu;
+pub use spec::VmSpec;
+pub use vm::{Hypervisor, Vm, Vsock};
+
+/// The oldest release of QEMU that is tested.
+pub const OLDEST_QEMU: &str = "7.2";
+/// The newest release of QEMU that is tested.
+pub const NEWEST_QEMU: &str = "10.0";

@@ -1,0 +1,151 @@
+//! What can go wrong with a virtual machine.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::exit::{VmExit, Who};
+use crate::identity::Process;
+
+/// A virtual machine that did not come to run. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A file the machine is made of is not what it has to be.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// A process could not be started.
+    #[error("start {who} from {}: {source}", program.display())]
+    Spawn {
+        /// Which process.
+        who: Who,
+        /// Its executable file.
+        program: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A process ended, or the guest got stuck, before the guest ran.
+    #[error("the virtual machine ended while it was booting: {0}")]
+    Exited(VmExit),
+    /// QEMU did not do as told.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    /// QEMU is older than what this version can drive.
+    #[error("{} is QEMU {found}; {} is the oldest that will do", path.display(), crate::OLDEST_QEMU)]
+    TooOld {
+        /// QEMU's executable file.
+        path: PathBuf,
+        /// Its version.
+        found: String,
+    },
+    /// A helper did not become ready in time.
+    #[error("{who} was not ready within {after:?}")]
+    NotReady {
+        /// Which helper.
+        who: Who,
+        /// How long it had.
+        after: Duration,
+    },
+    /// No free address for the guest was found.
+    #[error("no free vsock address in {0} attempts")]
+    NoFreeCid(u32),
+    /// The kernel refused something.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was tried, and on what.
+        doing: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A file that is not what the virtual machine needs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {}: {problem}", path.display())]
+pub struct PathError {
+    /// What the file is for.
+    pub what: &'static str,
+    /// Where it should be.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub problem: PathProblem,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PathProblem {
+    /// Nothing is there.
+    #[error("missing")]
+    Missing,
+    /// The path does not start at the root.
+    #[error("not an absolute path")]
+    NotAbsolute,
+    /// A directory or the like.
+    #[error("not a regular file")]
+    NotAFile,
+    /// Not a directory.
+    #[error("not a directory")]
+    NotADirectory,
+    /// The executable bit is missing, or the file system is mounted without it.
+    #[error("not executable")]
+    NotExecutable,
+    /// Permission is missing.
+    #[error("not readable")]
+    NotReadable,
+    /// The kernel would not say.
+    #[error("cannot be looked at: {0}")]
+    Unknown(nix::errno::Errno),
+}
+
+/// A command that QEMU did not carry out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QmpError {
+    /// QEMU said no.
+    #[error("qemu refused {command}: {desc} ({class})")]
+    Refused {
+        /// The command.
+        command: String,
+        /// QEMU's class of error.
+        class: String,
+        /// QEMU's words.
+        desc: String,
+    },
+    /// No answer came in time.
+    #[error("qemu did not answer {command} within {after:?}")]
+    Timeout {
+        /// The command.
+        command: String,
+        /// How long it had.
+        after: Duration,
+    },
+    /// The connection is gone, and so is QEMU.
+    #[error("qemu was gone before it answered {command}")]
+    Gone {
+        /// The command.
+        command: String,
+    },
+    /// What came was not QMP.
+    #[error("qemu's answer to {command} makes no sense: {what}")]
+    Protocol {
+        /// The command.
+        command: String,
+        /// What was wrong with it.
+        what: String,
+    },
+}
+
+/// A virtual machine that would not go.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StopError {
+    /// Processes that did not end on SIGKILL, which only a wait in the kernel explains.
+    #[error("still there {after:?} after SIGKILL: {}", names(.processes))]
+    StillThere {
+        /// The processes.
+        processes: Vec<Process>,
+        /// How long was waited.
+        after: Duration,
+    },
+}
+
+fn names(processes: &[Process]) -> String {
+    processes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

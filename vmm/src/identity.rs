@@ -1,0 +1,189 @@
+//! Which process a number means: a pid is used again, a pid with its start time is not.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// A process, told apart from later ones with the same number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since the machine booted: field 22 of `/proc/<pid>/stat`.
+    pub start_time: u64,
+    /// What it is to us, such as `qemu`.
+    pub name: String,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.name, self.pid)
+    }
+}
+
+/// The file in a run directory that lists the processes started there, one JSON object to a line.
+const RECORD: &str = "processes";
+
+impl Process {
+    /// Identifies `pid`, which has to be there.
+    pub(crate) fn of(pid: u32, name: impl Into<String>) -> io::Result<Process> {
+        Ok(Process { pid, start_time: start_time(Path::new("/proc"), pid)?, name: name.into() })
+    }
+
+    /// Whether it has not been reaped yet.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        start_time(Path::new("/proc"), self.pid).is_ok_and(|found| found == self.start_time)
+    }
+
+    /// Sends SIGKILL. `false` says that the process was gone; another one with its number is not touched.
+    pub fn kill(&self) -> io::Result<bool> {
+        // The descriptor first: whoever has the number now keeps it while its start time is compared.
+        let pidfd = match open_pidfd(self.pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if !self.is_there() {
+            return Ok(false);
+        }
+        send(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGKILL)
+    }
+}
+
+/// Kills what the record in `run_dir` still finds: for whoever cleans up after a program that died. Returns the
+/// processes that were there. Fails if the record is there and cannot be read; a line that is no process (the
+/// program died while writing it) is passed over.
+pub fn sweep(run_dir: &Path) -> io::Result<Vec<Process>> {
+    let text = match std::fs::read_to_string(run_dir.join(RECORD)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let listed = text.lines().filter_map(|line| serde_json::from_str::<Process>(line).ok());
+    let mut killed = Vec::new();
+    for process in listed {
+        if process.kill()? {
+            killed.push(process);
+        }
+    }
+    Ok(killed)
+}
+
+/// Adds `process` to the record of `run_dir`.
+pub(crate) fn record(run_dir: &Path, process: &Process) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut line = serde_json::to_vec(process)?;
+    line.push(b'\n');
+    let mut options = std::fs::OpenOptions::new();
+    options.append(true).create(true).mode(0o600).open(run_dir.join(RECORD))?.write_all(&line)
+}
+
+/// Removes the record of `run_dir`; none is fine.
+pub(crate) fn forget(run_dir: &Path) {
+    let _ = std::fs::remove_file(run_dir.join(RECORD));
+}
+
+/// A descriptor for the process `pid`.
+pub(crate) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two numbers and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    match i32::try_from(fd) {
+        // SAFETY: the kernel just made this descriptor for us and nobody else knows it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Sends `signal` to the process behind `pidfd`; `false` says that it was gone.
+pub(crate) fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<bool> {
+    // SAFETY: numbers only; the null pointer asks for the signal information that kill() would send.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    match io::Error::last_os_error() {
+        _ if sent == 0 => Ok(true),
+        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        error => Err(error),
+    }
+}
+
+fn start_time(proc: &Path, pid: u32) -> io::Result<u64> {
+    let text = std::fs::read_to_string(proc.join(pid.to_string()).join("stat"))?;
+    // The name, field 2, is in parentheses and may hold any character, so counting begins at the last one.
+    let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let field = after_name.split_whitespace().nth(22 - 3);
+    field.and_then(|field| field.parse().ok()).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("no start time in /proc/{pid}/stat"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    struct Sleep(Child);
+
+    impl Sleep {
+        fn start() -> Sleep {
+            Sleep(Command::new("/bin/sleep").arg("60").spawn().unwrap())
+        }
+    }
+
+    impl Drop for Sleep {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn the_start_time_is_found_behind_any_name() {
+        let proc = tempfile::tempdir().unwrap();
+        std::fs::create_dir(proc.path().join("7")).unwrap();
+        let fields: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
+        let stat = format!("7 (a ) b (c)) S {}\n", fields.join(" "));
+        std::fs::write(proc.path().join("7/stat"), stat).unwrap();
+        assert_eq!(start_time(proc.path(), 7).unwrap(), 22);
+    }
+
+    #[test]
+    fn a_sweep_kills_what_is_recorded() {
+        let mut sleep = Sleep::start();
+        let run_dir = tempfile::tempdir().unwrap();
+        let process = Process::of(sleep.0.id(), "qemu").unwrap();
+        record(run_dir.path(), &process).unwrap();
+        assert_eq!(sweep(run_dir.path()).unwrap(), [process]);
+        sleep.0.wait().unwrap();
+        assert!(sweep(run_dir.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_sweep_spares_a_process_that_has_the_number_of_a_dead_one() {
+        let mut sleep = Sleep::start();
+        let run_dir = tempfile::tempdir().unwrap();
+        let mut process = Process::of(sleep.0.id(), "qemu").unwrap();
+        process.start_time -= 1;
+        record(run_dir.path(), &process).unwrap();
+        assert!(sweep(run_dir.path()).unwrap().is_empty());
+        assert!(sleep.0.try_wait().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_sweep_passes_over_half_a_line() {
+        let run_dir = tempfile::tempdir().unwrap();
+        std::fs::write(run_dir.path().join(RECORD), "{\"pid\":1,\"start_t").unwrap();
+        assert!(sweep(run_dir.path()).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,5 @@
+//! The hypervisor that is QEMU.
+
+mod boot;
+
+pub use boot::Qemu;

@@ -1,0 +1,157 @@
+//! What a virtual machine is made of: plain data, no descriptors, nothing started.
+//!
+//! Values that could be wrong are types of their own, checked when they are made; the paths are looked at when the
+//! machine boots, because only then is it known what lies there.
+
+mod value;
+
+use std::path::PathBuf;
+
+pub use crate::accelerator::Accelerator;
+pub use value::{
+    CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, SpecError, Tag, Vcpus, VmName, VmUuid,
+};
+
+/// A virtual machine to boot.
+#[derive(Debug, Clone)]
+pub struct VmSpec {
+    /// What QEMU is called in its own messages and on its command line.
+    pub name: VmName,
+    /// What the guest's firmware tables say the machine is.
+    pub uuid: VmUuid,
+    /// An existing directory for this machine alone, an absolute path: the working directory of every process.
+    pub run_dir: PathBuf,
+    /// `qemu-system-x86_64`.
+    pub qemu: PathBuf,
+    /// The board.
+    pub machine: Machine,
+    /// What executes the guest's code.
+    pub accelerator: Accelerator,
+    /// Features on top of the accelerator's best CPU model.
+    pub cpu_features: CpuFeatures,
+    /// Virtual CPUs, now and at most.
+    pub vcpus: Vcpus,
+    /// Memory, now and at most.
+    pub memory: Memory,
+    /// The guest's kernel: a bzImage, or an ELF file with a PVH entry.
+    pub kernel: PathBuf,
+    /// What the kernel starts from.
+    pub boot: Boot,
+    /// The firmware for `-bios`, where it is not QEMU's own.
+    pub firmware: Option<PathBuf>,
+    /// Words for the end of the kernel's command line, where the last one of a name wins.
+    pub kernel_params: Vec<KernelParam>,
+    /// How the guest's console is carried.
+    pub console: Console,
+    /// Where the guest's random numbers come from, such as `/dev/urandom`.
+    pub entropy: PathBuf,
+    /// The directory that host and guest share.
+    pub share: Option<Share>,
+    /// What carries the connections between host and guest.
+    pub vsock: VsockSpec,
+    /// The value of QEMU's `-sandbox`, its system-call filter; `None` leaves the filter off.
+    pub seccomp: Option<String>,
+    /// The guest's kernel says more while it boots.
+    pub debug: bool,
+}
+
+/// The board QEMU emulates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Machine {
+    /// The PCI Express board.
+    Q35(MachineOptions),
+}
+
+/// What the guest's kernel starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Boot {
+    /// An initial RAM file system.
+    Initrd(PathBuf),
+    /// A disk image whose first partition is the root file system; the guest cannot write to it.
+    Image {
+        /// The image, raw.
+        path: PathBuf,
+        /// What its first partition holds.
+        fs: ImageFs,
+    },
+}
+
+/// The file system of a guest image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageFs {
+    /// ext4.
+    Ext4,
+    /// XFS.
+    Xfs,
+    /// EROFS.
+    Erofs,
+}
+
+/// How the guest's console is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// `hvc0`: cheap, and there only once the guest has its driver.
+    Virtio,
+    /// `ttyS0`: slow, and there from the kernel's first line.
+    Serial,
+}
+
+/// A directory of the host that the guest can mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The directory, an absolute path.
+    pub source: PathBuf,
+    /// What the guest mounts it by.
+    pub tag: Tag,
+    /// How it is carried.
+    pub kind: ShareKind,
+}
+
+/// How a shared directory is carried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShareKind {
+    /// virtio-fs, served by a `virtiofsd` beside QEMU. Under TCG only with [`FsCache::Always`]: the daemon writes
+    /// guest memory behind QEMU's translator, which then runs code that is no longer there.
+    VirtioFs(VirtioFs),
+    /// virtio-9p, served by QEMU. Message size and caching are the guest's mount options.
+    Virtio9p,
+}
+
+/// A virtio-fs share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VirtioFs {
+    /// `virtiofsd`.
+    pub daemon: PathBuf,
+    /// What the guest may keep in memory.
+    pub cache: FsCache,
+    /// Descriptors in a queue of the device, a power of two.
+    pub queue_size: u16,
+    /// Further arguments for the daemon.
+    pub extra_args: ExtraArgs,
+}
+
+/// What a guest may keep in memory of a virtio-fs share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FsCache {
+    /// Nothing.
+    Never,
+    /// Names and attributes for good, contents not.
+    Metadata,
+    /// Names and attributes for a second, contents while a file is open.
+    Auto,
+    /// Everything for good.
+    Always,
+}
+
+/// What carries the connections between host and guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VsockSpec {
+    /// The kernel's `/dev/vhost-vsock`.
+    Vhost,
+    /// A `vhost-device-vsock` beside QEMU, on Unix sockets in the run directory: `vsock.sock` for connections to the
+    /// guest, `vsock.sock_<port>` for those the guest makes to the host.
+    VhostUser {
+        /// `vhost-device-vsock`.
+        daemon: PathBuf,
+    },
+}

@@ -1,0 +1,331 @@
+//! Values of a specification that can be wrong, each checked when it is made.
+
+use std::fmt;
+
+/// A value that no virtual machine can be made with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// A name or tag QEMU or the guest would read as something else.
+    #[error("{what} {value:?} is not 1 to {max} letters, digits, '-', '_' and '.'")]
+    Word {
+        /// Which value.
+        what: &'static str,
+        /// What was given.
+        value: String,
+        /// The most characters it may have.
+        max: usize,
+    },
+    /// A UUID that is not 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12.
+    #[error("uuid {0:?} is not of the form 01234567-89ab-cdef-0123-456789abcdef")]
+    Uuid(String),
+    /// A machine option that is not a switch or an assignment.
+    #[error("machine option {0:?} is neither 'name=value' nor a switch such as 'smm' or 'nosmm'")]
+    MachineOption(String),
+    /// A list of CPU features with an empty or blank entry.
+    #[error("cpu feature {0:?} is not of the form 'name=value', '+name' or '-name'")]
+    CpuFeature(String),
+    /// Numbers of virtual CPUs that make no machine.
+    #[error(
+        "{boot} virtual cpus of at most {max}: at least 1, and no more than the maximum of up to 255, would do"
+    )]
+    Vcpus {
+        /// CPUs at boot.
+        boot: u32,
+        /// CPUs at most.
+        max: u32,
+    },
+    /// Amounts of memory that make no machine.
+    #[error(
+        "{mib} MiB of memory of at most {max_mib} MiB: at least 1, and no more than the maximum, would do"
+    )]
+    Memory {
+        /// Memory at boot, in MiB.
+        mib: u64,
+        /// Memory at most, in MiB.
+        max_mib: u64,
+    },
+    /// More memory slots than QEMU has.
+    #[error("{0} memory slots are more than the 256 QEMU has")]
+    MemorySlots(u32),
+    /// A kernel parameter that would be read as none or as several.
+    #[error("kernel parameter {0:?} is empty, or has a blank or control character outside double quotes")]
+    KernelParam(String),
+    /// An argument that would undo what the shim sets itself.
+    #[error(
+        "argument {0:?} is not for the virtiofsd of a sandbox: the shim sets it, or it weakens the daemon's jail"
+    )]
+    ExtraArg(String),
+}
+
+fn is_word(text: &str, max: usize) -> bool {
+    let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    !text.is_empty() && text.len() <= max && text.chars().all(letters)
+}
+
+macro_rules! text_value {
+    ($name:ident) => {
+        impl $name {
+            /// The value as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+/// A machine's name: letters, digits, `-`, `_` and `.`, at most 128 of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmName(String);
+text_value!(VmName);
+
+impl VmName {
+    /// Takes `name`, which is the rule's only exception: no QEMU option syntax may hide in it.
+    pub fn new(name: impl Into<String>) -> Result<VmName, SpecError> {
+        let name = name.into();
+        if is_word(&name, 128) {
+            return Ok(VmName(name));
+        }
+        Err(SpecError::Word { what: "machine name", value: name, max: 128 })
+    }
+}
+
+/// What the guest mounts a share by: at most 31 characters, the 9p device's limit (virtio-fs has 36).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tag(String);
+text_value!(Tag);
+
+impl Tag {
+    /// Takes `tag` if both kinds of share can carry it.
+    pub fn new(tag: impl Into<String>) -> Result<Tag, SpecError> {
+        let tag = tag.into();
+        if is_word(&tag, 31) {
+            return Ok(Tag(tag));
+        }
+        Err(SpecError::Word { what: "mount tag", value: tag, max: 31 })
+    }
+}
+
+/// A UUID in its usual form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmUuid(String);
+text_value!(VmUuid);
+
+impl VmUuid {
+    /// Takes `text` if it has a UUID's form.
+    pub fn new(text: impl Into<String>) -> Result<VmUuid, SpecError> {
+        let text = text.into();
+        let groups: Vec<usize> = text.split('-').map(str::len).collect();
+        let hexadecimal = text.chars().all(|c| c == '-' || c.is_ascii_hexdigit());
+        if hexadecimal && groups == [8, 4, 4, 4, 12] {
+            return Ok(VmUuid(text));
+        }
+        Err(SpecError::Uuid(text))
+    }
+
+    /// A random UUID (RFC 9562, version 4). Fails only where the kernel has no random numbers to give.
+    pub fn random() -> Result<VmUuid, std::io::Error> {
+        let mut bytes = [0u8; 16];
+        crate::random::fill(&mut bytes)?;
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(VmUuid(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])))
+    }
+}
+
+/// Further options of `-machine`, as `name=value`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MachineOptions(Vec<String>);
+
+impl MachineOptions {
+    /// Reads a list separated by commas; empty means none. The short forms `smm` and `nosmm`, which QEMU stopped
+    /// taking after release 7, become `smm=on` and `smm=off`.
+    pub fn parse(list: &str) -> Result<MachineOptions, SpecError> {
+        let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        entries.map(machine_option).collect::<Result<_, _>>().map(MachineOptions)
+    }
+
+    /// The options, each `name=value`.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+fn machine_option(entry: &str) -> Result<String, SpecError> {
+    let refuse = || SpecError::MachineOption(entry.to_owned());
+    let (name, value) = match entry.split_once('=') {
+        Some((name, value)) => (name, value),
+        None => entry.strip_prefix("no").map_or((entry, "on"), |name| (name, "off")),
+    };
+    let plain = |c: char| c.is_ascii_graphic();
+    if !is_word(name, 64) || value.is_empty() || !value.chars().all(plain) {
+        return Err(refuse());
+    }
+    Ok(format!("{name}={value}"))
+}
+
+/// Further features of `-cpu`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CpuFeatures(Vec<String>);
+
+impl CpuFeatures {
+    /// Reads a list separated by commas; empty means none.
+    pub fn parse(list: &str) -> Result<CpuFeatures, SpecError> {
+        let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        entries.map(cpu_feature).collect::<Result<_, _>>().map(CpuFeatures)
+    }
+
+    /// The features, in the order given.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+fn cpu_feature(entry: &str) -> Result<String, SpecError> {
+    if entry.chars().all(|c| c.is_ascii_graphic()) {
+        return Ok(entry.to_owned());
+    }
+    Err(SpecError::CpuFeature(entry.to_owned()))
+}
+
+/// Virtual CPUs: those at boot and those at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vcpus {
+    boot: u32,
+    max: u32,
+}
+
+impl Vcpus {
+    /// `boot` CPUs, growing to `max`; 255 is the most a machine without interrupt remapping can address.
+    pub fn new(boot: u32, max: u32) -> Result<Vcpus, SpecError> {
+        if boot >= 1 && boot <= max && max <= 255 {
+            return Ok(Vcpus { boot, max });
+        }
+        Err(SpecError::Vcpus { boot, max })
+    }
+
+    /// CPUs at boot.
+    #[must_use]
+    pub fn boot(self) -> u32 {
+        self.boot
+    }
+
+    /// CPUs at most.
+    #[must_use]
+    pub fn max(self) -> u32 {
+        self.max
+    }
+}
+
+/// Memory: at boot, and what it may grow to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    mib: u64,
+    slots: u32,
+    max_mib: u64,
+}
+
+impl Memory {
+    /// `mib` MiB at boot, growing to `max_mib` MiB through `slots` slots.
+    pub fn new(mib: u64, slots: u32, max_mib: u64) -> Result<Memory, SpecError> {
+        if mib == 0 || mib > max_mib || max_mib.checked_mul(1 << 20).is_none() {
+            return Err(SpecError::Memory { mib, max_mib });
+        }
+        if slots > 256 {
+            return Err(SpecError::MemorySlots(slots));
+        }
+        Ok(Memory { mib, slots, max_mib })
+    }
+
+    /// Memory at boot in MiB.
+    #[must_use]
+    pub fn mib(self) -> u64 {
+        self.mib
+    }
+
+    /// Memory at boot in bytes.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.mib << 20
+    }
+
+    /// Slots and the most memory in MiB, where the machine can grow at all: QEMU refuses slots without room and room
+    /// without slots.
+    #[must_use]
+    pub fn growth(self) -> Option<(u32, u64)> {
+        (self.slots > 0 && self.max_mib > self.mib).then_some((self.slots, self.max_mib))
+    }
+}
+
+/// One word of the kernel's command line: `name` or `name=value`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelParam(String);
+text_value!(KernelParam);
+
+impl KernelParam {
+    /// Takes `word` if the guest's kernel will read it as one parameter: blanks only within double quotes.
+    pub fn new(word: impl Into<String>) -> Result<KernelParam, SpecError> {
+        let word = word.into();
+        let mut quoted = false;
+        let whole = word.chars().all(|c| {
+            quoted ^= c == '"';
+            !c.is_control() && (quoted || !c.is_whitespace())
+        });
+        if whole && !quoted && !word.is_empty() {
+            return Ok(KernelParam(word));
+        }
+        Err(SpecError::KernelParam(word))
+    }
+}
+
+/// Arguments for `virtiofsd` that the operator adds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExtraArgs(Vec<String>);
+
+/// Options of `virtiofsd` that decide what is shared, with whom and from within which jail. `-o` is the old syntax for
+/// all of them.
+const NOT_EXTRA: [&str; 16] = [
+    "--sandbox",
+    "--seccomp",
+    "--shared-dir",
+    "--socket",
+    "--socket-path",
+    "--socket-group",
+    "--fd",
+    "--cache",
+    "--tag",
+    "--uid-map",
+    "--gid-map",
+    "--translate-uid",
+    "--translate-gid",
+    "--modcaps",
+    "--syslog",
+    "--print-capabilities",
+];
+
+impl ExtraArgs {
+    /// Takes `args` if none of them is the shim's own business.
+    pub fn new(args: impl IntoIterator<Item = String>) -> Result<ExtraArgs, SpecError> {
+        args.into_iter().map(extra_arg).collect::<Result<_, _>>().map(ExtraArgs)
+    }
+
+    /// The arguments, in the order given.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+fn extra_arg(arg: String) -> Result<String, SpecError> {
+    let name = arg.split('=').next().unwrap_or_default();
+    let short = arg.starts_with('-') && !arg.starts_with("--");
+    if short || arg == "--" || NOT_EXTRA.contains(&name) || arg.contains('\0') {
+        return Err(SpecError::ExtraArg(arg));
+    }
+    Ok(arg)
+}

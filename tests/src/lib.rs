@@ -1,1 +1,22 @@
-//! What the tests share.
+//! What the end-to-end tests and the bench share: a private containerd, the `ctr` command, a raw client of the shim's
+//! Task API, and the check that a test left nothing behind.
+//!
+//! Nothing here touches the host's own containerd: every test process has its own root, state and socket in a
+//! temporary directory, and every case its own containerd namespace.
+
+pub mod assets;
+pub mod bundle;
+pub mod case;
+pub mod command;
+pub mod containerd;
+pub mod events;
+pub mod failure;
+pub mod leak;
+pub mod operator;
+pub mod shim;
+pub mod stdio;
+pub mod world;
+
+pub use case::Case;
+pub use failure::{Context, Failure, Result};
+pub use world::World;

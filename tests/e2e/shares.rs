@@ -1,0 +1,72 @@
+//! The directory that host and guest share.
+
+use std::path::Path;
+
+use tests::world::SHARED;
+use tests::{Case, Result, check, check_eq};
+
+use crate::listed;
+
+listed! {
+    all: [
+        two_hundred_shell_pipelines_in_a_row_do_not_crash,
+        a_file_written_in_a_container_is_in_its_root_filesystem,
+    ],
+    ours: [
+        a_container_runs_from_virtio_fs_with_a_warning,
+        a_container_runs_from_virtio_9p,
+    ]
+}
+
+/// Programs executed from a share crash when the emulator runs code from before a page got new content.
+const PIPELINES: &str = "i=0; while [ $i -lt 200 ]; do \
+    n=$(seq 1 50 | sort -n | grep -v 7 | sed s/1/x/ | tr x y | wc -l) || exit 1; \
+    [ $n = 45 ] || { echo pipeline $i gave $n; exit 2; }; i=$((i+1)); done; echo $i";
+
+fn two_hundred_shell_pipelines_in_a_row_do_not_crash(case: &Case<'_>) -> Result<()> {
+    let shared = case.world.shared()?;
+    let output = shared.exec(SHARED, &[], &["sh", "-c", PIPELINES])?.exits(0)?;
+    check_eq!((output.out().as_str(), output.err().as_str()), ("200\n", ""), "stdout and stderr");
+    Ok(())
+}
+
+fn a_file_written_in_a_container_is_in_its_root_filesystem(case: &Case<'_>) -> Result<()> {
+    let script = "echo kept > /root/file; chmod 640 /root/file; chown 1:2 /root/file; ln -s file /root/link; \
+                  mkdir /root/dir; mv /root/file /root/dir/; stat -c '%a %u %g' /root/dir/file; cat /root/dir/file";
+    let output = case.container("writes").run(["sh", "-c", script])?.exits(0)?;
+    check_eq!(output.out(), "640 1 2\nkept\n", "what the file came to");
+    Ok(())
+}
+
+fn a_container_runs_from_virtio_fs_with_a_warning(case: &Case<'_>) -> Result<()> {
+    let configuration = case.configuration(|file| {
+        file.set("hypervisor.qemu.shared_fs", "virtio-fs").set("hypervisor.qemu.virtio_fs_cache", "always");
+    })?;
+    runs_from(case, "virtiofs", &configuration)?;
+    if !std::fs::exists("/dev/kvm")? || case.log().contains("TCG") {
+        let log = case.log();
+        let warned = |line: &str| line.contains("level=warn") && line.contains("virtio-fs");
+        check!(log.lines().any(warned), "no warning about virtio-fs without KVM in the log");
+    }
+    Ok(())
+}
+
+fn a_container_runs_from_virtio_9p(case: &Case<'_>) -> Result<()> {
+    let configuration = case.configuration(|file| {
+        file.set("hypervisor.qemu.shared_fs", "virtio-9p");
+    })?;
+    runs_from(case, "9p", &configuration)
+}
+
+/// A mount namespace of a container does not list the share itself, but its root is on that file system.
+fn runs_from(case: &Case<'_>, kind: &str, configuration: &Path) -> Result<()> {
+    let script = "i=0; while [ $i -lt 20 ]; do seq 1 9 | sort | wc -l; i=$((i+1)); done | uniq; \
+                  awk '$2 == \"/\" {print $3}' /proc/mounts";
+    let output = case.container("share").configured(configuration).run(["sh", "-c", script])?.exits(0)?;
+    check_eq!(
+        output.out(),
+        format!("9\n{kind}\n"),
+        "the pipelines' result and the kind of the root file system"
+    );
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Standard streams and exit statuses.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tests::bundle::{process, spec};
+use tests::case::PATIENCE;
+use tests::command::{run, start};
+use tests::stdio::Fifos;
+use tests::world::SHARED;
+use tests::{Case, Result, check, check_eq};
+
+use crate::listed;
+
+listed! {
+    all: [
+        stdout_and_stderr_of_a_container_arrive_apart_and_complete,
+        sixty_four_mebibytes_through_cat_keep_their_digest,
+        an_exec_ends_with_the_status_of_its_process,
+        the_end_of_stdin_reaches_the_process_and_its_output_stays_open,
+        a_large_stdout_and_stderr_of_an_exec_are_complete,
+        a_reader_that_never_comes_does_not_hide_the_exit,
+    ],
+    ours: []
+}
+
+fn stdout_and_stderr_of_a_container_arrive_apart_and_complete(case: &Case<'_>) -> Result<()> {
+    let script = "i=0; while [ $i -lt 2000 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; exit 42";
+    let output = case.container("apart").run(["sh", "-c", script])?.exits(42)?;
+    let lines = |stream: &str| (0..2000).map(|i| format!("{stream} {i}\n")).collect::<String>();
+    check!(output.out() == lines("out"), "stdout has {} bytes", output.stdout.len());
+    check!(output.err() == lines("err"), "stderr has {} bytes: {}", output.stderr.len(), output.err());
+    Ok(())
+}
+
+fn sixty_four_mebibytes_through_cat_keep_their_digest(case: &Case<'_>) -> Result<()> {
+    const LENGTH: usize = 64 << 20;
+    // A linear congruential generator: no two of its blocks are alike, so a lost or doubled one shows.
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()
+    };
+    let bytes: Vec<u8> = (0..LENGTH / 8).flat_map(|_| next()).collect();
+    let output = case.container("cat").stdin(bytes.clone()).run(["cat"])?.exits(0)?;
+    let digest = |name: &str, bytes: &[u8]| sha256(&case.dir().join(name), bytes);
+    check_eq!(output.stdout.len(), LENGTH, "bytes that came back");
+    check_eq!(digest("out", &output.stdout)?, digest("in", &bytes)?, "SHA-256");
+    Ok(())
+}
+
+fn sha256(file: &Path, bytes: &[u8]) -> Result<String> {
+    std::fs::write(file, bytes)?;
+    let output = run(Command::new("sha256sum").arg(file), Duration::from_secs(60))?.exits(0)?;
+    std::fs::remove_file(file)?;
+    Ok(output.out().split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+fn an_exec_ends_with_the_status_of_its_process(case: &Case<'_>) -> Result<()> {
+    let shared = case.world.shared()?;
+    let scripts = ["exit 0", "exit 1", "exit 42", "exit 255", "kill -KILL $$", "kill -TERM $$"];
+    for (script, wanted) in scripts.into_iter().zip([0, 1, 42, 255, 137, 143]) {
+        let output = shared.exec(SHARED, &[], &["sh", "-c", script])?;
+        check_eq!(output.status, wanted, "status of `{script}`");
+    }
+    Ok(())
+}
+
+fn the_end_of_stdin_reaches_the_process_and_its_output_stays_open(case: &Case<'_>) -> Result<()> {
+    let shared = case.world.shared()?;
+    let script = "cat; echo end of input; sleep 1; echo still here";
+    let args = ["task", "exec", "--exec-id", "half-close", SHARED, "sh", "-c", script];
+    let by_ctr = start(&mut shared.ctr_command(args), b"first\n".to_vec())?.wait(PATIENCE)?.exits(0)?;
+    check_eq!(by_ctr.out(), "first\nend of input\nstill here\n", "stdout through ctr");
+
+    let task = shared.shim_of(SHARED)?;
+    let stdio = Fifos::new(&case.dir(), "half")?;
+    let shell = process(&spec(case.world, &case.namespace, SHARED, &[]), &["sh", "-c", script]);
+    task.exec("half", &shell, Some(&stdio))?;
+    task.start("half")?;
+    stdio.feed(b"second\n")?;
+    task.close_stdin("half")?;
+    check_eq!(task.wait("half")?, 0, "status");
+    check_eq!(stdio.output(PATIENCE)?, "second\nend of input\nstill here\n", "stdout by the Task API");
+    task.delete("half")?;
+    Ok(())
+}
+
+fn a_large_stdout_and_stderr_of_an_exec_are_complete(case: &Case<'_>) -> Result<()> {
+    const LENGTH: usize = 8 << 20;
+    let shared = case.world.shared()?;
+    let script = "head -c 8388608 /dev/zero & head -c 8388608 /dev/zero >&2; wait";
+    let output = shared.exec(SHARED, &[], &["sh", "-c", script])?.exits(0)?;
+    check_eq!((output.stdout.len(), output.stderr.len()), (LENGTH, LENGTH), "bytes of stdout and stderr");
+    check!(output.stdout.iter().chain(&output.stderr).all(|&byte| byte == 0), "not all bytes are zero");
+    Ok(())
+}
+
+/// the exit is the process's, not the end of a stream that nobody reads.
+fn a_reader_that_never_comes_does_not_hide_the_exit(case: &Case<'_>) -> Result<()> {
+    let shared = case.world.shared()?;
+    let task = shared.shim_of(SHARED)?;
+    let stdio = Fifos::new(&case.dir(), "grandchild")?;
+    // The grandchild keeps stdout open after its parent's exit.
+    let script = "sleep 20 & exit 5";
+    let shell = process(&spec(case.world, &case.namespace, SHARED, &[]), &["sh", "-c", script]);
+    task.exec("grandchild", &shell, Some(&stdio))?;
+    task.start("grandchild")?;
+    let asked = std::time::Instant::now();
+    check_eq!(task.wait("grandchild")?, 5, "status");
+    check!(asked.elapsed() < Duration::from_secs(15), "the exit took {:?}", asked.elapsed());
+    task.delete("grandchild")?;
+    Ok(())
+}

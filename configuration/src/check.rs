@@ -64,9 +64,7 @@ impl Checker<'_> {
 fn runtime(raw: RawRuntime) -> Runtime {
     Runtime {
         debug: raw.enable_debug,
-        internetworking_model: raw.internetworking_model,
         disable_guest_seccomp: raw.disable_guest_seccomp,
-        sandbox_cgroup_only: raw.sandbox_cgroup_only,
         create_container_timeout: seconds(raw.create_container_timeout, 60),
     }
 }

@@ -99,17 +99,3 @@ choice! {
         Erofs = "erofs",
     }
 }
-
-choice! {
-    /// `internetworking_model`: how the pod's network interfaces reach the guest.
-    InternetworkingModel {
-        /// Traffic is mirrored between the pod's interface and a tap device by tc filters.
-        TcFilter = "tcfilter",
-        /// A macvtap device on top of the pod's interface.
-        Macvtap = "macvtap",
-        /// The network is somebody else's work.
-        None = "none",
-        /// The project's choice, which is tcfilter.
-        Default = "default",
-    }
-}

@@ -46,8 +46,6 @@ pub struct Hypervisor {
     pub virtio_fs_daemon: Program,
     /// What the guest may keep in memory of a virtio-fs share.
     pub virtio_fs_cache: VirtioFsCache,
-    /// Size of the DAX window of a virtio-fs share in MiB; 0 means none.
-    pub virtio_fs_cache_size_mib: u32,
     /// Descriptors in a queue of the virtio-fs device, a power of two.
     pub virtio_fs_queue_size: u32,
     /// Further arguments for `virtio_fs_daemon`; none of those the shim sets itself.
@@ -62,12 +60,6 @@ pub struct Hypervisor {
     pub use_legacy_serial: bool,
     /// Kernel, agent and QEMU say more, and the guest's console is logged.
     pub enable_debug: bool,
-    /// virtio-net stays in QEMU even where `/dev/vhost-net` exists.
-    pub disable_vhost_net: bool,
-    /// The guest image is a virtio-blk disk rather than an NVDIMM.
-    pub disable_image_nvdimm: bool,
-    /// Devices keep their defaults even when the host is itself a virtual machine.
-    pub disable_nesting_checks: bool,
 }
 
 /// What the guest's kernel starts from.

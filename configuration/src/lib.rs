@@ -27,9 +27,7 @@ mod tree;
 use std::path::{Path, PathBuf};
 
 pub use agent::{Agent, KernelModule};
-pub use choice::{
-    AcceleratorChoice, FsType, InternetworkingModel, MachineType, SharedFs, VirtioFsCache, VsockChoice,
-};
+pub use choice::{AcceleratorChoice, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice};
 pub use finding::{Finding, LoadError, Place};
 pub use hypervisor::{Hypervisor, Rootfs};
 pub use program::Program;

@@ -6,9 +6,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::choice::{
-    AcceleratorChoice, FsType, InternetworkingModel, MachineType, SharedFs, VirtioFsCache, VsockChoice,
-};
+use crate::choice::{AcceleratorChoice, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,7 +32,6 @@ pub(crate) struct RawHypervisor {
     pub(crate) shared_fs: SharedFs,
     pub(crate) virtio_fs_daemon: PathBuf,
     pub(crate) virtio_fs_cache: VirtioFsCache,
-    pub(crate) virtio_fs_cache_size: u32,
     pub(crate) virtio_fs_queue_size: u32,
     pub(crate) virtio_fs_extra_args: Vec<String>,
     pub(crate) msize_9p: u32,
@@ -42,9 +39,6 @@ pub(crate) struct RawHypervisor {
     pub(crate) seccompsandbox: String,
     pub(crate) use_legacy_serial: bool,
     pub(crate) enable_debug: bool,
-    pub(crate) disable_vhost_net: bool,
-    pub(crate) disable_image_nvdimm: bool,
-    pub(crate) disable_nesting_checks: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -63,6 +57,4 @@ pub(crate) struct RawRuntime {
     pub(crate) enable_debug: bool,
     pub(crate) create_container_timeout: u32,
     pub(crate) disable_guest_seccomp: bool,
-    pub(crate) sandbox_cgroup_only: bool,
-    pub(crate) internetworking_model: InternetworkingModel,
 }

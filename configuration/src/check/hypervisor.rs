@@ -57,7 +57,6 @@ impl Checker<'_> {
             shared_fs: raw.shared_fs,
             virtio_fs_daemon,
             virtio_fs_cache: raw.virtio_fs_cache,
-            virtio_fs_cache_size_mib: raw.virtio_fs_cache_size,
             virtio_fs_queue_size,
             virtio_fs_extra_args: raw.virtio_fs_extra_args,
             msize_9p,
@@ -65,9 +64,6 @@ impl Checker<'_> {
             seccompsandbox: raw.seccompsandbox,
             use_legacy_serial: raw.use_legacy_serial,
             enable_debug: raw.enable_debug,
-            disable_vhost_net: raw.disable_vhost_net,
-            disable_image_nvdimm: raw.disable_image_nvdimm,
-            disable_nesting_checks: raw.disable_nesting_checks,
         })
     }
 

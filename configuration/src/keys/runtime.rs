@@ -1,15 +1,16 @@
 //! `[runtime]`.
 
 use super::{Key, Kind, Preset, U32, choice, flag, integer, text, texts};
-use crate::choice::InternetworkingModel;
+
+const NETWORK_MODELS: &[&str] = &["tcfilter", "macvtap", "none", "default"];
 
 #[rustfmt::skip]
 pub(super) const KEYS: &[Key] = &[
     flag("enable_debug", false, "the shim logs at debug level"),
     integer("create_container_timeout", 60, U32, "seconds to create a container inside the guest; 0 means 60"),
     flag("disable_guest_seccomp", true, "do not apply containers' seccomp profiles inside the guest"),
-    flag("sandbox_cgroup_only", false, "run everything of a pod in the pod's own cgroup"),
-    choice("internetworking_model", InternetworkingModel::WORDS, "tcfilter", "how the pod's network reaches the guest"),
+    flag("sandbox_cgroup_only", false, "run everything of a pod in the pod's own cgroup").later(),
+    choice("internetworking_model", NETWORK_MODELS, "tcfilter", "how the pod's network reaches the guest").later(),
     flag("enable_vcpus_pinning", false, "bind each virtual CPU to one of the pod's CPUs").later(),
     text("guest_selinux_label", "", "SELinux label of containers inside the guest").later(),
     flag("enable_tracing", false, "the shim sends trace spans").later(),

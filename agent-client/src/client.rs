@@ -1,6 +1,6 @@
 //! One connection to an agent, and how a call on it is made.
 
-use std::{future::Future, time::Duration};
+use std::{fmt, future::Future, time::Duration};
 
 use agent_protocol::{agent_ttrpc::AgentServiceClient, health_ttrpc::HealthClient};
 use tokio::{
@@ -44,6 +44,12 @@ pub struct AgentClient {
     pub(crate) health: HealthClient,
     pub(crate) timeouts: Timeouts,
     gone: watch::Receiver<()>,
+}
+
+impl fmt::Debug for AgentClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentClient").field("open", &self.is_open()).finish_non_exhaustive()
+    }
 }
 
 impl AgentClient {

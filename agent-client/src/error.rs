@@ -70,7 +70,7 @@ pub enum Error {
     Guest {
         /// The call's name in the protocol.
         call: &'static str,
-        /// The agent's code; codes outside the protocol count as `UNKNOWN`.
+        /// The agent's code.
         code: Code,
         /// The agent's words: untrusted, escaped and shortened, fit for a log or a user.
         message: String,

@@ -1,3 +1,47 @@
-//! The shim.
+//! `containerd-shim-kata-v2`: every pod in a QEMU virtual machine of its own.
+//!
+//! containerd runs this program three ways: `start` makes a shim and prints its address ([`bootstrap`]), no action
+//! at all *is* the shim ([`serve`]), and `delete` clears up after a shim that died ([`cleanup`]).
 
-fn main() {}
+mod bootstrap;
+mod cleanup;
+mod cli;
+mod container;
+mod error;
+mod events;
+mod ids;
+mod logging;
+mod metrics;
+mod oom;
+mod process;
+mod sandbox;
+mod serve;
+mod service;
+mod stdio;
+mod table;
+mod thread;
+
+use std::process::ExitCode;
+
+use nix::sys::stat::{Mode, umask};
+
+use cli::Action;
+
+fn main() -> ExitCode {
+    // Nothing this program makes is for other users to read, whatever umask it was started with.
+    umask(Mode::from_bits_truncate(0o077));
+    let outcome = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(Action::Print(text)) => cli::print(&text),
+        Ok(Action::Start(flags)) => bootstrap::start(&flags),
+        Ok(Action::Delete(flags)) => cleanup::delete(&flags),
+        Ok(Action::Serve(flags)) => serve::run(&flags),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            cli::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

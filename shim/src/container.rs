@@ -1,0 +1,358 @@
+//! A container in a sandbox, and the calls that change it.
+//!
+//! ```text
+//! Created --start--> Running <--pause/resume--> Paused
+//!    \----- kill -----> Stopped <--- exit ---/
+//! ```
+
+pub(crate) mod bundle;
+mod exec;
+mod rootfs;
+mod spec;
+mod supervise;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use agent_protocol::{agent::CreateContainerRequest, convert};
+use containerd_shim_protos::{
+    events::task as event,
+    protobuf::{MessageField, well_known_types::any::Any},
+    types::mount::Mount,
+};
+use oci_spec::runtime::{LinuxResources, Spec};
+use slog::{Logger, info, warn};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+
+use crate::{
+    error::{Error, Result},
+    events::Events,
+    metrics,
+    process::{Exit, LOST, Process, State},
+    sandbox::{Sandbox, share::Mounted},
+    stdio::{Paths, pump::Source, sink, stdin},
+    table::Table,
+};
+
+/// SIGKILL's number: the one signal that must always work.
+const SIGKILL: u32 = 9;
+/// How long the guest may take over a kill before its machine is stopped instead.
+const KILL: Duration = Duration::from_secs(5);
+/// How long the agent may take over a container's removal.
+const REMOVE: Duration = Duration::from_secs(10);
+
+/// What containerd asked for in Create.
+pub(crate) struct NewContainer {
+    pub(crate) id: String,
+    pub(crate) namespace: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) rootfs: Vec<Mount>,
+    pub(crate) stdio: Paths,
+    /// Whether the sandbox was made for this container and ends with it.
+    pub(crate) owns_sandbox: bool,
+    pub(crate) log: Logger,
+}
+
+/// A container as the shim knows it.
+pub(crate) struct Container {
+    id: String,
+    namespace: String,
+    bundle: PathBuf,
+    sandbox: Arc<Sandbox>,
+    /// Whether the sandbox was made for this container and ends with it.
+    owns_sandbox: bool,
+    init: Arc<Process>,
+    execs: Table<Process>,
+    paused: AtomicBool,
+    /// Held across the calls that move the container from one state to the next, so that they follow one another.
+    /// What only looks (State, Wait) or must always work (Kill) never takes it.
+    phase: AsyncMutex<()>,
+    /// Where the first process's output goes, until its start.
+    output: Mutex<Option<sink::Sinks>>,
+    input: Mutex<Option<tokio::net::unix::pipe::Receiver>>,
+    /// The root filesystem and volumes in the shared tree.
+    shared: Mutex<Vec<Mounted>>,
+    events: Events,
+    log: Logger,
+}
+
+impl Container {
+    /// Shares what the container needs with the guest and has the agent create it there.
+    ///
+    /// # Errors
+    /// What could not be shared, or the guest's own words.
+    pub(crate) async fn create(
+        new: NewContainer,
+        spec: Spec,
+        sandbox: Arc<Sandbox>,
+        events: Events,
+    ) -> Result<Arc<Container>> {
+        let input = stdin::open(&new.stdio.stdin)?;
+        let output = sink::open(&new.stdio, &new.id, &new.namespace).await?;
+        let rootfs = rootfs::share(sandbox.tree(), &new.id, &new.rootfs, &spec, &new.bundle).await?;
+        let guest = spec::for_guest(spec, &new.id, &rootfs.guest_path, sandbox.disables_seccomp())?;
+        let mut shared = Vec::with_capacity(1 + guest.binds.len());
+        for bind in &guest.binds {
+            shared.push(sandbox.tree().attach(&bind.source, &bind.name, bind.recursive, bind.read_only)?);
+        }
+        shared.push(rootfs);
+        warn_of_what_is_lost(&guest.spec, &new.log);
+        let request = CreateContainerRequest {
+            container_id: new.id.clone(),
+            exec_id: new.id.clone(),
+            oci: MessageField::some(convert::spec_to_wire(&guest.spec)),
+            sandbox_pidns: guest.sandbox_pidns,
+            ..Default::default()
+        };
+        sandbox.ask(sandbox.agent().create_container(request)).await?;
+        let init = Arc::new(Process::new("", &new.id, new.stdio));
+        let input = input.map(|(input, held)| {
+            init.hold_input(held);
+            input
+        });
+        let container = Arc::new(Container {
+            id: new.id,
+            namespace: new.namespace,
+            bundle: new.bundle,
+            sandbox,
+            owns_sandbox: new.owns_sandbox,
+            init,
+            execs: Table::new("exec"),
+            paused: AtomicBool::new(false),
+            phase: AsyncMutex::new(()),
+            output: Mutex::new(Some(output)),
+            input: Mutex::new(input),
+            shared: Mutex::new(shared),
+            events,
+            log: new.log,
+        });
+        tokio::spawn(supervise::unstarted(Arc::downgrade(&container), container.sandbox.clone()));
+        Ok(container)
+    }
+
+    pub(crate) fn bundle(&self) -> &Path {
+        &self.bundle
+    }
+
+    /// The process that stands for the container on the host: its sandbox's QEMU.
+    pub(crate) fn pid(&self) -> u32 {
+        self.sandbox.pid()
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    /// `NotFound` for an exec that is not there.
+    pub(crate) fn process(&self, exec_id: &str) -> Result<Arc<Process>> {
+        if exec_id.is_empty() { Ok(self.init.clone()) } else { self.execs.get(exec_id) }
+    }
+
+    /// Runs the first process.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` unless the container is just created; else the guest's own words.
+    pub(crate) async fn start(self: &Arc<Self>) -> Result<()> {
+        let phase = self.phase.lock().await;
+        if self.init.state() != State::Created {
+            return Err(self.wrong_state("start"));
+        }
+        self.sandbox.ask(self.sandbox.agent().start_container(&self.id)).await?;
+        self.sandbox.mark("started");
+        self.init.set_running();
+        self.events.publish(event::TaskStart {
+            container_id: self.id.clone(),
+            pid: self.pid(),
+            ..Default::default()
+        });
+        let output = take(&self.output).unwrap_or_default();
+        let input = take(&self.input);
+        tokio::spawn(supervise::process(self.clone(), self.init.clone(), output, input));
+        drop(phase);
+        Ok(())
+    }
+
+    /// Sends a signal: to one process, or to `all` of the container.
+    ///
+    /// # Errors
+    /// `NotFound` when the process is not there or has ended, except for SIGKILL, which only asks that it be gone.
+    pub(crate) async fn kill(self: &Arc<Self>, exec_id: &str, signal: u32, all: bool) -> Result<()> {
+        let process = self.process(exec_id)?;
+        match process.state() {
+            State::Stopped(_) if signal == SIGKILL => return Ok(()),
+            State::Stopped(_) => return Err(Error::NotFound("process already finished".into())),
+            State::Created if !exec_id.is_empty() => {
+                return Err(Error::FailedPrecondition(format!("exec {exec_id} has not been started")));
+            }
+            State::Created | State::Running => {}
+        }
+        let target = if all && exec_id.is_empty() { "" } else { &process.guest_id };
+        let sent = self.sandbox.ask(self.sandbox.agent().signal_process(&self.id, target, signal));
+        let sent = tokio::time::timeout(KILL, sent).await.unwrap_or_else(|_| {
+            Err(Error::DeadlineExceeded(format!(
+                "signal {signal}: the guest did not answer within {} s",
+                KILL.as_secs()
+            )))
+        });
+        match sent {
+            // It ended on its own meanwhile.
+            Err(Error::NotFound(_)) if signal == SIGKILL => {}
+            Err(error) if signal == SIGKILL && self.owns_sandbox && exec_id.is_empty() => {
+                warn!(self.log, "kill: the guest does not do it, its machine is stopped"; "why" => error.to_string());
+                self.sandbox.stop("SIGKILL, which the guest did not carry out").await;
+            }
+            other => other?,
+        }
+        if process.state() == State::Created && signal == SIGKILL {
+            self.end_unstarted().await;
+        }
+        Ok(())
+    }
+
+    /// A container that is killed before its start has nobody who waits for its exit.
+    async fn end_unstarted(self: &Arc<Self>) {
+        let _phase = self.phase.lock().await;
+        if self.init.state() == State::Created {
+            drop(take(&self.output));
+            supervise::publish_exit(self, &self.init, Exit::now(LOST));
+        }
+    }
+
+    /// Removes the container from the guest and its files from the share.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` while it runs.
+    pub(crate) async fn delete(self: &Arc<Self>) -> Result<Exit> {
+        let _phase = self.phase.lock().await;
+        let exit = match self.init.state() {
+            State::Running => return Err(self.wrong_state("delete")),
+            State::Stopped(exit) => exit,
+            State::Created => {
+                let _ = self.sandbox.agent().signal_process(&self.id, "", SIGKILL).await;
+                let exit = Exit::now(LOST);
+                self.init.set_stopped(exit);
+                exit
+            }
+        };
+        if self.owns_sandbox {
+            self.sandbox.stop("its container is deleted").await;
+        } else if let Err(error) =
+            self.sandbox.ask(self.sandbox.agent().remove_container(&self.id, REMOVE)).await
+        {
+            warn!(self.log, "the guest did not remove the container"; "why" => error.to_string());
+        }
+        drop(take(&self.output));
+        self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        info!(self.log, "deleted");
+        Ok(exit)
+    }
+
+    /// Freezes every process of the container.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` unless it runs.
+    pub(crate) async fn pause(&self) -> Result<()> {
+        let _phase = self.running("pause").await?;
+        self.sandbox.ask(self.sandbox.agent().pause(&self.id)).await?;
+        self.paused.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Lets a paused container go on.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` unless it is paused.
+    pub(crate) async fn resume(&self) -> Result<()> {
+        let _phase = self.phase.lock().await;
+        if !self.is_paused() {
+            return Err(self.wrong_state("resume"));
+        }
+        self.sandbox.ask(self.sandbox.agent().resume(&self.id)).await?;
+        self.paused.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives a process's terminal a size; one without a terminal has none, which is no error.
+    ///
+    /// # Errors
+    /// The guest's own words.
+    pub(crate) async fn resize(&self, process: &Process, rows: u32, columns: u32) -> Result<()> {
+        if !process.stdio.terminal || process.state() != State::Running {
+            return Ok(());
+        }
+        self.sandbox.ask(self.sandbox.agent().resize_tty(&self.id, &process.guest_id, rows, columns)).await
+    }
+
+    /// Changes the container's limits.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when `resources` is no OCI LinuxResources in JSON.
+    pub(crate) async fn update(&self, resources: Option<&Any>) -> Result<()> {
+        let json = resources.ok_or_else(|| Error::InvalidArgument("update: no resources given".into()))?;
+        let mut resources: LinuxResources = serde_json::from_slice(&json.value).map_err(|error| {
+            Error::InvalidArgument(format!("update: resources ({}): {error}", json.type_url))
+        })?;
+        spec::keep_guest_limits(&mut resources);
+        let wire = convert::resources_to_wire(&resources);
+        self.sandbox.ask(self.sandbox.agent().update_container(&self.id, wire)).await
+    }
+
+    /// The container's resource use, in the terms of the host's cgroup version.
+    ///
+    /// # Errors
+    /// The guest's own words.
+    pub(crate) async fn stats(&self) -> Result<Any> {
+        if matches!(self.init.state(), State::Stopped(_)) {
+            return Err(self.wrong_state("stats"));
+        }
+        let stats = self.sandbox.ask(self.sandbox.agent().stats_container(&self.id)).await?;
+        metrics::render(&stats, metrics::Version::of_host())
+    }
+
+    /// Its output and input, as the guest names them.
+    fn source(&self, process: &Process) -> Source {
+        Source {
+            agent: self.sandbox.agent().clone(),
+            container: self.id.clone(),
+            exec: process.guest_id.clone(),
+            log: self.log.clone(),
+        }
+    }
+
+    async fn running(&self, verb: &str) -> Result<MutexGuard<'_, ()>> {
+        let phase = self.phase.lock().await;
+        if self.init.state() != State::Running || self.is_paused() {
+            return Err(self.wrong_state(verb));
+        }
+        Ok(phase)
+    }
+
+    fn wrong_state(&self, verb: &str) -> Error {
+        let state = match self.init.state() {
+            State::Created => "created",
+            State::Running if self.is_paused() => "paused",
+            State::Running => "running",
+            State::Stopped(_) => "stopped",
+        };
+        Error::FailedPrecondition(format!("cannot {verb} a {state} container"))
+    }
+}
+
+/// Says what of the configuration no agent message has a field for, rather than dropping it in silence.
+fn warn_of_what_is_lost(spec: &Spec, log: &Logger) {
+    let lost = convert::not_carried(spec);
+    if !lost.is_empty() {
+        warn!(log, "not passed to the guest: the agent protocol has no field for it"; "fields" => lost.join(", "));
+    }
+}
+
+fn take<T>(place: &Mutex<Option<T>>) -> Option<T> {
+    place.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+}

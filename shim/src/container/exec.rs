@@ -1,0 +1,122 @@
+//! Further processes in a container.
+
+use std::sync::Arc;
+
+use agent_protocol::convert;
+use containerd_shim_protos::{api::ExecProcessRequest, events::task as event};
+use oci_spec::runtime::Process as OciProcess;
+
+use super::{Container, spec, supervise};
+use crate::{
+    error::{Error, Result},
+    ids,
+    process::{Exit, NEVER_RAN, Process, State},
+    stdio::{Paths, sink, stdin},
+};
+
+impl Container {
+    /// Takes in an exec that a later Start runs.
+    ///
+    /// # Errors
+    /// `AlreadyExists` for an id that is in use, `InvalidArgument` for a process that cannot be one,
+    /// `FailedPrecondition` when the container has ended or is paused.
+    pub(crate) fn add_exec(&self, request: ExecProcessRequest) -> Result<()> {
+        ids::check("exec id", &request.exec_id)?;
+        if self.is_paused() || matches!(self.init.state(), State::Stopped(_)) {
+            return Err(self.wrong_state("exec in"));
+        }
+        let reserved = self.execs.reserve(&request.exec_id)?;
+        let spec = read_process(&request)?;
+        let stdio = Paths {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        };
+        reserved.fill(Arc::new(Process::new(&request.exec_id, &guest_id()?, stdio).with_spec(spec)));
+        self.events.publish(event::TaskExecAdded {
+            container_id: self.id.clone(),
+            exec_id: request.exec_id,
+            ..Default::default()
+        });
+        Ok(())
+    }
+
+    /// Runs an exec.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` unless it is just created; else the guest's own words, as for a command that is not
+    /// there.
+    pub(crate) async fn start_exec(self: &Arc<Self>, exec_id: &str) -> Result<()> {
+        let process = self.execs.get(exec_id)?;
+        let Some(spec) = process.take_spec() else {
+            return Err(Error::FailedPrecondition(format!("exec {exec_id} has been started before")));
+        };
+        let started = self.run_exec(&process, spec).await;
+        if started.is_err() {
+            process.set_stopped(Exit::now(NEVER_RAN));
+        }
+        started
+    }
+
+    async fn run_exec(self: &Arc<Self>, process: &Arc<Process>, spec: OciProcess) -> Result<()> {
+        let input = stdin::open(&process.stdio.stdin)?;
+        let output = sink::open(&process.stdio, &self.id, &self.namespace).await?;
+        let wire = convert::process_to_wire(&spec);
+        self.sandbox.ask(self.sandbox.agent().exec_process(&self.id, &process.guest_id, wire)).await?;
+        process.set_running();
+        self.events.publish(event::TaskExecStarted {
+            container_id: self.id.clone(),
+            exec_id: process.exec_id.clone(),
+            pid: self.pid(),
+            ..Default::default()
+        });
+        let input = input.map(|(input, held)| {
+            process.hold_input(held);
+            input
+        });
+        tokio::spawn(supervise::process(self.clone(), process.clone(), output, input));
+        Ok(())
+    }
+
+    /// Forgets an exec.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` while it runs, `NotFound` when there is none.
+    pub(crate) fn delete_exec(&self, exec_id: &str) -> Result<Exit> {
+        let process = self.execs.get(exec_id)?;
+        let exit = match process.state() {
+            State::Running => {
+                return Err(Error::FailedPrecondition(format!("cannot delete a running exec: {exec_id}")));
+            }
+            State::Created => Exit::now(NEVER_RAN),
+            State::Stopped(exit) => exit,
+        };
+        self.execs.remove(exec_id);
+        Ok(exit)
+    }
+}
+
+/// Reads the OCI process, which containerd sends as JSON.
+fn read_process(request: &ExecProcessRequest) -> Result<OciProcess> {
+    let json =
+        request.spec.as_ref().ok_or_else(|| Error::InvalidArgument("exec: no process given".into()))?;
+    let mut process: OciProcess = serde_json::from_slice(&json.value)
+        .map_err(|error| Error::InvalidArgument(format!("exec: process ({}): {error}", json.type_url)))?;
+    if process.args().as_ref().is_none_or(|args| args.is_empty()) {
+        return Err(Error::InvalidArgument(
+            "exec: process.args is empty: the first is the program to run".into(),
+        ));
+    }
+    process.set_terminal(Some(request.terminal));
+    spec::without_host_labels(&mut process);
+    Ok(process)
+}
+
+/// A name of its own for every process in the guest, so that a containerd exec id can be used again, and be the same
+/// as a container's.
+fn guest_id() -> Result<String> {
+    let uuid =
+        std::fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(Error::io("random exec id"))?;
+    Ok(uuid.trim().to_string())
+}

@@ -1,0 +1,256 @@
+//! From the OCI configuration containerd wrote for the host to the one the guest's agent can carry out.
+//!
+//! Pure: it says which host files the guest must see ([`Bind`]) and leaves the mounting to others.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{
+    Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, Process, RootBuilder, Spec,
+};
+
+use crate::{
+    error::{Error, Result},
+    sandbox::share::GUEST_DIR,
+};
+
+/// A host file or directory a container wants to see.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Bind {
+    pub(crate) source: PathBuf,
+    /// Its name in the shared tree.
+    pub(crate) name: String,
+    pub(crate) recursive: bool,
+    pub(crate) read_only: bool,
+}
+
+/// What the agent is asked to create, and what must be shared with the guest first.
+#[derive(Debug)]
+pub(crate) struct GuestSpec {
+    pub(crate) spec: Spec,
+    pub(crate) binds: Vec<Bind>,
+    /// The container joins the sandbox's PID namespace instead of getting one of its own.
+    pub(crate) sandbox_pidns: bool,
+}
+
+/// Rewrites `spec` for container `id`, whose root filesystem the guest finds at `rootfs`.
+///
+/// # Errors
+/// `InvalidArgument` that names the mount that cannot be shared.
+pub(crate) fn for_guest(mut spec: Spec, id: &str, rootfs: &str, disable_seccomp: bool) -> Result<GuestSpec> {
+    // Hooks are host programs: the host runs them, or nobody does.
+    spec.set_hooks(None);
+    let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+    let root = RootBuilder::default().path(rootfs).readonly(read_only).build();
+    spec.set_root(Some(root.map_err(|error| Error::Failed(format!("root filesystem {rootfs}: {error}")))?));
+    let mut binds = Vec::new();
+    let mounts = spec.mounts_mut().take().unwrap_or_default();
+    spec.set_mounts(Some(guest_mounts(mounts, id, &mut binds)?));
+    if let Some(process) = spec.process_mut() {
+        without_host_labels(process);
+    }
+    let mut linux = spec.linux_mut().take().unwrap_or_default();
+    let sandbox_pidns = guest_linux(&mut linux, disable_seccomp);
+    spec.set_linux(Some(linux));
+    Ok(GuestSpec { spec, binds, sandbox_pidns })
+}
+
+/// The host's security modules know these labels, the guest's kernel does not.
+pub(crate) fn without_host_labels(process: &mut Process) {
+    process.set_apparmor_profile(None).set_selinux_label(None);
+}
+
+fn guest_linux(linux: &mut Linux, disable_seccomp: bool) -> bool {
+    if disable_seccomp {
+        linux.set_seccomp(None);
+    }
+    // The devices of the list are the host's: the guest's agent makes the standard ones itself.
+    linux.set_devices(None).set_mount_label(None).set_intel_rdt(None);
+    linux.set_cgroups_path(linux.cgroups_path().as_deref().map(guest_cgroup));
+    if let Some(resources) = linux.resources_mut() {
+        keep_guest_limits(resources);
+    }
+    let namespaces = linux.namespaces_mut().take().unwrap_or_default();
+    let sandbox_pidns =
+        namespaces.iter().any(|ns| ns.typ() == LinuxNamespaceType::Pid && ns.path().is_some());
+    linux.set_namespaces(Some(guest_namespaces(namespaces, sandbox_pidns)));
+    sandbox_pidns
+}
+
+/// Network and cgroups are the virtual machine's own, and a path names a namespace of the host.
+fn guest_namespaces(namespaces: Vec<LinuxNamespace>, sandbox_pidns: bool) -> Vec<LinuxNamespace> {
+    use LinuxNamespaceType::{Cgroup, Network, Pid, Time, User};
+    namespaces
+        .into_iter()
+        .filter(|ns| ns.typ() != Pid || !sandbox_pidns)
+        .filter(|ns| !matches!(ns.typ(), Network | Cgroup | Time | User))
+        .map(|mut ns| {
+            ns.set_path(None);
+            ns
+        })
+        .collect()
+}
+
+/// Limits on what the guest has: memory, CPU time, processes. Host devices, host CPUs and host disks mean nothing
+/// there.
+pub(crate) fn keep_guest_limits(resources: &mut LinuxResources) {
+    resources.set_devices(None).set_block_io(None).set_network(None).set_rdma(None);
+    if let Some(cpu) = resources.cpu().clone() {
+        let mut cpu = cpu;
+        cpu.set_cpus(None).set_mems(None);
+        resources.set_cpu(Some(cpu));
+    }
+}
+
+/// systemd's `slice:prefix:name` becomes a path, as there is no systemd in the guest.
+fn guest_cgroup(path: &Path) -> PathBuf {
+    let text = path.to_string_lossy();
+    match text.split(':').collect::<Vec<_>>()[..] {
+        [_slice, prefix, name] => Path::new("/").join(prefix).join(name),
+        _ => path.to_path_buf(),
+    }
+}
+
+fn guest_mounts(mounts: Vec<Mount>, id: &str, binds: &mut Vec<Bind>) -> Result<Vec<Mount>> {
+    let mut kept = Vec::with_capacity(mounts.len());
+    for mut mount in mounts {
+        let options = mount.options().clone().unwrap_or_default();
+        let is_bind =
+            mount.typ().as_deref() == Some("bind") || options.iter().any(|o| o == "bind" || o == "rbind");
+        if !is_bind {
+            kept.push(mount);
+            continue;
+        }
+        let Some(bind) = bind_of(&mount, &options, id, binds.len())? else { continue };
+        mount.set_source(Some(Path::new(GUEST_DIR).join(&bind.name)));
+        kept.push(mount);
+        binds.push(bind);
+    }
+    Ok(kept)
+}
+
+/// The host's `/proc` and `/sys` are not the guest's: such a bind mount is left out.
+fn bind_of(mount: &Mount, options: &[String], id: &str, index: usize) -> Result<Option<Bind>> {
+    let destination = mount.destination();
+    let source = mount.source().clone().unwrap_or_default();
+    if !source.is_absolute() {
+        return Err(Error::InvalidArgument(format!(
+            "mount {}: source {:?} must be an absolute path on the host",
+            destination.display(),
+            source.display().to_string(),
+        )));
+    }
+    if ["/proc", "/sys"].iter().any(|dir| source.starts_with(dir)) {
+        return Ok(None);
+    }
+    let last =
+        destination.file_name().map_or_else(|| "root".into(), |name| name.to_string_lossy().into_owned());
+    Ok(Some(Bind {
+        name: format!("{id}-{index}-{last}"),
+        recursive: options.iter().any(|option| option == "rbind"),
+        read_only: options.iter().any(|option| option == "ro"),
+        source,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(config: &str) -> GuestSpec {
+        for_guest(serde_json::from_str(config).unwrap(), "c1", "/guest/rootfs", true).unwrap()
+    }
+
+    const CONFIG: &str = r#"{
+        "ociVersion": "1.0.2",
+        "process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["sh"], "apparmorProfile": "docker-default",
+                    "selinuxLabel": "a:b:c", "noNewPrivileges": true},
+        "root": {"path": "rootfs", "readonly": true},
+        "hooks": {"prestart": [{"path": "/bin/hook"}]},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/data", "type": "bind", "source": "/srv/data", "options": ["rbind", "ro"]},
+            {"destination": "/sys/fs", "type": "bind", "source": "/sys/fs", "options": ["bind"]},
+            {"destination": "/etc/hosts", "type": "bind", "source": "/var/hosts", "options": ["bind", "rw"]}
+        ],
+        "linux": {
+            "cgroupsPath": "kubepods.slice:cri:c1",
+            "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"},
+            "devices": [{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}],
+            "resources": {
+                "memory": {"limit": 67108864}, "pids": {"limit": 10},
+                "cpu": {"quota": 50000, "period": 100000, "cpus": "0-7", "mems": "0"},
+                "blockIO": {"weight": 10}, "devices": [{"allow": false, "access": "rwm"}]
+            },
+            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"},
+                           {"type": "network", "path": "/var/run/netns/x"}, {"type": "ipc", "path": "/proc/1/ns/ipc"}],
+            "maskedPaths": ["/proc/kcore"]
+        }
+    }"#;
+
+    #[test]
+    fn host_files_are_shared_and_named_in_the_guests_terms() {
+        let guest = guest(CONFIG);
+        let data =
+            Bind { source: "/srv/data".into(), name: "c1-0-data".into(), recursive: true, read_only: true };
+        let hosts = Bind {
+            source: "/var/hosts".into(),
+            name: "c1-1-hosts".into(),
+            recursive: false,
+            read_only: false,
+        };
+        assert_eq!(guest.binds, [data, hosts]);
+        let mounts = guest.spec.mounts().as_ref().unwrap();
+        assert_eq!(mounts.len(), 3, "the host's /sys is left out");
+        assert_eq!(
+            mounts[1].source().as_deref(),
+            Some(Path::new("/run/kata-containers/shared/containers/c1-0-data"))
+        );
+    }
+
+    #[test]
+    fn what_belongs_to_the_host_stays_there() {
+        let spec = guest(CONFIG).spec;
+        assert!(spec.hooks().is_none());
+        let process = spec.process().as_ref().unwrap();
+        assert!(process.apparmor_profile().is_none() && process.selinux_label().is_none());
+        let linux = spec.linux().as_ref().unwrap();
+        assert!(linux.devices().is_none() && linux.seccomp().is_none());
+        assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/cri/c1")));
+        let resources = linux.resources().as_ref().unwrap();
+        assert!(resources.block_io().is_none() && resources.devices().is_none());
+        assert!(resources.cpu().as_ref().unwrap().cpus().is_none());
+        let namespaces = linux.namespaces().as_ref().unwrap();
+        assert!(namespaces.iter().all(|ns| ns.path().is_none()) && namespaces.len() == 3);
+    }
+
+    #[test]
+    fn what_the_container_was_promised_reaches_the_guest() {
+        let spec = guest(CONFIG).spec;
+        let root = spec.root().as_ref().unwrap();
+        assert_eq!((root.path().as_path(), root.readonly()), (Path::new("/guest/rootfs"), Some(true)));
+        assert_eq!(spec.process().as_ref().unwrap().no_new_privileges(), Some(true));
+        let linux = spec.linux().as_ref().unwrap();
+        let resources = linux.resources().as_ref().unwrap();
+        assert_eq!(resources.memory().as_ref().unwrap().limit(), Some(67_108_864));
+        assert_eq!(resources.pids().as_ref().unwrap().limit(), 10);
+        assert_eq!(resources.cpu().as_ref().unwrap().quota(), Some(50_000));
+        assert_eq!(linux.masked_paths().as_ref().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_shared_pid_namespace_is_the_sandboxs_business() {
+        let shared = CONFIG.replace(r#"{"type": "pid"}"#, r#"{"type": "pid", "path": "/proc/7/ns/pid"}"#);
+        let guest = guest(&shared);
+        assert!(guest.sandbox_pidns);
+        let namespaces = guest.spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
+        assert!(namespaces.iter().all(|ns| ns.typ() != LinuxNamespaceType::Pid));
+    }
+
+    #[test]
+    fn a_mount_without_a_host_path_is_refused_by_its_destination() {
+        let config = CONFIG.replace("/srv/data", "srv");
+        let error =
+            for_guest(serde_json::from_str(&config).unwrap(), "c1", "/r", false).unwrap_err().to_string();
+        assert!(error.contains("/data") && error.contains("absolute"), "{error}");
+    }
+}

@@ -1,0 +1,112 @@
+//! From a process's start to its exit: its streams are moved, its end is waited for and told.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use containerd_shim_protos::{events::task::TaskExit, protobuf::MessageField};
+use slog::info;
+use tokio::{net::unix::pipe::Receiver, time::timeout};
+
+use super::Container;
+use crate::{
+    process::{Exit, LOST, NEVER_RAN, Process, State},
+    sandbox::Sandbox,
+    stdio::{pump, sink::Sinks},
+};
+
+/// What is written before an exit is nearly always here by then; a reader that is slow or gone must not hide the
+/// exit for longer.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How long the exits of execs, which end with their container, go before its own.
+const EXECS: Duration = Duration::from_millis(500);
+/// How long the exit of a sandbox's own container waits for the machine to be gone, so that its process id is not
+/// seen alive by who was told of the exit.
+const MACHINE: Duration = Duration::from_millis(300);
+
+/// Runs beside a started process until everything about it has been told and delivered.
+pub(super) async fn process(
+    container: Arc<Container>,
+    process: Arc<Process>,
+    output: Sinks,
+    input: Option<Receiver>,
+) {
+    let source = container.source(&process);
+    let feeding = input.map(|input| tokio::spawn(pump::feed(source.clone(), input)));
+    let mut draining = pump::drain(&source, output);
+    let exit = Exit::now(exit_status(&container, &process).await);
+    let drained = draining.within(DRAIN).await;
+    if let Some(feeding) = feeding {
+        feeding.abort();
+    }
+    process.close_input();
+    let is_init = process.exec_id.is_empty();
+    if is_init {
+        execs_gone(&container).await;
+    }
+    if is_init && container.owns_sandbox && drained {
+        // Goes on by itself when it takes longer.
+        let _ = timeout(MACHINE, container.sandbox.stop("its container ended")).await;
+    }
+    {
+        // An exit is never told before the start it follows.
+        let _phase = if is_init { Some(container.phase.lock().await) } else { None };
+        publish_exit(&container, &process, exit);
+    }
+    draining.finish().await;
+    if is_init && container.owns_sandbox {
+        container.sandbox.stop("its container ended").await;
+    }
+}
+
+/// Ends a container that was never started when its machine does.
+pub(super) async fn unstarted(container: Weak<Container>, sandbox: Arc<Sandbox>) {
+    sandbox.gone().await;
+    if let Some(container) = container.upgrade().filter(|container| container.init.state() == State::Created)
+    {
+        publish_exit(&container, &container.init, Exit::now(NEVER_RAN));
+    }
+}
+
+/// What the guest says, or that the machine took the process along.
+async fn exit_status(container: &Container, process: &Process) -> u32 {
+    let agent = container.sandbox.agent();
+    tokio::select! {
+        status = agent.wait_process(&container.id, &process.guest_id) => match status {
+            Ok(status) => u32::from(status),
+            Err(error) => {
+                info!(container.log, "exit status lost"; "exec" => &process.exec_id, "why" => error.to_string());
+                LOST
+            }
+        },
+        () = container.sandbox.gone() => LOST,
+    }
+}
+
+async fn execs_gone(container: &Container) {
+    let all = container.execs.all();
+    let ended = async {
+        for exec in all.iter().filter(|exec| exec.state() == State::Running) {
+            exec.exited().await;
+        }
+    };
+    let _ = timeout(EXECS, ended).await;
+}
+
+/// Tells who waits, and containerd, unless that has been done.
+pub(super) fn publish_exit(container: &Container, process: &Process, exit: Exit) {
+    if !process.set_stopped(exit) {
+        return;
+    }
+    info!(container.log, "exited"; "exec" => &process.exec_id, "status" => exit.status);
+    let id = if process.exec_id.is_empty() { &container.id } else { &process.exec_id };
+    container.events.publish(TaskExit {
+        container_id: container.id.clone(),
+        id: id.clone(),
+        pid: container.pid(),
+        exit_status: exit.status,
+        exited_at: MessageField::some(exit.timestamp()),
+        ..Default::default()
+    });
+}

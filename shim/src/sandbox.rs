@@ -1,0 +1,201 @@
+//! A sandbox: one virtual machine, the agent in it, and what the host keeps for them.
+//!
+//! ```text
+//! boot -> Up --stop, or any of its processes dies--> Ending -> Ended
+//! ```
+//!
+//! Fields are dropped in the order they are torn down: the machine, the shared tree, the run directory. Whoever
+//! drops the last reference ends the machine, so a boot that is given up half way leaves nothing.
+
+mod boot;
+mod only;
+pub(crate) mod options;
+pub(crate) mod run_dir;
+pub(crate) mod share;
+mod vm_spec;
+
+use std::{
+    future::Future,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use agent_client::AgentClient;
+use slog::{Logger, error, info, warn};
+use tokio::{sync::watch, time::timeout};
+use vmm::Vm;
+
+use crate::error::{Error, Result};
+pub(crate) use only::OnlySandbox;
+use run_dir::RunDir;
+use share::SharedTree;
+
+/// How long the guest may take to write back what its containers wrote, before its machine is ended.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Where a sandbox stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    Up,
+    /// On its way down, and why.
+    Ending(String),
+    Ended,
+}
+
+/// A booted sandbox.
+pub(crate) struct Sandbox {
+    vm: Box<dyn Vm>,
+    tree: SharedTree,
+    run_dir: RunDir,
+    agent: AgentClient,
+    disables_seccomp: bool,
+    phase: watch::Sender<Phase>,
+    clock: Clock,
+    log: Logger,
+}
+
+/// Milliseconds since containerd asked for the sandbox, for the log.
+#[derive(Clone)]
+pub(crate) struct Clock {
+    since: Instant,
+    log: Logger,
+}
+
+impl Clock {
+    pub(crate) fn start(log: Logger) -> Clock {
+        Clock { since: Instant::now(), log }
+    }
+
+    /// Notes that a start has come as far as `phase`.
+    pub(crate) fn mark(&self, phase: &'static str) {
+        self.mark_at(phase, Instant::now());
+    }
+
+    fn mark_at(&self, phase: &'static str, at: Instant) {
+        let elapsed = at.saturating_duration_since(self.since).as_secs_f64() * 1000.0;
+        info!(self.log, "phase"; "phase" => phase, "at_ms" => format!("{elapsed:.1}"));
+    }
+}
+
+impl Sandbox {
+    /// The process that stands for the sandbox on the host: QEMU.
+    pub(crate) fn pid(&self) -> u32 {
+        self.vm.pid()
+    }
+
+    pub(crate) fn agent(&self) -> &AgentClient {
+        &self.agent
+    }
+
+    pub(crate) fn tree(&self) -> &SharedTree {
+        &self.tree
+    }
+
+    /// Whether the operator switched seccomp off inside guests.
+    pub(crate) fn disables_seccomp(&self) -> bool {
+        self.disables_seccomp
+    }
+
+    pub(crate) fn mark(&self, phase: &'static str) {
+        self.clock.mark(phase);
+    }
+
+    /// Waits for the answer to an agent call, but not longer than the machine lives.
+    ///
+    /// # Errors
+    /// The agent's answer in containerd's terms, or why the machine is gone.
+    pub(crate) async fn ask<T>(
+        &self,
+        call: impl Future<Output = std::result::Result<T, agent_client::Error>> + Send,
+    ) -> Result<T> {
+        if let Phase::Ending(why) = &*self.phase.borrow() {
+            return Err(Error::Unavailable(format!("the virtual machine is being stopped: {why}")));
+        }
+        tokio::select! {
+            answer = call => answer.map_err(boot::in_containerds_terms),
+            () = self.gone() => Err(Error::Unavailable(format!("the virtual machine is gone: {}", self.why_gone()))),
+        }
+    }
+
+    /// Resolves when the machine is on its way down or gone.
+    pub(crate) async fn gone(&self) {
+        let mut phases = self.phase.subscribe();
+        // The sender lives in self: this ends by the phase alone.
+        let _ = phases.wait_for(|phase| *phase != Phase::Up).await;
+    }
+
+    fn why_gone(&self) -> String {
+        match &*self.phase.borrow() {
+            Phase::Ending(why) => why.clone(),
+            Phase::Up | Phase::Ended => "it was stopped".into(),
+        }
+    }
+
+    /// Ends the machine and clears up after it, because of `why`. The first call does it, whoever's it is, and goes
+    /// on when its caller does not wait; every call returns when it is done.
+    pub(crate) async fn stop(self: &Arc<Self>, why: &str) {
+        let first = self.phase.send_if_modified(|phase| {
+            let up = *phase == Phase::Up;
+            if up {
+                *phase = Phase::Ending(why.to_string());
+            }
+            up
+        });
+        if first {
+            info!(self.log, "stopping"; "why" => why);
+            tokio::spawn(self.clone().tear_down());
+        }
+        let mut phases = self.phase.subscribe();
+        let _ = phases.wait_for(|phase| *phase == Phase::Ended).await;
+    }
+
+    /// Every step is tried, whatever becomes of the one before.
+    async fn tear_down(self: Arc<Self>) {
+        if self.vm.exit().borrow().is_none() {
+            match timeout(FAREWELL, self.agent.destroy_sandbox()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    info!(self.log, "the guest did not say farewell"; "why" => error.to_string())
+                }
+                Err(_) => {
+                    warn!(self.log, "the guest did not say farewell in time"; "seconds" => FAREWELL.as_secs())
+                }
+            }
+        }
+        // Nothing in the guest is worth waiting for any more.
+        if let Err(error) = self.vm.stop(Duration::ZERO).await {
+            error!(self.log, "the virtual machine is not gone"; "why" => error.to_string());
+        }
+        self.tree.unmount();
+        if let Err(error) = run_dir::remove(self.run_dir.path()) {
+            warn!(self.log, "run directory not removed"; "why" => error.to_string());
+        }
+        self.phase.send_replace(Phase::Ended);
+        info!(self.log, "stopped");
+    }
+
+    /// Stops the sandbox as soon as any process of it, or the agent's connection, is gone.
+    fn watch(self: &Arc<Self>) {
+        let mut exit = self.vm.exit();
+        let closed = self.agent.closed();
+        let sandbox: Weak<Sandbox> = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let died = async {
+                match exit.wait_for(Option::is_some).await.as_deref() {
+                    Ok(Some(exit)) => exit.to_string(),
+                    _ => "the virtual machine was dropped".to_string(),
+                }
+            };
+            let why = tokio::select! {
+                why = died => why,
+                () = closed => "the guest's agent closed its connection".to_string(),
+            };
+            let Some(sandbox) = sandbox.upgrade() else { return };
+            if *sandbox.phase.borrow() == Phase::Up {
+                error!(sandbox.log, "the virtual machine is lost"; "why" => &why,
+                    "console" => sandbox.vm.console_tail());
+            }
+            sandbox.stop(&why).await;
+        });
+    }
+}

@@ -1,0 +1,149 @@
+//! From nothing to a sandbox whose agent answers.
+
+use std::sync::Arc;
+
+use agent_client::{AgentClient, Code, Endpoint, Policy, ReadyListener, Timeouts};
+use agent_protocol::agent::{CreateSandboxRequest, KernelModule};
+use configuration::Configuration;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use slog::{Logger, info};
+use tokio::sync::watch;
+use vmm::{Hypervisor, Vm, Vsock};
+
+use super::{Clock, Phase, Sandbox, run_dir, run_dir::RunDir, share::SharedTree, vm_spec};
+use crate::error::{Error, Result};
+
+/// The host's port our guest's agent dials when it is ready.
+pub(super) const READY_PORT: u32 = agent_client::READY_PORT;
+/// The longest hostname Linux takes.
+const LONGEST_HOSTNAME: usize = 64;
+
+/// What a sandbox is made from.
+pub(super) struct Plan<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) id: &'a str,
+    pub(super) spec: &'a Spec,
+    pub(super) configuration: &'a Configuration,
+}
+
+/// Boots the machine and prepares the guest.
+///
+/// # Errors
+/// What could not be had, in the operator's terms; nothing is left of the attempt then.
+pub(super) async fn boot(
+    plan: Plan<'_>,
+    hypervisor: &dyn Hypervisor,
+    clock: Clock,
+    log: &Logger,
+) -> Result<Arc<Sandbox>> {
+    let configuration = plan.configuration;
+    let run_dir = RunDir::create(run_dir::path_of(plan.namespace, plan.id))?;
+    let tree = SharedTree::create(run_dir.path())?;
+    let machine = vm_spec::of(configuration, &plan, run_dir.path(), tree.exported(), log)?;
+    let storages = machine.storages;
+    let ready = machine
+        .ready_socket
+        .map(|socket| ReadyListener::bind(&socket))
+        .transpose()
+        .map_err(in_containerds_terms)?;
+    let vm = hypervisor.boot(machine.spec).await.map_err(|error| Error::Failed(error.to_string()))?;
+    clock.mark("vm_runs");
+    let agent = reach_agent(vm.as_ref(), ready, configuration).await?;
+    clock.mark("agent_answered");
+    let request = sandbox_request(&plan, storages);
+    agent.create_sandbox(request).await.map_err(in_containerds_terms)?;
+    let sandbox = Arc::new(Sandbox {
+        vm,
+        tree,
+        run_dir,
+        agent,
+        disables_seccomp: configuration.runtime.disable_guest_seccomp,
+        phase: watch::Sender::new(Phase::Up),
+        clock,
+        log: log.clone(),
+    });
+    sandbox.watch();
+    info!(log, "sandbox is up"; "qemu" => sandbox.pid());
+    Ok(sandbox)
+}
+
+/// Waits for the agent, but not longer than the machine lives.
+async fn reach_agent(
+    vm: &dyn Vm,
+    ready: Option<ReadyListener>,
+    configuration: &Configuration,
+) -> Result<AgentClient> {
+    let endpoint = match vm.vsock() {
+        Vsock::Kernel { cid } => Endpoint::Vsock { cid },
+        Vsock::Unix { path } => Endpoint::Unix { path },
+    };
+    let timeouts = Timeouts { create: configuration.runtime.create_container_timeout, ..Timeouts::default() };
+    let policy = Policy::for_endpoint(&endpoint, timeouts);
+    let mut exit = vm.exit();
+    let reached = tokio::select! {
+        reached = agent_client::reach(&endpoint, ready, policy, configuration.agent.dial_timeout) => {
+            reached.map_err(|error| Error::DeadlineExceeded(error.to_string()))
+        }
+        exit = exit.wait_for(Option::is_some) => {
+            let how = exit.ok().and_then(|exit| exit.as_ref().map(ToString::to_string)).unwrap_or_default();
+            Err(Error::Failed(format!("the virtual machine ended before its agent answered: {how}")))
+        }
+    };
+    reached.map_err(|error| with_console(error, &vm.console_tail()))
+}
+
+/// What the guest last said tells more than that it did not answer.
+fn with_console(error: Error, tail: &str) -> Error {
+    if tail.is_empty() {
+        return error;
+    }
+    let full = format!("{error}; the guest's console ended with: {tail}");
+    match error {
+        Error::DeadlineExceeded(_) => Error::DeadlineExceeded(full),
+        _ => Error::Failed(full),
+    }
+}
+
+fn sandbox_request(plan: &Plan<'_>, storages: Vec<agent_protocol::agent::Storage>) -> CreateSandboxRequest {
+    let mut hostname = plan.spec.hostname().clone().unwrap_or_default();
+    hostname.truncate(LONGEST_HOSTNAME);
+    let modules = plan.configuration.agent.kernel_modules.iter().map(|module| KernelModule {
+        name: module.name.clone(),
+        parameters: module.parameters.clone(),
+        ..Default::default()
+    });
+    CreateSandboxRequest {
+        hostname,
+        storages,
+        sandbox_id: plan.id.to_string(),
+        sandbox_pidns: shares_pid_namespace(plan.spec),
+        kernel_modules: modules.collect(),
+        ..Default::default()
+    }
+}
+
+fn shares_pid_namespace(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces
+        .is_some_and(|all| all.iter().any(|ns| ns.typ() == LinuxNamespaceType::Pid && ns.path().is_some()))
+}
+
+/// An agent's refusal with the code containerd understands, anything else as what it is.
+pub(super) fn in_containerds_terms(error: agent_client::Error) -> Error {
+    let text = error.to_string();
+    let agent_client::Error::Guest { code, message, .. } = error else {
+        return match error {
+            agent_client::Error::Timeout { .. } => Error::DeadlineExceeded(text),
+            agent_client::Error::Closed { .. } => Error::Unavailable(text),
+            _ => Error::Failed(text),
+        };
+    };
+    match code {
+        Code::INVALID_ARGUMENT => Error::InvalidArgument(message),
+        Code::NOT_FOUND => Error::NotFound(message),
+        Code::ALREADY_EXISTS => Error::AlreadyExists(message),
+        Code::FAILED_PRECONDITION => Error::FailedPrecondition(message),
+        Code::UNIMPLEMENTED => Error::Unimplemented(text),
+        _ => Error::Failed(message),
+    }
+}

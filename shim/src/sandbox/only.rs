@@ -1,0 +1,75 @@
+//! The one sandbox of a shim: booted for the container that owns it, joined by the others of its pod.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use oci_spec::runtime::Spec;
+use slog::Logger;
+use vmm::Hypervisor;
+
+use super::{Clock, Sandbox, boot, options};
+use crate::{
+    container::bundle::SandboxRef,
+    error::{Error, Result},
+};
+
+/// Holds the sandbox once there is one.
+pub(crate) struct OnlySandbox {
+    namespace: String,
+    hypervisor: Arc<dyn Hypervisor>,
+    current: Mutex<Option<Arc<Sandbox>>>,
+    log: Logger,
+}
+
+impl OnlySandbox {
+    pub(crate) fn new(namespace: &str, hypervisor: Arc<dyn Hypervisor>, log: Logger) -> OnlySandbox {
+        OnlySandbox { namespace: namespace.to_string(), hypervisor, current: Mutex::new(None), log }
+    }
+
+    /// The sandbox that `wanted` means. One that had to be booted is the caller's alone until [`OnlySandbox::keep`]:
+    /// dropped, it is gone.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, or why the machine did not come up; `FailedPrecondition` when the
+    /// shim has another sandbox, or not yet the one to join.
+    pub(crate) async fn obtain(
+        &self,
+        wanted: &SandboxRef,
+        spec: &Spec,
+        options: Option<&Any>,
+    ) -> Result<Arc<Sandbox>> {
+        match (self.current(), wanted.is_own) {
+            (Some(sandbox), false) => return Ok(sandbox),
+            (None, false) => {
+                Err(format!("sandbox {} does not run: its own container must be created first", wanted.id))
+            }
+            (Some(_), true) => {
+                Err(format!("this shim has its sandbox already, {} needs a shim of its own", wanted.id))
+            }
+            (None, true) => Ok(()),
+        }
+        .map_err(Error::FailedPrecondition)?;
+        let clock = Clock::start(self.log.clone());
+        clock.mark("create_received");
+        let configuration = options::configuration(options, &self.log)?;
+        let plan =
+            boot::Plan { namespace: &self.namespace, id: &wanted.id, spec, configuration: &configuration };
+        boot::boot(plan, self.hypervisor.as_ref(), clock, &self.log).await
+    }
+
+    /// Makes `sandbox` the shim's own.
+    pub(crate) fn keep(&self, sandbox: &Arc<Sandbox>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(sandbox.clone());
+    }
+
+    /// Stops the sandbox, if there is one, and waits until nothing of it is left.
+    pub(crate) async fn stop(&self, why: &str) {
+        if let Some(sandbox) = self.current() {
+            sandbox.stop(why).await;
+        }
+    }
+
+    fn current(&self) -> Option<Arc<Sandbox>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

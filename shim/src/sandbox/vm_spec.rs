@@ -1,0 +1,245 @@
+//! From the operator's configuration to the machine to boot: every `auto` is decided here.
+
+use std::path::{Path, PathBuf};
+
+use agent_protocol::agent::Storage;
+use configuration::{
+    AcceleratorChoice, Configuration, FsType, Hypervisor, MachineType, Rootfs, SharedFs, VirtioFsCache,
+    VsockChoice,
+};
+use slog::{Logger, warn};
+use vmm::{
+    VmSpec, accelerator,
+    spec::{
+        Accelerator, Boot, Console, CpuFeatures, ExtraArgs, FsCache, ImageFs, KernelParam, Machine,
+        MachineOptions, Memory, Share, ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec,
+    },
+};
+
+use super::{
+    boot::{Plan, READY_PORT},
+    share,
+};
+use crate::error::{Error, Result};
+
+/// The kernel's own vsock, where it has one.
+const VHOST_VSOCK: &str = "/dev/vhost-vsock";
+
+/// A machine, what the guest is to mount in it, and where it says that it is ready.
+pub(super) struct MachinePlan {
+    pub(super) spec: VmSpec,
+    pub(super) storages: Vec<Storage>,
+    /// The socket our agent's notice arrives at, when the configuration says it gives one.
+    pub(super) ready_socket: Option<PathBuf>,
+}
+
+/// Plans the machine of a sandbox whose shared tree is `exported`.
+///
+/// # Errors
+/// `InvalidArgument` that names the key whose value, or whose program, cannot be used.
+pub(super) fn of(
+    configuration: &Configuration,
+    plan: &Plan<'_>,
+    run_dir: &Path,
+    exported: &Path,
+    log: &Logger,
+) -> Result<MachinePlan> {
+    let hypervisor = &configuration.hypervisor;
+    let accelerator = accelerator_of(hypervisor, log)?;
+    let vsock = vsock_of(hypervisor)?;
+    let share = share_of(hypervisor, accelerator, exported, log)?;
+    let storages = share.iter().map(|share| storage_of(share, hypervisor, shares_volumes(plan))).collect();
+    let notifies = configuration.agent.ready_notification && matches!(vsock, VsockSpec::VhostUser { .. });
+    let spec = VmSpec {
+        name: VmName::new(format!("sandbox-{}", plan.id)).map_err(unusable("id"))?,
+        uuid: VmUuid::random().map_err(Error::io("random UUID"))?,
+        run_dir: run_dir.to_path_buf(),
+        qemu: hypervisor.path.clone(),
+        machine: machine_of(hypervisor)?,
+        accelerator,
+        cpu_features: CpuFeatures::parse(&hypervisor.cpu_features).map_err(unusable("cpu_features"))?,
+        vcpus: Vcpus::new(hypervisor.default_vcpus, hypervisor.default_maxvcpus)
+            .map_err(unusable("default_vcpus"))?,
+        memory: memory_of(hypervisor)?,
+        kernel: hypervisor.kernel.clone(),
+        boot: boot_of(&hypervisor.rootfs),
+        firmware: hypervisor.firmware.clone(),
+        kernel_params: kernel_params_of(configuration)?,
+        console: if hypervisor.use_legacy_serial { Console::Serial } else { Console::Virtio },
+        entropy: hypervisor.entropy_source.clone(),
+        share,
+        vsock,
+        seccomp: (!hypervisor.seccompsandbox.is_empty()).then(|| hypervisor.seccompsandbox.clone()),
+        debug: hypervisor.enable_debug,
+    };
+    let ready_socket = notifies.then(|| run_dir.join(format!("vsock.sock_{READY_PORT}")));
+    Ok(MachinePlan { spec, storages, ready_socket })
+}
+
+fn unusable(key: &'static str) -> impl Fn(SpecError) -> Error {
+    move |error| Error::InvalidArgument(format!("hypervisor.qemu.{key}: {error}"))
+}
+
+fn accelerator_of(hypervisor: &Hypervisor, log: &Logger) -> Result<Accelerator> {
+    let choice = match hypervisor.accelerator {
+        AcceleratorChoice::Auto => accelerator::Choice::Auto,
+        AcceleratorChoice::Kvm => accelerator::Choice::Kvm,
+        AcceleratorChoice::Tcg => accelerator::Choice::Tcg,
+    };
+    let detected = accelerator::detect(choice).map_err(|error| {
+        Error::InvalidArgument(format!(
+            "hypervisor.qemu.accelerator: kvm is asked for, but cannot be used: {error}; \
+            auto or tcg would run without it"
+        ))
+    })?;
+    match (detected.accelerator, &detected.against_kvm) {
+        (Accelerator::Tcg, Some(why)) => {
+            warn!(log, "no hardware virtualisation: the guest runs under TCG, several times slower"; "why" => why.to_string());
+        }
+        (Accelerator::Kvm, Some(why)) => {
+            warn!(log, "KVM is asked for, but may not be able to run a guest"; "why" => why.to_string());
+        }
+        (_, None) => {}
+    }
+    Ok(detected.accelerator)
+}
+
+fn vsock_of(hypervisor: &Hypervisor) -> Result<VsockSpec> {
+    let has_vhost = Path::new(VHOST_VSOCK).exists();
+    match hypervisor.vsock {
+        VsockChoice::Auto if has_vhost => Ok(VsockSpec::Vhost),
+        VsockChoice::Vhost if has_vhost => Ok(VsockSpec::Vhost),
+        VsockChoice::Vhost => Err(Error::InvalidArgument(format!(
+            "hypervisor.qemu.vsock: vhost is asked for, but {VHOST_VSOCK} is not there: load the vhost_vsock module, or \
+             set vhost-user"
+        ))),
+        VsockChoice::Auto | VsockChoice::VhostUser => {
+            let daemon = hypervisor
+                .vsock_daemon
+                .usable()
+                .map_err(|found| Error::InvalidArgument(found.to_string()))?;
+            Ok(VsockSpec::VhostUser { daemon: daemon.to_path_buf() })
+        }
+    }
+}
+
+fn share_of(
+    hypervisor: &Hypervisor,
+    accelerator: Accelerator,
+    source: &Path,
+    log: &Logger,
+) -> Result<Option<Share>> {
+    let kind = match (hypervisor.shared_fs, accelerator) {
+        (SharedFs::None, _) => {
+            return Err(Error::InvalidArgument(
+                "hypervisor.qemu.shared_fs: none leaves the guest without root filesystems: set auto, virtio-fs or \
+                 virtio-9p"
+                    .into(),
+            ));
+        }
+        (SharedFs::Virtio9p, _) | (SharedFs::Auto, Accelerator::Tcg) => ShareKind::Virtio9p,
+        (SharedFs::VirtioFs, _) | (SharedFs::Auto, Accelerator::Kvm) => {
+            ShareKind::VirtioFs(virtio_fs_of(hypervisor, accelerator, log)?)
+        }
+    };
+    let tag = Tag::new(share::TAG).map_err(unusable("shared_fs"))?;
+    Ok(Some(Share { source: source.to_path_buf(), tag, kind }))
+}
+
+fn virtio_fs_of(hypervisor: &Hypervisor, accelerator: Accelerator, log: &Logger) -> Result<VirtioFs> {
+    let daemon =
+        hypervisor.virtio_fs_daemon.usable().map_err(|found| Error::InvalidArgument(found.to_string()))?;
+    let cache = match (hypervisor.virtio_fs_cache, accelerator) {
+        (configured, Accelerator::Tcg) => {
+            warn!(log, "virtio-fs under TCG: programs from the share may crash when the guest runs short of memory, \
+                as virtiofsd writes behind the translator; cache=always is used, virtio-9p is safe";
+                "configured_cache" => configured.word());
+            FsCache::Always
+        }
+        (VirtioFsCache::Never, _) => FsCache::Never,
+        (VirtioFsCache::Metadata, _) => FsCache::Metadata,
+        (VirtioFsCache::Auto, _) => FsCache::Auto,
+        (VirtioFsCache::Always, _) => FsCache::Always,
+    };
+    let queue_size = u16::try_from(hypervisor.virtio_fs_queue_size)
+        .map_err(|_| Error::InvalidArgument("hypervisor.qemu.virtio_fs_queue_size: at most 32768".into()))?;
+    let extra_args =
+        ExtraArgs::new(hypervisor.virtio_fs_extra_args.clone()).map_err(unusable("virtio_fs_extra_args"))?;
+    Ok(VirtioFs { daemon: daemon.to_path_buf(), cache, queue_size, extra_args })
+}
+
+/// What the agent is asked to mount. A root filesystem is nobody's but the guest's, so a 9p guest may keep what it
+/// has read (`loose`, as fast as a local disk); volumes change on the host, so with them it must ask (`mmap`).
+fn storage_of(share: &Share, hypervisor: &Hypervisor, with_volumes: bool) -> Storage {
+    let (driver, fstype, options) = match &share.kind {
+        ShareKind::VirtioFs(_) => ("virtio-fs", "virtiofs", Vec::new()),
+        ShareKind::Virtio9p => {
+            let cache = if with_volumes { "cache=mmap" } else { "cache=loose" };
+            let msize = format!("msize={}", hypervisor.msize_9p);
+            (
+                "9p",
+                "9p",
+                ["trans=virtio", "version=9p2000.L", cache, "nodev", &msize].map(String::from).to_vec(),
+            )
+        }
+    };
+    Storage {
+        driver: driver.into(),
+        source: share.tag.to_string(),
+        fstype: fstype.into(),
+        options,
+        mount_point: format!("{}/", share::GUEST_DIR),
+        ..Default::default()
+    }
+}
+
+fn shares_volumes(plan: &Plan<'_>) -> bool {
+    let mounts = plan.spec.mounts().as_ref();
+    mounts.is_some_and(|mounts| mounts.iter().any(|mount| mount.typ().as_deref() == Some("bind")))
+}
+
+fn machine_of(hypervisor: &Hypervisor) -> Result<Machine> {
+    let options =
+        MachineOptions::parse(&hypervisor.machine_accelerators).map_err(unusable("machine_accelerators"))?;
+    match hypervisor.machine_type {
+        MachineType::Q35 => Ok(Machine::Q35(options)),
+        MachineType::Virt | MachineType::Microvm => Err(Error::InvalidArgument(format!(
+            "hypervisor.qemu.machine_type: {} is not supported by this version on this processor; q35 is",
+            hypervisor.machine_type.word()
+        ))),
+    }
+}
+
+fn memory_of(hypervisor: &Hypervisor) -> Result<Memory> {
+    let mib = u64::from(hypervisor.default_memory_mib);
+    Memory::new(mib, hypervisor.memory_slots, hypervisor.default_maxmemory_mib)
+        .map_err(unusable("default_memory"))
+}
+
+fn boot_of(rootfs: &Rootfs) -> Boot {
+    match rootfs {
+        Rootfs::Initrd(path) => Boot::Initrd(path.clone()),
+        Rootfs::Image { path, fs_type } => {
+            let fs = match fs_type {
+                FsType::Ext4 => ImageFs::Ext4,
+                FsType::Xfs => ImageFs::Xfs,
+                FsType::Erofs => ImageFs::Erofs,
+            };
+            Boot::Image { path: path.clone(), fs }
+        }
+    }
+}
+
+/// What the agent reads of the kernel's command line, then the operator's own words, which win.
+fn kernel_params_of(configuration: &Configuration) -> Result<Vec<KernelParam>> {
+    let agent = &configuration.agent;
+    let debug = agent.debug.then_some("agent.log=debug");
+    let console = if agent.debug_console {
+        &["agent.debug_console", "agent.debug_console_vport=1026"][..]
+    } else {
+        &[]
+    };
+    let own = debug.into_iter().chain(console.iter().copied());
+    let words = own.chain(configuration.hypervisor.kernel_params.iter().map(String::as_str));
+    words.map(KernelParam::new).collect::<std::result::Result<_, _>>().map_err(unusable("kernel_params"))
+}

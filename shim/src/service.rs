@@ -1,0 +1,333 @@
+//! containerd's Task API: one method a call, each handing over to the container or process it is about.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use containerd_shim::{ExitSignal, event::Event};
+use containerd_shim_protos::{
+    api::{
+        CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
+        CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
+        PauseRequest, PidsRequest, PidsResponse, ProcessInfo, ResizePtyRequest, ResumeRequest,
+        ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
+        StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
+    },
+    events::task as event,
+    protobuf::MessageField,
+    shim_async::Task,
+    ttrpc::{self, r#async::TtrpcContext},
+};
+use slog::{Logger, info, o, warn};
+use vmm::Hypervisor;
+
+use crate::{
+    container::{Container, NewContainer, bundle},
+    error::{Error, Result},
+    events::Events,
+    ids, oom,
+    process::{Process, State},
+    sandbox::{OnlySandbox, Sandbox},
+    stdio::Paths,
+    table::Table,
+};
+
+/// The service of one shim: one sandbox and its containers.
+pub(crate) struct TaskService {
+    namespace: String,
+    containers: Arc<Table<Container>>,
+    sandbox: OnlySandbox,
+    events: Events,
+    exit: Arc<ExitSignal>,
+    log: Logger,
+}
+
+impl TaskService {
+    pub(crate) fn new(
+        namespace: &str,
+        hypervisor: Arc<dyn Hypervisor>,
+        events: Events,
+        exit: Arc<ExitSignal>,
+        log: Logger,
+    ) -> TaskService {
+        TaskService {
+            namespace: namespace.to_string(),
+            containers: Arc::new(Table::new("container")),
+            sandbox: OnlySandbox::new(namespace, hypervisor, log.clone()),
+            events,
+            exit,
+            log,
+        }
+    }
+
+    /// Stops the sandbox and waits until nothing of it is left.
+    pub(crate) async fn stop(&self) {
+        self.sandbox.stop("the shim ends").await;
+    }
+
+    fn publish(&self, event: impl Event) {
+        self.events.publish(event);
+    }
+
+    fn container(&self, id: &str) -> Result<Arc<Container>> {
+        self.containers.get(id)
+    }
+
+    fn process(&self, id: &str, exec_id: &str) -> Result<(Arc<Container>, Arc<Process>)> {
+        let container = self.container(id)?;
+        let process = container.process(exec_id)?;
+        Ok((container, process))
+    }
+
+    async fn create_container(&self, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
+        ids::check("container id", &request.id)?;
+        if !request.checkpoint.is_empty() || !request.parent_checkpoint.is_empty() {
+            return Err(Error::Unimplemented(
+                "restoring from a checkpoint is not possible with this runtime".into(),
+            ));
+        }
+        // Given back when this call is dropped at its deadline, as everything else it holds.
+        let reserved = self.containers.reserve(&request.id)?;
+        let stdio = Paths {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let bundle = PathBuf::from(&request.bundle);
+        let spec = bundle::read_spec(&bundle)?;
+        let wanted = bundle::sandbox_of(&spec, &request.id)?;
+        let sandbox = self.sandbox.obtain(&wanted, &spec, request.options.as_ref()).await?;
+        let new = NewContainer {
+            id: request.id.clone(),
+            namespace: self.namespace.clone(),
+            bundle,
+            rootfs: request.rootfs.clone(),
+            stdio,
+            owns_sandbox: wanted.is_own,
+            log: self.log.new(o!("container" => request.id.clone())),
+        };
+        let container = Container::create(new, spec, sandbox.clone(), self.events.clone()).await?;
+        sandbox.mark("container_created");
+        let pid = container.pid();
+        reserved.fill(container);
+        if wanted.is_own {
+            self.keep(&sandbox);
+        }
+        self.publish(event::TaskCreate {
+            container_id: request.id,
+            bundle: request.bundle,
+            rootfs: request.rootfs,
+            io: MessageField::some(event::TaskIO {
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+                terminal: request.terminal,
+                ..Default::default()
+            }),
+            pid,
+            ..Default::default()
+        });
+        Ok(CreateTaskResponse { pid, ..Default::default() })
+    }
+
+    /// From here on the sandbox lives until it is stopped.
+    fn keep(&self, sandbox: &Arc<Sandbox>) {
+        self.sandbox.keep(sandbox);
+        let (agent, containers) = (sandbox.agent().clone(), self.containers.clone());
+        tokio::spawn(oom::forward(agent, containers, self.events.clone(), self.log.clone()));
+    }
+
+    async fn start_process(&self, request: StartRequest) -> Result<StartResponse> {
+        let container = self.container(&request.id)?;
+        if request.exec_id.is_empty() {
+            container.start().await?;
+        } else {
+            container.start_exec(&request.exec_id).await?;
+        }
+        Ok(StartResponse { pid: container.pid(), ..Default::default() })
+    }
+
+    async fn delete_process(&self, request: DeleteRequest) -> Result<DeleteResponse> {
+        let container = self.container(&request.id)?;
+        let exit = if request.exec_id.is_empty() {
+            let exit = container.delete().await?;
+            self.containers.remove(&request.id);
+            self.publish(event::TaskDelete {
+                container_id: request.id,
+                pid: container.pid(),
+                exit_status: exit.status,
+                exited_at: MessageField::some(exit.timestamp()),
+                ..Default::default()
+            });
+            exit
+        } else {
+            container.delete_exec(&request.exec_id)?
+        };
+        Ok(DeleteResponse {
+            pid: container.pid(),
+            exit_status: exit.status,
+            exited_at: MessageField::some(exit.timestamp()),
+            ..Default::default()
+        })
+    }
+
+    fn describe(&self, request: &StateRequest) -> Result<StateResponse> {
+        let (container, process) = self.process(&request.id, &request.exec_id)?;
+        let mut response = StateResponse {
+            id: request.id.clone(),
+            exec_id: request.exec_id.clone(),
+            bundle: container.bundle().display().to_string(),
+            pid: container.pid(),
+            status: process.status(container.is_paused()).into(),
+            stdin: process.stdio.stdin.clone(),
+            stdout: process.stdio.stdout.clone(),
+            stderr: process.stdio.stderr.clone(),
+            terminal: process.stdio.terminal,
+            ..Default::default()
+        };
+        if let State::Stopped(exit) = process.state() {
+            response.exit_status = exit.status;
+            response.exited_at = MessageField::some(exit.timestamp());
+        }
+        Ok(response)
+    }
+
+    fn shut_down(&self, request: &ShutdownRequest) {
+        if !request.now && !self.containers.is_empty() {
+            return;
+        }
+        info!(self.log, "shutdown asked for");
+        self.exit.signal();
+    }
+}
+
+/// Logs a refusal once, where it leaves the shim, and gives it its status code.
+fn answer<T>(log: &Logger, call: &str, id: &str, outcome: Result<T>) -> ttrpc::Result<T> {
+    outcome.map_err(|error| {
+        warn!(log, "{call}: {error}"; "container" => id);
+        error.into()
+    })
+}
+
+#[async_trait]
+impl Task for TaskService {
+    async fn create(
+        &self,
+        _ctx: &TtrpcContext,
+        request: CreateTaskRequest,
+    ) -> ttrpc::Result<CreateTaskResponse> {
+        let id = request.id.clone();
+        answer(&self.log, "create", &id, self.create_container(request).await)
+    }
+
+    async fn start(&self, _ctx: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
+        let id = request.id.clone();
+        answer(&self.log, "start", &id, self.start_process(request).await)
+    }
+
+    async fn exec(&self, _ctx: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        let id = request.id.clone();
+        let added = self.container(&id).and_then(|container| container.add_exec(request));
+        answer(&self.log, "exec", &id, added).map(|()| Empty::new())
+    }
+
+    async fn state(&self, _ctx: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
+        answer(&self.log, "state", &request.id, self.describe(&request))
+    }
+
+    async fn wait(&self, _ctx: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
+        let (_container, process) =
+            answer(&self.log, "wait", &request.id, self.process(&request.id, &request.exec_id))?;
+        let exit = process.exited().await;
+        let exited_at = MessageField::some(exit.timestamp());
+        Ok(WaitResponse { exit_status: exit.status, exited_at, ..Default::default() })
+    }
+
+    async fn kill(&self, _ctx: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
+        let killed = match self.container(&request.id) {
+            Ok(container) => container.kill(&request.exec_id, request.signal, request.all).await,
+            Err(error) => Err(error),
+        };
+        answer(&self.log, "kill", &request.id, killed).map(|()| Empty::new())
+    }
+
+    async fn delete(&self, _ctx: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
+        let id = request.id.clone();
+        answer(&self.log, "delete", &id, self.delete_process(request).await)
+    }
+
+    async fn pids(&self, _ctx: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
+        let container = answer(&self.log, "pids", &request.id, self.container(&request.id))?;
+        let machine = ProcessInfo { pid: container.pid(), ..Default::default() };
+        Ok(PidsResponse { processes: vec![machine], ..Default::default() })
+    }
+
+    async fn pause(&self, _ctx: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
+        let paused = match self.container(&request.id) {
+            Ok(container) => container.pause().await,
+            Err(error) => Err(error),
+        };
+        answer(&self.log, "pause", &request.id, paused)?;
+        self.publish(event::TaskPaused { container_id: request.id, ..Default::default() });
+        Ok(Empty::new())
+    }
+
+    async fn resume(&self, _ctx: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
+        let resumed = match self.container(&request.id) {
+            Ok(container) => container.resume().await,
+            Err(error) => Err(error),
+        };
+        answer(&self.log, "resume", &request.id, resumed)?;
+        self.publish(event::TaskResumed { container_id: request.id, ..Default::default() });
+        Ok(Empty::new())
+    }
+
+    async fn checkpoint(&self, _ctx: &TtrpcContext, request: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
+        let refused = Error::Unimplemented("checkpoint: not possible with this runtime".into());
+        answer(&self.log, "checkpoint", &request.id, Err(refused))
+    }
+
+    async fn close_io(&self, _ctx: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
+        let (_container, process) =
+            answer(&self.log, "close io", &request.id, self.process(&request.id, &request.exec_id))?;
+        if request.stdin {
+            process.close_input();
+        }
+        Ok(Empty::new())
+    }
+
+    async fn resize_pty(&self, _ctx: &TtrpcContext, request: ResizePtyRequest) -> ttrpc::Result<Empty> {
+        let resized = match self.process(&request.id, &request.exec_id) {
+            Ok((container, process)) => container.resize(&process, request.height, request.width).await,
+            Err(error) => Err(error),
+        };
+        answer(&self.log, "resize", &request.id, resized).map(|()| Empty::new())
+    }
+
+    async fn update(&self, _ctx: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        let updated = match self.container(&request.id) {
+            Ok(container) => container.update(request.resources.as_ref()).await,
+            Err(error) => Err(error),
+        };
+        answer(&self.log, "update", &request.id, updated).map(|()| Empty::new())
+    }
+
+    async fn stats(&self, _ctx: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        let stats = match self.container(&request.id) {
+            Ok(container) => container.stats().await,
+            Err(error) => Err(error),
+        };
+        let stats = answer(&self.log, "stats", &request.id, stats)?;
+        Ok(StatsResponse { stats: MessageField::some(stats), ..Default::default() })
+    }
+
+    async fn connect(&self, _ctx: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
+        let container = answer(&self.log, "connect", &request.id, self.container(&request.id))?;
+        Ok(ConnectResponse { shim_pid: std::process::id(), task_pid: container.pid(), ..Default::default() })
+    }
+
+    async fn shutdown(&self, _ctx: &TtrpcContext, request: ShutdownRequest) -> ttrpc::Result<Empty> {
+        self.shut_down(&request);
+        Ok(Empty::new())
+    }
+}

@@ -1,2 +1,42 @@
-//! The bench.
-fn main() {}
+//! What a start, an exec, a stream and a pod cost, all from one run: a table, and target/bench/report.json.
+//!
+//! `make bench`, or `cargo run --release -p tests --bin bench`. Set `KATA_BENCH_ROUNDS` for more than three cold
+//! starts. What a runtime is compared with is measured in the same run on the same machine: runc, and the bare vsock.
+
+mod measure;
+mod report;
+mod vsock;
+
+use std::process::ExitCode;
+
+use report::Report;
+use tests::{Result, World};
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    if args.next().as_deref() == Some(vsock::SOURCE) {
+        // Inside the guest this program is the other end of the bare stream.
+        return status(vsock::source(args));
+    }
+    status(bench())
+}
+
+fn status(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report::say(&format!("bench: {failure}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench() -> Result<()> {
+    let world = World::new()?;
+    let mut report = Report::default();
+    let measured = measure::all(&world, &mut report);
+    let finished = world.finish();
+    measured.and(finished)?;
+    report.print();
+    report.write()
+}

@@ -57,13 +57,14 @@ fn an_exec_has_its_own_environment_user_and_groups(case: &Case<'_>) -> Result<()
 
 fn an_exec_keeps_its_capabilities_and_limits_and_no_new_privs(case: &Case<'_>) -> Result<()> {
     let task = case.world.shared()?.shim_of(SHARED)?;
-    let mut shell = shell(case, "cat /proc/self/status; ulimit -Sn; ulimit -Hn; ulimit -Sc");
+    let mut shell = shell(case, "cat /proc/self/status; ulimit -n; ulimit -Sc; ulimit -Sf; ulimit -Hf");
     let some = json!(["CAP_KILL", "CAP_CHOWN"]);
     shell["capabilities"] = json!({ "bounding": some, "effective": ["CAP_KILL"], "permitted": some,
         "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"] });
     shell["rlimits"] = json!([
-        { "type": "RLIMIT_NOFILE", "soft": 77, "hard": 99 },
+        { "type": "RLIMIT_NOFILE", "soft": 99, "hard": 99 },
         { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 },
+        { "type": "RLIMIT_FSIZE", "soft": 1 << 20, "hard": 2 << 20 },
     ]);
     shell["noNewPrivileges"] = json!(true);
     let (status, out, err) = task.exec_to_end(&case.dir(), "caps", &shell)?;
@@ -72,7 +73,7 @@ fn an_exec_keeps_its_capabilities_and_limits_and_no_new_privs(case: &Case<'_>) -
     for (name, wanted) in [("CapBnd", "21"), ("CapPrm", "21"), ("CapInh", "20"), ("NoNewPrivs", "1")] {
         check_eq!(field(&out, name).trim_start_matches('0'), wanted, "{name}");
     }
-    check!(out.ends_with("\n77\n99\n0\n"), "limits: {out}");
+    check!(out.ends_with("\n99\n0\n2048\n4096\n"), "limits: {out}");
     Ok(())
 }
 

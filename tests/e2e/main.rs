@@ -11,6 +11,7 @@ mod answers;
 mod bad_input;
 mod concurrency;
 mod exec;
+mod faults;
 mod inside;
 mod lifecycle;
 mod logging;
@@ -81,6 +82,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("lifecycle", lifecycle::listed()),
         ("inside", inside::listed()),
         ("shares", shares::listed()),
+        ("faults", faults::listed()),
         ("logging", logging::listed()),
         ("bad_input", bad_input::listed()),
     ];

@@ -9,6 +9,9 @@ use crate::{Result, fail};
 /// The runtime under test unless `KATA_TEST_RUNTIME` names another one.
 pub const KATA: &str = "io.containerd.kata.v2";
 
+/// The reference.
+pub const RUNC: &str = "io.containerd.runc.v2";
+
 /// Files that the suite runs or gives to what it runs.
 #[derive(Debug, Clone)]
 pub struct Assets {

@@ -18,7 +18,7 @@ use crate::{Context, Result};
 pub struct Bundle {
     /// Where it lies.
     pub dir: PathBuf,
-    lower: PathBuf,
+    lower: Vec<PathBuf>,
     log: Arc<Mutex<Vec<String>>>,
     // Keeps the FIFO from ending between two processes of the shim.
     _fifo: File,
@@ -35,7 +35,7 @@ impl Bundle {
         let fifo = OpenOptions::new().read(true).write(true).open(&path)?;
         let log = Arc::new(Mutex::new(Vec::new()));
         follow(fifo.try_clone()?, log.clone());
-        Ok(Bundle { dir, lower: world.rootfs(), log, _fifo: fifo })
+        Ok(Bundle { dir, lower: vec![world.rootfs()], log, _fifo: fifo })
     }
 
     /// Writes config.json.
@@ -43,13 +43,19 @@ impl Bundle {
         fs::write(self.dir.join("config.json"), serde_json::to_vec_pretty(spec)?).context(self.dir.display())
     }
 
+    /// Puts the files of `dir` over the image's.
+    pub fn add_layer(&mut self, dir: PathBuf) {
+        self.lower.insert(0, dir);
+    }
+
     /// The root filesystem as containerd's overlay snapshotter asks for it.
     pub fn rootfs(&self) -> Mount {
+        let lower: Vec<String> = self.lower.iter().map(|dir| dir.display().to_string()).collect();
         let layer = |part| format!("{part}dir={}", self.dir.join(part).display());
         Mount {
             type_: "overlay".to_owned(),
             source: "overlay".to_owned(),
-            options: vec![layer("work"), layer("upper"), format!("lowerdir={}", self.lower.display())],
+            options: vec![layer("work"), layer("upper"), format!("lowerdir={}", lower.join(":"))],
             ..Mount::default()
         }
     }

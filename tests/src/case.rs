@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::assets::RUNC;
 use crate::bundle::Bundle;
 use crate::command::{Output, Running, run, start, tail};
 use crate::leak::{Suspects, remove_empty_cgroups};
@@ -17,7 +18,7 @@ use crate::world::World;
 use crate::{Context, Failure, Result, operator};
 
 /// The name under which the test image is imported.
-pub const IMAGE: &str = "docker.io/library/busybox:latest";
+pub const IMAGE: &str = "localhost/busybox:latest";
 
 /// Longest time for one `ctr` command: several guest boots on a loaded machine without KVM.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -29,6 +30,7 @@ pub struct Case<'w> {
     /// Its namespace in containerd.
     pub namespace: String,
     ids: RefCell<Vec<String>>,
+    reference: Cell<bool>,
     execs: Cell<usize>,
     image_there: Cell<bool>,
     log_from: usize,
@@ -41,6 +43,7 @@ impl<'w> Case<'w> {
             world,
             namespace,
             ids: RefCell::default(),
+            reference: Cell::new(!world.assets().is_kata()),
             execs: Cell::new(0),
             image_there: Cell::new(false),
             log_from: world.containerd().log().len(),
@@ -76,7 +79,8 @@ impl<'w> Case<'w> {
 
     /// A container of the test image, to be run.
     pub fn container(&self, id: &str) -> Container<'_> {
-        Container { case: self, id: id.to_owned(), flags: Vec::new(), stdin: Vec::new() }
+        let runtime = self.world.assets().runtime.clone();
+        Container { case: self, id: id.to_owned(), runtime, flags: Vec::new(), stdin: Vec::new() }
     }
 
     /// `ctr task exec` of `command` in the container `id`, with further `flags`.
@@ -119,7 +123,7 @@ impl<'w> Case<'w> {
             namespace: self.namespace.clone(),
             address: self.world.containerd().socket(),
             ids: self.ids.borrow().clone(),
-            cgroup_may_stay: !self.world.assets().is_kata(),
+            cgroup_may_stay: self.reference.get(),
         }
     }
 
@@ -137,7 +141,7 @@ impl<'w> Case<'w> {
         });
         self.remove_all();
         let clean = self.suspects().expect_nothing();
-        if !self.world.assets().is_kata() {
+        if self.reference.get() {
             remove_empty_cgroups(&self.namespace);
         }
         let failures: Vec<String> =
@@ -182,6 +186,7 @@ impl<'w> Case<'w> {
 pub struct Container<'c> {
     case: &'c Case<'c>,
     id: String,
+    runtime: String,
     flags: Vec<String>,
     stdin: Vec<u8>,
 }
@@ -190,6 +195,13 @@ impl Container<'_> {
     /// Adds flags of `ctr run`.
     pub fn flags<'a>(mut self, flags: impl IntoIterator<Item = &'a str>) -> Self {
         self.flags.extend(flags.into_iter().map(str::to_owned));
+        self
+    }
+
+    /// Runs it by runc, to compare with.
+    pub fn by_runc(mut self) -> Self {
+        self.case.reference.set(true);
+        self.runtime = RUNC.to_owned();
         self
     }
 
@@ -226,7 +238,7 @@ impl Container<'_> {
     pub fn command<'a>(self, command: impl IntoIterator<Item = &'a str>) -> Result<Command> {
         self.case.import_image()?;
         self.case.adopt(&self.id);
-        let mut ctr = self.case.ctr_command(["run", "--runtime", &self.case.world.assets().runtime]);
+        let mut ctr = self.case.ctr_command(["run", "--runtime", &self.runtime]);
         ctr.args(&self.flags).arg(IMAGE).arg(&self.id).args(command);
         Ok(ctr)
     }

@@ -1,0 +1,223 @@
+//! One function per number.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use containerd_shim_protos::api::ConnectResponse;
+use tests::bundle::{process, spec};
+use tests::shim::TaskClient;
+use tests::stdio::Fifos;
+use tests::{Case, Context, Failure, Result, World, check_eq};
+
+use crate::report::{Report, median, say};
+use crate::vsock::{bare_mb_s, rate};
+
+const EXECS: usize = 30;
+const STREAM: usize = 64 << 20;
+
+/// The phases of a start in their order, as the shim logs them.
+const PHASES: [&str; 6] =
+    ["create_received", "helpers_up", "qmp_ready", "agent_answered", "container_created", "started"];
+
+/// Measures everything into `report`.
+pub(crate) fn all(world: &World, report: &mut Report) -> Result<()> {
+    let step = |what: &str| say(&format!("measuring {what} ..."));
+    step("the shim's start action");
+    world.case(|case| start_action(case, report))?;
+    step("cold starts");
+    world.case(|case| cold_starts(case, report))?;
+    step("execs, streams and memory");
+    world.case(|case| running_pod(case, report))?;
+    step("the bare vsock");
+    world.case(|case| {
+        if let Some(rate) = bare_mb_s(case)? {
+            report.add("bare_vsock_mb_s", rate, "guest to host with nothing of ours in between");
+        }
+        Ok(())
+    })
+}
+
+fn rounds() -> usize {
+    env::var("KATA_BENCH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn start_action(case: &Case<'_>, report: &mut Report) -> Result<()> {
+    let action = |round: usize| {
+        let id = format!("action-{round}");
+        let shim = case.shim(&id, &spec(case.world, &case.namespace, &id, &["true"]))?;
+        Ok(millis(shim.started.took))
+    };
+    let times = (0..9).map(action).collect::<Result<Vec<f64>>>()?;
+    report.heading("Start of a container");
+    report.add("start_action_ms", median(times), "the shim's start action, from exec to exit");
+    let bytes = fs::metadata(&case.world.assets().shim)?.len();
+    report.add("shim_binary_bytes", bytes as f64, "the shim's file");
+    Ok(())
+}
+
+fn cold_starts(case: &Case<'_>, report: &mut Report) -> Result<()> {
+    let mut own = Vec::new();
+    let mut phases = Vec::new();
+    for round in 0..rounds() {
+        let from = case.log().len();
+        own.push(started(case, &format!("cold-{round}"), false)?);
+        if case.world.assets().is_kata() {
+            phases.push(logged_phases(case.log().get(from..).unwrap_or_default())?);
+        }
+    }
+    let runc = (0..rounds()).map(|round| started(case, &format!("runc-{round}"), true));
+    let runc = runc.collect::<Result<Vec<f64>>>()?;
+    report.add("cold_start_s", median(own), "ctr run --detach, until it returns");
+    report.add("runc_start_s", median(runc), "the same with runc");
+    report_phases(&phases, report);
+    Ok(())
+}
+
+fn report_phases(phases: &[Vec<f64>], report: &mut Report) {
+    if phases.is_empty() {
+        return;
+    }
+    let own = phases.iter().map(|at| at[1] - at[0] + at[5] - at[3]).collect();
+    report.add("own_share_ms", median(own), "Create and Start without QEMU's start and the guest's boot");
+    report.heading("Phases of a start, in ms since Create came in");
+    for (index, name) in PHASES.iter().enumerate().skip(1) {
+        let at = phases.iter().map(|phases| phases[index]).collect();
+        report.add(&format!("phase_{name}_ms"), median(at), "");
+    }
+}
+
+/// Seconds that one detached `ctr run` takes.
+fn started(case: &Case<'_>, id: &str, by_runc: bool) -> Result<f64> {
+    let container = case.container(id).flags(["-d", "--null-io"]);
+    let container = if by_runc { container.by_runc() } else { container };
+    let mut command = container.command(["sleep", "1000"])?;
+    let took = tests::command::run(&mut command, tests::case::PATIENCE)?.exits(0)?.took;
+    // `rm -f` ends with the status of the task it ended.
+    case.ctr(["task", "rm", "-f", id])?;
+    case.ctr(["container", "rm", id])?.exits(0)?;
+    Ok(took.as_secs_f64())
+}
+
+/// Milliseconds of each of [`PHASES`], from lines with `phase=<name>` and `at_ms=<number>`.
+fn logged_phases(log: &str) -> Result<Vec<f64>> {
+    let value = |line: &str, key: &str| {
+        let word = line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+        word.map(|word| word.trim_matches('"').to_owned())
+    };
+    let at = |phase: &&str| {
+        let line = log.lines().find(|line| value(line, "phase").as_deref() == Some(*phase));
+        let at = line.and_then(|line| value(line, "at_ms")).and_then(|at| at.parse::<f64>().ok());
+        at.context(format!("the phase {phase} in the shim's log"))
+    };
+    PHASES.iter().map(at).collect()
+}
+
+fn running_pod(case: &Case<'_>, report: &mut Report) -> Result<()> {
+    case.container("pod").detach(["sleep", "100000"])?;
+    case.container("process").by_runc().detach(["sleep", "100000"])?;
+    let task = case.shim_of("pod")?;
+    let shim = task.plain::<ConnectResponse>("Connect")?.shim_pid;
+    let idle = pss_kib(shim)?;
+
+    report.heading("A running container");
+    report.add("exec_p50_ms", exec_p50(case, "pod")?, "ctr task exec of true, until it returns");
+    report.add("runc_exec_p50_ms", exec_p50(case, "process")?, "the same with runc");
+    report.add("exec_api_p50_ms", exec_api_p50(case, &task)?, "Exec, Start, Wait and Delete alone");
+    report.add("stdout_mb_s", stdout(case, &task)?, "from the process to the FIFO's reader");
+    report.add("stdin_mb_s", stdin(case, &task)?, "from the FIFO's writer to the process");
+
+    report.heading("Memory");
+    report.add("shim_pss_kib", idle, "the shim after the start");
+    report.add("shim_pss_after_stream_kib", pss_kib(shim)?, "the shim after execs and streams");
+    report.add(
+        "pod_pss_kib",
+        family(shim).into_iter().filter_map(|pid| pss_kib(pid).ok()).sum(),
+        "all of the pod",
+    );
+    Ok(())
+}
+
+fn exec_p50(case: &Case<'_>, id: &str) -> Result<f64> {
+    let exec = |_| Ok(millis(case.exec(id, &[], &["true"])?.exits(0)?.took));
+    Ok(median((0..EXECS).map(exec).collect::<Result<Vec<f64>>>()?))
+}
+
+fn exec_api_p50(case: &Case<'_>, task: &TaskClient) -> Result<f64> {
+    let process = process(&spec(case.world, &case.namespace, &task.id, &[]), &["true"]);
+    let exec = |round| {
+        let began = Instant::now();
+        let exec = format!("api-{round}");
+        task.exec(&exec, &process, None)?;
+        task.start(&exec)?;
+        check_eq!(task.wait(&exec)?, 0, "status");
+        task.delete(&exec)?;
+        Ok::<_, Failure>(millis(began.elapsed()))
+    };
+    Ok(median((0..EXECS).map(exec).collect::<Result<Vec<f64>>>()?))
+}
+
+fn stdout(case: &Case<'_>, task: &TaskClient) -> Result<f64> {
+    let stdio = Fifos::new(&case.dir(), "out")?;
+    let count = format!("count={}", STREAM >> 16);
+    let process =
+        process(&spec(case.world, &case.namespace, &task.id, &[]), &["dd", "if=/dev/zero", "bs=64k", &count]);
+    task.exec("out", &process, Some(&stdio))?;
+    task.start("out")?;
+    let began = Instant::now();
+    let (out, _) = stdio.collect(tests::case::PATIENCE)?;
+    let took = began.elapsed();
+    check_eq!(out.len(), STREAM, "bytes of stdout");
+    task.wait("out")?;
+    task.delete("out")?;
+    Ok(rate(STREAM, took))
+}
+
+fn stdin(case: &Case<'_>, task: &TaskClient) -> Result<f64> {
+    let stdio = Fifos::new(&case.dir(), "in")?;
+    let process =
+        process(&spec(case.world, &case.namespace, &task.id, &[]), &["dd", "of=/dev/null", "bs=64k"]);
+    task.exec("in", &process, Some(&stdio))?;
+    task.start("in")?;
+    let began = Instant::now();
+    let mut input = stdio.input()?;
+    let chunk = vec![0; 1 << 20];
+    for _ in 0..STREAM / chunk.len() {
+        input.write_all(&chunk)?;
+    }
+    drop(input);
+    task.close_stdin("in")?;
+    check_eq!(task.wait("in")?, 0, "status");
+    let took = began.elapsed();
+    task.delete("in")?;
+    Ok(rate(STREAM, took))
+}
+
+/// Proportional set size in KiB: a page shared by n processes counts 1/n.
+fn pss_kib(pid: u32) -> Result<f64> {
+    let mut text = String::new();
+    File::open(format!("/proc/{pid}/smaps_rollup"))?.read_to_string(&mut text)?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let number = line.and_then(|line| line.split_whitespace().next()).context("Pss")?;
+    Ok(number.parse()?)
+}
+
+/// A process and all that descend from it.
+fn family(first: u32) -> Vec<u32> {
+    let mut all = vec![first];
+    let mut next = 0;
+    while let Some(&pid) = all.get(next) {
+        let children = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let children = children.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+        all.extend(
+            children.flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<u32>>()),
+        );
+        next += 1;
+    }
+    all
+}

@@ -1,0 +1,108 @@
+//! A part of the pod dies while the container runs.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use containerd_shim_protos::api::ConnectResponse;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tests::case::PATIENCE;
+use tests::shim::status_name;
+use tests::{Case, Context, Result, check, check_eq, fail};
+
+use crate::listed;
+
+listed! {
+    all: [
+        the_reported_pid_is_gone_once_wait_is_answered,
+        a_killed_shim_is_cleaned_up_after_by_its_delete_action,
+    ],
+    ours: [
+        a_container_exits_when_its_qemu_is_killed,
+        a_container_exits_when_its_vsock_helper_is_killed,
+        a_shim_that_is_told_to_shut_down_while_a_container_runs_stays,
+    ]
+}
+
+/// clients look for the pid right after `Wait`, and wrongly report a process that does not end.
+fn the_reported_pid_is_gone_once_wait_is_answered(case: &Case<'_>) -> Result<()> {
+    case.container("pid").detach(["sleep", "1000"])?;
+    let task = case.shim_of("pid")?;
+    let pid = raw_pid(task.state("")?.pid)?;
+    check_eq!(kill(pid, None), Ok(()), "the pid before");
+    task.kill("", 9)?;
+    check_eq!(task.wait("")?, 137, "status");
+    check_eq!(kill(pid, None), Err(Errno::ESRCH), "the pid after");
+    Ok(())
+}
+
+/// containerd sees the connection end and runs the `delete` action; it makes up the exit that was never told.
+fn a_killed_shim_is_cleaned_up_after_by_its_delete_action(case: &Case<'_>) -> Result<()> {
+    case.container("orphan").detach(["sleep", "1000"])?;
+    let shim = case.shim_of("orphan")?.plain::<ConnectResponse>("Connect")?.shim_pid;
+    kill(raw_pid(shim)?, Signal::SIGKILL)?;
+    let exit = |line: &str| line.contains(&format!(" {} ", case.namespace)) && line.contains("/tasks/exit");
+    let line = case.world.events().log.wait_for(PATIENCE, exit)?;
+    check!(line.contains("137"), "the status in the event: {line}");
+    case.suspects().expect_nothing()
+}
+
+fn a_container_exits_when_its_qemu_is_killed(case: &Case<'_>) -> Result<()> {
+    exits_when_killed(case, "qemu", "qemu-system")
+}
+
+fn a_container_exits_when_its_vsock_helper_is_killed(case: &Case<'_>) -> Result<()> {
+    if fs::exists("/dev/vhost-vsock")? {
+        return Ok(());
+    }
+    exits_when_killed(case, "vsock", "vhost-device")
+}
+
+fn exits_when_killed(case: &Case<'_>, id: &str, program: &str) -> Result<()> {
+    case.container(id).detach(["sleep", "1000"])?;
+    let task = case.shim_of(id)?;
+    let shim = task.plain::<ConnectResponse>("Connect")?.shim_pid;
+    let victim = child_named(shim, program)?;
+    let waiting = case.shim_of(id)?;
+    let (status, took) = std::thread::scope(|scope| {
+        let wait = scope.spawn(|| waiting.wait(""));
+        let began = Instant::now();
+        kill(victim, Signal::SIGKILL)?;
+        let status = wait.join().map_err(|_| tests::Failure::new("the wait panicked"))?;
+        Ok::<_, tests::Failure>((status.context("Wait")?, began.elapsed()))
+    })?;
+    check!(status == 137 || status == 255, "status {status}");
+    check!(took < Duration::from_secs(5), "it took {took:?} to notice");
+    check_eq!(status_name(&task.state("")?), "STOPPED", "status");
+    let exit = |line: &str| line.contains(&format!(" {} ", case.namespace)) && line.contains("/tasks/exit");
+    case.world.events().log.wait_for(Duration::from_secs(5), exit)?;
+    case.ctr(["task", "delete", id])?.exits(0)?;
+    case.ctr(["container", "rm", id])?.exits(0).map(|_| ())
+}
+
+fn a_shim_that_is_told_to_shut_down_while_a_container_runs_stays(case: &Case<'_>) -> Result<()> {
+    let task = case.world.shared()?.shim_of(tests::world::SHARED)?;
+    task.shutdown()?;
+    check_eq!(status_name(&task.state("")?), "RUNNING", "status");
+    Ok(())
+}
+
+/// The child of `parent` whose program's name begins with `name`.
+fn child_named(parent: u32, name: &str) -> Result<Pid> {
+    let threads = fs::read_dir(format!("/proc/{parent}/task"))?.flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    for list in lists {
+        for pid in list.split_whitespace() {
+            let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if program.starts_with(name) {
+                return raw_pid(pid.parse()?);
+            }
+        }
+    }
+    fail!("the shim {parent} has no child {name}")
+}
+
+fn raw_pid(pid: u32) -> Result<Pid> {
+    Ok(Pid::from_raw(i32::try_from(pid)?))
+}

@@ -94,7 +94,20 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         let Self::Guest { code, message, .. } = self else { return false };
         let message = message.to_lowercase();
-        *code == Code::NOT_FOUND || NOT_FOUND_TEXTS.iter().any(|text| message.contains(text))
+        let named = NOT_FOUND_TEXTS.iter().any(|text| message.contains(text));
+        !self.is_unsupported() && (*code == Code::NOT_FOUND || named)
+    }
+
+    /// Whether the agent has no such call.
+    ///
+    /// ttrpc servers say so with [`Code::UNIMPLEMENTED`], or, when the call is in their protocol but has no
+    /// code behind it, with [`Code::NOT_FOUND`] and a text of ttrpc's own.
+    pub fn is_unsupported(&self) -> bool {
+        match self {
+            Self::Guest { code: Code::UNIMPLEMENTED, .. } => true,
+            Self::Guest { code: Code::NOT_FOUND, message, .. } => message.ends_with(" is not supported"),
+            _ => false,
+        }
     }
 
     /// Whether the agent says that a stream has ended.
@@ -152,6 +165,16 @@ mod tests {
         assert!(guest(Code::INVALID_ARGUMENT, "ESRCH: No such process").is_not_found());
         assert!(!guest(Code::INTERNAL, "no memory").is_not_found());
         assert!(!Error::Closed { call: "Call" }.is_not_found());
+    }
+
+    #[test]
+    fn a_call_the_agent_lacks_is_not_a_container_that_is_gone() {
+        for error in [
+            guest(Code::NOT_FOUND, "/grpc.AgentService/PauseContainer is not supported"),
+            guest(Code::UNIMPLEMENTED, "no such method"),
+        ] {
+            assert!(error.is_unsupported() && !error.is_not_found(), "{error}");
+        }
     }
 
     #[test]

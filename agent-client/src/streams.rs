@@ -47,6 +47,8 @@ impl AgentClient {
     /// The end shows on the wire as an answer without data from this project's agent, and as an error that
     /// speaks of "EOF" from others in the field; here both are an empty answer.
     ///
+    /// Output that arrives after this future was dropped is lost, so it wants to be polled to its end.
+    ///
     /// # Errors
     ///
     /// [`Error::Protocol`] when the guest answers with more than was asked for; the stream is then of no

@@ -1,0 +1,109 @@
+//! From a description to a process with streams.
+
+use std::{os::fd::OwnedFd, time::Duration};
+
+use nix::unistd::{Pid, read};
+use oci_spec::runtime::{Process as Description, Spec};
+use tokio::io::Interest;
+
+use crate::{
+    cgroup::Cgroup,
+    error::Error,
+    id::Id,
+    process::Process,
+    readiness,
+    reaper::Reaper,
+    runtime::{Create, Exec, Failure},
+    stdio::{self, Prepared},
+    worker::{self, Report},
+};
+
+/// How long the making of a container or process may take, on the slowest of emulated machines.
+pub(super) const MAKE: Duration = Duration::from_secs(60);
+
+/// Longest message of a process that cannot execute its program, in bytes.
+const MAX_MESSAGE: usize = 4096;
+
+/// The reading end of [`Failure`].
+pub(super) struct Failed(OwnedFd);
+
+impl Failed {
+    /// Returns once the process has executed its program, or ended without.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Worker`] with the reason it gave.
+    pub(super) async fn unless_executed(self, what: &str) -> Result<(), Error> {
+        let pipe = readiness::watch(self.0, Interest::READABLE).map_err(Error::system(what))?;
+        let mut message = vec![0; MAX_MESSAGE];
+        let said = pipe.async_io(Interest::READABLE, |pipe| Ok(read(pipe, &mut message)?));
+        let timeout = |_| Error::Timeout { what: what.to_owned(), after: MAKE };
+        match tokio::time::timeout(MAKE, said).await.map_err(timeout)?.map_err(Error::system(what))? {
+            0 => Ok(()),
+            len => Err(Error::Worker(String::from_utf8_lossy(&message[..len]).into_owned())),
+        }
+    }
+}
+
+/// Makes the first process of a container, and the container with it.
+pub(super) async fn init(reaper: &Reaper, id: &Id, spec: &Spec) -> Result<(Process, Failed), Error> {
+    let description = spec.process().clone().unwrap_or_default();
+    let (child, prepared) = streams(&description)?;
+    let failure = Failure::new()?;
+    let failed = failure.reader.try_clone().map_err(Error::system("duplicate a pipe"))?;
+    let create = Create { id: id.clone(), spec: spec.clone(), stdio: child, failure };
+    let what = format!("create container {id}");
+    let made = worker::run(reaper, &what, &create.fds(), MAKE, move || create.run()).await;
+    let completed = made.and_then(|report| complete(reaper, &report, prepared, &description));
+    if completed.is_err() {
+        // The library cleans up after its own errors, but not after ours and not after a deadline.
+        let _ = Cgroup::of(id).signal(libc::SIGKILL);
+    }
+    Ok((completed?, Failed(failed)))
+}
+
+/// Makes a process in a running container, and has it execute its program.
+pub(super) async fn exec(
+    reaper: &Reaper,
+    container: &Id,
+    spec: &Spec,
+    description: Description,
+) -> Result<Process, Error> {
+    let (child, prepared) = streams(&description)?;
+    let exec = Exec {
+        container: container.clone(),
+        process: description.clone(),
+        spec: spec.clone(),
+        stdio: child,
+        failure: Failure::new()?,
+    };
+    let what = format!("make a process in container {container}");
+    let report = worker::run(reaper, &what, &exec.fds(), MAKE, move || exec.run()).await?;
+    complete(reaper, &report, prepared, &description)
+}
+
+fn streams(description: &Description) -> Result<(stdio::ChildStdio, Prepared), Error> {
+    stdio::prepare(description.terminal().unwrap_or(false), owner(description))
+}
+
+fn owner(description: &Description) -> (u32, u32) {
+    (description.user().uid(), description.user().gid())
+}
+
+fn complete(
+    reaper: &Reaper,
+    report: &Report<'_>,
+    prepared: Prepared,
+    description: &Description,
+) -> Result<Process, Error> {
+    let pid = report.text.parse().map(Pid::from_raw);
+    let pid = pid.map_err(|_| Error::Worker(format!("a worker reported {:?} as process id", report.text)))?;
+    // First of all, so that its end is not lost.
+    let exit = reaper.claim(pid);
+    let stdio = prepared.complete(owner(description))?;
+    if let Some(size) = description.console_size().filter(|size| size.height() > 0 && size.width() > 0) {
+        let cells = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        stdio.resize(cells(size.height()), cells(size.width()))?;
+    }
+    Ok(Process::new(pid, exit, stdio))
+}

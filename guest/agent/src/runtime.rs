@@ -1,0 +1,177 @@
+//! Containers and their processes, made with libcontainer. Everything here runs in a worker, except
+//! [`spec`], which only computes.
+
+mod executor;
+pub(crate) mod spec;
+mod sysctl;
+pub(crate) mod users;
+
+use std::{
+    fs::{self, File},
+    io::Read,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    path::{Path, PathBuf},
+};
+
+use libcontainer::{
+    container::{Container, builder::ContainerBuilder},
+    error::LibcontainerError,
+    syscall::syscall::SyscallType,
+};
+use nix::{fcntl::OFlag, unistd::pipe2};
+use oci_spec::runtime::{Process, Spec};
+
+use crate::{
+    error::{Error, chain},
+    id::Id,
+    stdio::ChildStdio,
+};
+use executor::{Executor, Late};
+
+/// Where libcontainer keeps its state.
+const STATE: &str = "/run/agent/containers";
+
+/// Where bundles are, and, by the host's conventions, everything that comes from it.
+pub(crate) const BUNDLES: &str = "/run/kata-containers";
+
+/// Where a process between clone and exec says why it cannot go on. It is closed by a successful exec.
+pub(crate) struct Failure {
+    pub(crate) reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl Failure {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let (reader, writer) =
+            pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(Error::system("make a pipe to a process"))?;
+        Ok(Self { reader, writer })
+    }
+
+    fn fds(&self) -> [RawFd; 2] {
+        [self.reader.as_raw_fd(), self.writer.as_raw_fd()]
+    }
+
+    /// What the process said, or else the library's own words.
+    fn explain(self, error: &LibcontainerError) -> String {
+        drop(self.writer);
+        let mut said = String::new();
+        // Nothing said is an empty pipe or one that would block.
+        let _ = File::from(self.reader).take(4096).read_to_string(&mut said);
+        if said.is_empty() { chain(error) } else { said }
+    }
+}
+
+/// A container to be made.
+pub(crate) struct Create {
+    pub(crate) id: Id,
+    pub(crate) spec: Spec,
+    pub(crate) stdio: ChildStdio,
+    pub(crate) failure: Failure,
+}
+
+impl Create {
+    /// The descriptors its worker needs.
+    pub(crate) fn fds(&self) -> Vec<RawFd> {
+        self.stdio.fds().into_iter().chain(self.failure.fds()).collect()
+    }
+
+    /// Makes it up to the point where its first process waits for [`start`]. Returns that process' id.
+    pub(crate) fn run(mut self) -> Result<String, String> {
+        sysctl::apply_network(&mut self.spec)?;
+        let bundle = bundle(&self.id);
+        make_working_dir(&self.spec);
+        self.spec
+            .save(bundle.join("config.json"))
+            .map_err(|error| format!("write the configuration of {}: {}", self.id, chain(&error)))?;
+        let executor = Executor::new(self.failure.writer.as_raw_fd(), None);
+        let built = self
+            .stdio
+            .attach(ContainerBuilder::new(self.id.to_string(), SyscallType::default()))
+            .with_executor(executor)
+            .with_root_path(STATE)
+            .and_then(|builder| builder.as_init(&bundle).with_systemd(false).with_detach(true).build());
+        match built {
+            Ok(container) => pid(container.pid().map(|pid| pid.as_raw())),
+            Err(error) => Err(self.failure.explain(&error)),
+        }
+    }
+}
+
+/// A process to be made in a running container.
+pub(crate) struct Exec {
+    pub(crate) container: Id,
+    /// As [`spec::adapt_process`] leaves it.
+    pub(crate) process: Process,
+    /// The configuration of the container it joins.
+    pub(crate) spec: Spec,
+    pub(crate) stdio: ChildStdio,
+    pub(crate) failure: Failure,
+}
+
+impl Exec {
+    pub(crate) fn fds(&self) -> Vec<RawFd> {
+        self.stdio.fds().into_iter().chain(self.failure.fds()).collect()
+    }
+
+    /// Makes it and has it execute its program. Returns its id.
+    pub(crate) fn run(mut self) -> Result<String, String> {
+        let late = Late::take_from(&mut self.process, &self.spec);
+        let executor = Executor::new(self.failure.writer.as_raw_fd(), late);
+        let description = Path::new(STATE).join(&self.container).join(format!("exec-{}", std::process::id()));
+        write_json(&description, &self.process)?;
+        let built = self
+            .stdio
+            .attach(ContainerBuilder::new(self.container.to_string(), SyscallType::default()))
+            .with_executor(executor)
+            .with_root_path(STATE)
+            .and_then(|builder| {
+                builder.as_tenant().with_process(Some(&description)).with_detach(true).build()
+            });
+        // It goes with the container's directory in any case.
+        let _ = fs::remove_file(&description);
+        match built {
+            Ok(process) => pid(Some(process.as_raw())),
+            Err(error) => Err(self.failure.explain(&error)),
+        }
+    }
+}
+
+/// Has the first process of a created container execute its program.
+pub(crate) fn start(id: &Id) -> Result<String, String> {
+    load(id)?.start().map_err(|error| chain(&error))?;
+    Ok(String::new())
+}
+
+/// Removes what libcontainer keeps of a container. Its processes must have ended; hooks run.
+pub(crate) fn delete(id: &Id) -> Result<String, String> {
+    if Path::new(STATE).join(id).exists() {
+        load(id)?.delete(true).map_err(|error| chain(&error))?;
+    }
+    Ok(String::new())
+}
+
+/// The bundle directory of a container.
+pub(crate) fn bundle(id: &Id) -> PathBuf {
+    Path::new(BUNDLES).join(id)
+}
+
+fn load(id: &Id) -> Result<Container, String> {
+    Container::load(Path::new(STATE).join(id)).map_err(|error| chain(&error))
+}
+
+fn pid(pid: Option<i32>) -> Result<String, String> {
+    pid.map(|pid| pid.to_string()).ok_or_else(|| "libcontainer told no process id".to_owned())
+}
+
+fn write_json(path: &Path, process: &Process) -> Result<(), String> {
+    let text = serde_json::to_vec(process).map_err(|error| error.to_string())?;
+    fs::write(path, text).map_err(|error| format!("write {}: {error}", path.display()))
+}
+
+/// The working directory is made if the image lacks it, as runc does. A root that cannot be written to says
+/// so when the process gets there.
+fn make_working_dir(spec: &Spec) {
+    if let (Some(root), Some(process)) = (spec.root(), spec.process()) {
+        let _ = crate::files::make_dirs(root.path(), process.cwd());
+    }
+}

@@ -1,0 +1,172 @@
+//! The pod: its containers, what they share, and what is mounted for it.
+
+mod containers;
+mod host_names;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use agent_protocol::agent::{CreateContainerRequest, CreateSandboxRequest, Storage};
+
+use crate::{
+    console, container::Container, error::Error, id::Id, modules, namespaces, oom::OomWatch, reaper::Reaper,
+    runtime::spec::Shared, storage::Mounts, worker,
+};
+use containers::Containers;
+
+/// How long making namespaces may take.
+const NAMESPACES: Duration = Duration::from_secs(30);
+
+/// All there is in the guest.
+pub(crate) struct Sandbox {
+    reaper: Arc<Reaper>,
+    oom: Arc<OomWatch>,
+    mounts: Mounts,
+    containers: Containers,
+    pod: Mutex<Option<Pod>>,
+}
+
+/// What CreateSandbox has set up.
+#[derive(Default)]
+struct Pod {
+    shared: Shared,
+    mounted: Vec<PathBuf>,
+    shares_pids: bool,
+}
+
+impl Sandbox {
+    /// An empty sandbox, on the event loop this is called in.
+    pub(crate) fn new(reaper: Arc<Reaper>) -> Result<Self, Error> {
+        console::set_up()?;
+        let oom = OomWatch::start()?;
+        let (mounts, containers, pod) = Default::default();
+        Ok(Self { reaper, oom, mounts, containers, pod })
+    }
+
+    pub(crate) fn oom(&self) -> &OomWatch {
+        &self.oom
+    }
+
+    pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
+        self.containers.find(&Id::parse("container", id)?)
+    }
+
+    /// Sets the pod up: modules, storages, host name, name servers, shared namespaces.
+    pub(crate) async fn create(&self, request: CreateSandboxRequest) -> Result<(), Error> {
+        if self.pod().is_some() {
+            return Err(Error::Exists { kind: "sandbox", id: request.sandbox_id });
+        }
+        for module in &request.kernel_modules {
+            modules::ask_for(&module.name, &module.parameters)?;
+        }
+        host_names::set(&request.hostname, &request.dns)?;
+        let mounted = self.mounts.add(&self.reaper, &request.storages).await?;
+        let hostname = request.hostname.clone();
+        let made = worker::run(&self.reaper, "make namespaces", &[], NAMESPACES, move || {
+            namespaces::make(&hostname)
+        });
+        if let Err(error) = made.await.map(drop) {
+            self.mounts.remove(&self.reaper, &mounted).await?;
+            return Err(error);
+        }
+        let shared = namespaces::made(&request.hostname);
+        *self.pod() = Some(Pod { shared, mounted, shares_pids: request.sandbox_pidns });
+        Ok(())
+    }
+
+    /// Ends and removes everything. A step that fails does not keep the others from being tried.
+    pub(crate) async fn destroy(&self) -> Result<(), Error> {
+        let mut first = Ok(());
+        for id in self.containers.ids() {
+            first = first.and(self.remove_container(&id).await);
+        }
+        let pod = self.pod().take().unwrap_or_default();
+        first = first.and(self.mounts.remove(&self.reaper, &pod.mounted).await);
+        namespaces::release();
+        first
+    }
+
+    /// Makes a container, with its storages.
+    pub(crate) async fn create_container(&self, request: CreateContainerRequest) -> Result<(), Error> {
+        let id = Id::parse("container", &request.container_id)?;
+        let slot = self.containers.reserve(&id)?;
+        let mounted = self.mounts.add(&self.reaper, &request.storages).await?;
+        match self.make_container(&id, &request).await {
+            Ok(container) => {
+                slot.fill(container, mounted);
+                Ok(())
+            }
+            Err(error) => {
+                containers::clean_up(&self.reaper, &id).await.unwrap_or_else(log);
+                self.mounts.remove(&self.reaper, &mounted).await.unwrap_or_else(log);
+                containers::remove_bundle(&id).unwrap_or_else(log);
+                Err(error)
+            }
+        }
+    }
+
+    async fn make_container(&self, id: &Id, request: &CreateContainerRequest) -> Result<Container, Error> {
+        let spec = containers::adapt(id, request, &self.shared(request.sandbox_pidns))?;
+        let container = Container::create(&self.reaper, id.clone(), spec).await?;
+        self.oom.add(id, container.cgroup().path())?;
+        self.share_pids(&container)?;
+        Ok(container)
+    }
+
+    fn shared(&self, pids: bool) -> Shared {
+        let mut shared = self.pod().as_ref().map(|pod| pod.shared.clone()).unwrap_or_default();
+        if !pids {
+            shared.pid = None;
+        }
+        shared
+    }
+
+    /// The first container's process namespace is the pod's, if the pod is to have one.
+    fn share_pids(&self, container: &Container) -> Result<(), Error> {
+        let mut pod = self.pod();
+        if let Some(pod) = pod.as_mut().filter(|pod| pod.shares_pids && pod.shared.pid.is_none()) {
+            let pinned = namespaces::pin_pid(container.init().pid()).map_err(Error::Worker)?;
+            pod.shared.pid = Some(pinned);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn start_container(&self, id: &str) -> Result<(), Error> {
+        self.container(id)?.start(&self.reaper).await
+    }
+
+    pub(crate) async fn exec(
+        &self,
+        request: &agent_protocol::agent::ExecProcessRequest,
+    ) -> Result<(), Error> {
+        self.container(&request.container_id)?.exec(&self.reaper, request).await
+    }
+
+    /// Ends a container and removes all of it. May be asked again if it fails.
+    pub(crate) async fn remove_container(&self, id: &Id) -> Result<(), Error> {
+        let removal = self.containers.start_removal(id)?;
+        removal.container().end().await?;
+        // While the counter is still there to be read.
+        self.oom.look();
+        containers::clean_up(&self.reaper, id).await?;
+        self.mounts.remove(&self.reaper, removal.mounted()).await?;
+        containers::remove_bundle(id)?;
+        removal.finish();
+        Ok(())
+    }
+
+    pub(crate) async fn update_mounts(&self, storages: &[Storage]) -> Result<(), Error> {
+        self.mounts.change(&self.reaper, storages).await
+    }
+
+    fn pod(&self) -> MutexGuard<'_, Option<Pod>> {
+        self.pod.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn log(error: Error) {
+    ::log::warn!("clean up: {}", crate::error::chain(&error));
+}

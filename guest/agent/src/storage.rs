@@ -1,0 +1,75 @@
+//! What the host has the guest mount, for the sandbox or for one container.
+
+mod options;
+mod plan;
+
+use std::{collections::HashMap, path::PathBuf, time::Duration};
+
+use agent_protocol::agent::Storage;
+use tokio::sync::Mutex;
+
+use crate::{error::Error, reaper::Reaper, worker};
+pub(crate) use plan::DRIVERS;
+use plan::Plan;
+
+/// How long mounting may take; a share answers as soon as the host's side does.
+const MOUNT: Duration = Duration::from_secs(30);
+
+/// Everything mounted, by mount point, with the number of users of each.
+///
+/// The lock is held across awaits: mounting goes one after the other, so that the second user of a mount
+/// point finds it mounted.
+#[derive(Default)]
+pub(crate) struct Mounts(Mutex<HashMap<PathBuf, usize>>);
+
+impl Mounts {
+    /// Mounts what is not mounted yet and counts one more user of each. Returns the mount points, for
+    /// [`Self::remove`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a storage that makes no sense, [`Error::Worker`] if the kernel refused;
+    /// nothing stays mounted then.
+    pub(crate) async fn add(&self, reaper: &Reaper, storages: &[Storage]) -> Result<Vec<PathBuf>, Error> {
+        let plans = storages.iter().map(Plan::new).collect::<Result<Vec<_>, _>>()?;
+        let points: Vec<PathBuf> = plans.iter().map(|plan| plan.mount_point().to_owned()).collect();
+        let mut users = self.0.lock().await;
+        let missing: Vec<Plan> =
+            plans.into_iter().filter(|plan| !users.contains_key(plan.mount_point())).collect();
+        if !missing.is_empty() {
+            worker::run(reaper, "mount storages", &[], MOUNT, move || plan::mount_all(&missing)).await?;
+        }
+        for point in &points {
+            *users.entry(point.clone()).or_default() += 1;
+        }
+        Ok(points)
+    }
+
+    /// Counts one user less of each, and unmounts those without, the last one mounted first.
+    pub(crate) async fn remove(&self, reaper: &Reaper, points: &[PathBuf]) -> Result<(), Error> {
+        let mut users = self.0.lock().await;
+        let idle: Vec<PathBuf> =
+            points.iter().rev().filter(|point| users.get(*point) == Some(&1)).cloned().collect();
+        if !idle.is_empty() {
+            worker::run(reaper, "unmount storages", &[], MOUNT, move || plan::unmount_all(&idle)).await?;
+        }
+        for point in points {
+            match users.get_mut(point) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(users.remove(point)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the options, which is the size most of all, of what is mounted already.
+    pub(crate) async fn change(&self, reaper: &Reaper, storages: &[Storage]) -> Result<(), Error> {
+        let plans = storages.iter().map(Plan::new).collect::<Result<Vec<_>, _>>()?;
+        let users = self.0.lock().await;
+        if let Some(plan) = plans.iter().find(|plan| !users.contains_key(plan.mount_point())) {
+            return Err(Error::NotFound { kind: "mount", id: plan.mount_point().display().to_string() });
+        }
+        worker::run(reaper, "remount storages", &[], MOUNT, move || plan::remount_all(&plans)).await?;
+        Ok(())
+    }
+}

@@ -114,7 +114,8 @@ impl Container {
         }
         let slot = self.execs.reserve(&id)?;
         let description = self.describe(request)?;
-        slot.fill(making::exec(reaper, &self.id, &self.spec, description).await?);
+        let made = making::exec(reaper, &self.id, self.init.pid(), &self.spec, description).await?;
+        slot.fill(made);
         Ok(())
     }
 

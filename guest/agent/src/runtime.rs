@@ -23,6 +23,7 @@ use oci_spec::runtime::{Process, Spec};
 
 use crate::{
     error::{Error, chain},
+    files,
     id::Id,
     stdio::ChildStdio,
 };
@@ -100,6 +101,8 @@ impl Create {
 /// A process to be made in a running container.
 pub(crate) struct Exec {
     pub(crate) container: Id,
+    /// The first process of that container.
+    pub(crate) init: i32,
     /// As [`spec::adapt_process`] leaves it.
     pub(crate) process: Process,
     /// The configuration of the container it joins.
@@ -131,9 +134,21 @@ impl Exec {
         let _ = fs::remove_file(&description);
         match built {
             Ok(process) => pid(Some(process.as_raw())),
-            Err(error) => Err(self.failure.explain(&error)),
+            Err(error) => {
+                let dir = check_working_dir(self.init, self.process.cwd());
+                Err(dir.err().unwrap_or_else(|| self.failure.explain(&error)))
+            }
         }
     }
+}
+
+/// The library says no more than that a system call failed, so a process that could not enter its working
+/// directory is told by a look at that directory, from where its container sees it.
+fn check_working_dir(init: i32, cwd: &Path) -> Result<(), String> {
+    let root = Path::new("/proc").join(init.to_string()).join("root");
+    files::open_in(&root, cwd, OFlag::O_PATH | OFlag::O_DIRECTORY)
+        .map(drop)
+        .map_err(|error| format!("chdir to cwd ({cwd:?}): {error}"))
 }
 
 /// Has the first process of a created container execute its program.
@@ -172,6 +187,6 @@ fn write_json(path: &Path, process: &Process) -> Result<(), String> {
 /// so when the process gets there.
 fn make_working_dir(spec: &Spec) {
     if let (Some(root), Some(process)) = (spec.root(), spec.process()) {
-        let _ = crate::files::make_dirs(root.path(), process.cwd());
+        let _ = files::make_dirs(root.path(), process.cwd());
     }
 }

@@ -33,15 +33,18 @@ pub(crate) async fn serve() -> Result<(), Error> {
         .register_service(health_ttrpc::create_health(Arc::new(rpc::Health)));
     server.start().await.map_err(|error| Error::state(format!("serve the agent protocol: {error}")))?;
     ::log::info!("serving on vsock port {AGENT_PORT}");
-    tell_host().await;
-    // Not needed to answer the host, so not before it knows: an emulated CPU takes a while over each.
-    modules::drive_virtio_devices();
+    tokio::spawn(tell_host());
     std::future::pending().await
 }
 
 async fn tell_host() {
-    for _ in 0..READY_ATTEMPTS {
-        match vsock::touch_host(READY_PORT).await {
+    for attempt in 1..=READY_ATTEMPTS {
+        let told = vsock::touch_host(READY_PORT).await;
+        if attempt == 1 {
+            // Not needed to answer the host, so not before it knows: an emulated CPU takes a while over each.
+            modules::drive_virtio_devices();
+        }
+        match told {
             Ok(()) => return,
             Err(error) => ::log::debug!("tell the host: {error}"),
         }

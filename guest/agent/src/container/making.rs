@@ -66,12 +66,14 @@ pub(super) async fn init(reaper: &Reaper, id: &Id, spec: &Spec) -> Result<(Proce
 pub(super) async fn exec(
     reaper: &Reaper,
     container: &Id,
+    init: Pid,
     spec: &Spec,
     description: Description,
 ) -> Result<Process, Error> {
     let (child, prepared) = streams(&description)?;
     let exec = Exec {
         container: container.clone(),
+        init: init.as_raw(),
         process: description.clone(),
         spec: spec.clone(),
         stdio: child,

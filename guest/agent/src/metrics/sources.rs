@@ -52,6 +52,12 @@ pub(super) const FAMILIES: &[Family] = &[
     gauge("kata_guest_netdev_stat", "Counters of the guest's interfaces.", "/proc/net/dev", netdev),
     gauge("kata_guest_diskstat", "Counters of the guest's disks.", "/proc/diskstats", diskstats),
     gauge("kata_agent_proc_status", "Memory of the agent, in bytes.", "/proc/self/status", status),
+    gauge(
+        "kata_agent_proc_stat",
+        "Processor time of the agent by kind, in ticks.",
+        "/proc/self/stat",
+        proc_stat,
+    ),
     gauge("kata_agent_io_stat", "Input and output of the agent.", "/proc/self/io", io),
     gauge("kata_agent_total_time", "Processor time of the agent, in ticks.", "/proc/self/stat", total_time),
     gauge("kata_agent_threads", "Threads of the agent.", "/proc/self/stat", threads),
@@ -195,6 +201,12 @@ fn stat_field(text: &str, field: usize) -> Option<f64> {
 
 fn one(value: Option<f64>) -> Vec<Sample> {
     value.map(Sample::plain).into_iter().collect()
+}
+
+fn proc_stat(text: &str) -> Vec<Sample> {
+    let items = [("utime", 14), ("stime", 15), ("cutime", 16), ("cstime", 17)];
+    let known = items.iter().filter_map(|(item, field)| Some((item, stat_field(text, *field)?)));
+    known.map(|(item, value)| Sample::new(&[("item", item)], value)).collect()
 }
 
 fn total_time(text: &str) -> Vec<Sample> {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::exit::{VmExit, Who};
+use crate::exit::{How, VmExit, Who};
 use crate::identity::Process;
 
 /// A virtual machine that did not come to run. Nothing of it is left.
@@ -58,6 +58,15 @@ pub enum BootError {
     },
 }
 
+impl BootError {
+    /// The machine is known to have ended; `None` only if whoever would know why is gone too.
+    pub(crate) fn ended(exit: Option<VmExit>) -> BootError {
+        let unknown =
+            || VmExit { who: Who::Qemu, how: How::Lost("nobody waits for it".into()), last_words: "".into() };
+        BootError::Exited(exit.unwrap_or_else(unknown))
+    }
+}
+
 /// A file that is not what the virtual machine needs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {}: {problem}", path.display())]
@@ -79,6 +88,9 @@ pub enum PathProblem {
     /// The path does not start at the root.
     #[error("not an absolute path")]
     NotAbsolute,
+    /// The path is not UTF-8.
+    #[error("not text in UTF-8")]
+    NotText,
     /// A directory or the like.
     #[error("not a regular file")]
     NotAFile,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tokio::sync::watch;
+
 /// A process of a virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
@@ -58,4 +60,10 @@ impl fmt::Display for VmExit {
         }
         if self.last_words.is_empty() { Ok(()) } else { write!(f, ": {}", self.last_words) }
     }
+}
+
+/// Says on `first` that the machine is of no more use, unless that is known already: the first exit explains those
+/// that follow from it.
+pub(crate) fn publish(first: &watch::Sender<Option<VmExit>>, exit: VmExit) {
+    first.send_if_modified(|first| first.is_none() && first.replace(exit).is_none());
 }

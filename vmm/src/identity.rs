@@ -25,7 +25,7 @@ impl fmt::Display for Process {
 }
 
 /// The file in a run directory that lists the processes started there, one JSON object to a line.
-const RECORD: &str = "processes";
+pub(crate) const RECORD: &str = "processes";
 
 impl Process {
     /// Identifies `pid`, which has to be there.
@@ -81,11 +81,6 @@ pub(crate) fn record(run_dir: &Path, process: &Process) -> io::Result<()> {
     line.push(b'\n');
     let mut options = std::fs::OpenOptions::new();
     options.append(true).create(true).mode(0o600).open(run_dir.join(RECORD))?.write_all(&line)
-}
-
-/// Removes the record of `run_dir`; none is fine.
-pub(crate) fn forget(run_dir: &Path) {
-    let _ = std::fs::remove_file(run_dir.join(RECORD));
 }
 
 /// A descriptor for the process `pid`.

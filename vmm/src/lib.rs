@@ -14,12 +14,22 @@
 pub mod accelerator;
 pub mod spec;
 
+mod child;
+mod console;
+mod device;
 mod error;
 mod exit;
 mod identity;
+mod kernel_params;
+mod lines;
+mod paths;
+mod processes;
 mod qemu;
 mod random;
+mod run_dir;
+mod virtiofsd;
 mod vm;
+mod vsock;
 
 pub use error::{BootError, PathError, PathProblem, QmpError, StopError};
 pub use exit::{How, VmExit, Who};

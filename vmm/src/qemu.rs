@@ -1,5 +1,9 @@
 //! The hypervisor that is QEMU.
 
 mod boot;
+mod command;
+mod machine;
+mod monitor;
+mod qmp;
 
 pub use boot::Qemu;

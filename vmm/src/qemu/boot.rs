@@ -1,30 +1,162 @@
-//! Booting.
+//! From a specification to a running guest.
+//!
+//! ```text
+//! paths looked at -> helpers up -> QEMU, processors halted -> QMP negotiated -> processors run
+//! ```
+//!
+//! Whatever fails or ends on the way, everything that was started is killed and reaped before the error returns.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use slog::{Logger, debug, info, o};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
-use crate::error::BootError;
-use crate::spec::VmSpec;
-use crate::vm::{Hypervisor, Vm};
+use super::command::{self, Inherited, ShareEnd, VsockEnd};
+use super::machine::{Machine, Parts};
+use super::monitor::Monitor;
+use super::qmp::{Cont, Qmp};
+use crate::console::Console;
+use crate::error::{BootError, QmpError};
+use crate::exit::{VmExit, Who};
+use crate::paths;
+use crate::processes::{Processes, Program};
+use crate::spec::{Boot, Share, ShareKind, VmSpec};
+use crate::virtiofsd;
+use crate::vm::{Hypervisor, Vm, Vsock};
+use crate::vsock;
+
+/// How long QEMU may take for a command. Under TCG and load seconds are not unusual.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an exit may take to be known after the connection it ended.
+const EXIT_FOLLOWS: Duration = Duration::from_secs(1);
+/// The oldest QEMU whose options are the ones used here.
+const OLDEST: (u32, u32) = (7, 2);
 
 /// QEMU, as a child of this process.
 #[derive(Debug, Clone)]
 pub struct Qemu {
-    log: slog::Logger,
-    patience: Duration,
+    log: Logger,
 }
 
 impl Qemu {
     /// Machines whose processes and consoles are logged to `log`.
     #[must_use]
-    pub fn new(log: slog::Logger) -> Qemu {
-        Qemu { log, patience: Duration::from_secs(30) }
+    pub fn new(log: Logger) -> Qemu {
+        Qemu { log }
     }
 }
+
 #[async_trait]
 impl Hypervisor for Qemu {
     async fn boot(&self, spec: VmSpec) -> Result<Box<dyn Vm>, BootError> {
-        let _ = (spec, &self.log);
-        Err(BootError::NoFreeCid(u32::try_from(self.patience.as_secs()).unwrap_or(0)))
+        paths::check(&spec)?;
+        let processes = Processes::new(&spec.run_dir, self.log.clone())?;
+        match run(&processes, &spec).await {
+            Ok(parts) => Ok(Box::new(Machine::new(processes, parts))),
+            Err(error) => {
+                // The boot's own error is the one worth telling.
+                let _ = processes.kill().await;
+                Err(error)
+            }
+        }
     }
+}
+
+async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
+    // virtiofsd needs no waiting for and comes up while the vsock's daemon is waited for.
+    let (share, virtiofsd) = share(processes, spec)?;
+    let vsock = vsock::start(processes, &spec.vsock).await?;
+    let image = image(spec)?;
+    let (monitor, qemu_monitor) = socketpair()?;
+    let (console, qemu_console) = socketpair()?;
+    let inherited = Inherited {
+        qmp: qemu_monitor.as_raw_fd(),
+        console: qemu_console.as_raw_fd(),
+        image: image.as_ref().map(AsRawFd::as_raw_fd),
+        share,
+        vsock: match vsock.reach {
+            Vsock::Kernel { cid } => VsockEnd::Vhost { fd: vsock.fd.as_raw_fd(), cid },
+            Vsock::Unix { .. } => VsockEnd::VhostUser { fd: vsock.fd.as_raw_fd() },
+        },
+    };
+    let args = command::render(spec, &inherited);
+    debug!(processes.log(), "qemu"; "path" => %spec.qemu.display(), "arguments" => ?args);
+    let fds = [qemu_monitor, qemu_console, vsock.fd].into_iter().chain(image).chain(virtiofsd).collect();
+    let qemu = processes.start(Program { who: Who::Qemu, path: &spec.qemu, args, fds, umask: 0o077 })?;
+    let console = Console::read(console, processes.log().new(o!("process" => "guest")));
+    let monitor = unless_it_ends(processes.exit(), go(processes, spec, monitor)).await?;
+    Ok(Parts { qemu, monitor, console, vsock: vsock.reach })
+}
+
+/// Negotiates with QEMU and starts the processors.
+async fn go(processes: &Processes, spec: &VmSpec, monitor: UnixStream) -> Result<Monitor, BootError> {
+    let log = processes.log();
+    let (qmp, version) = Qmp::negotiate(monitor, PATIENCE, log.clone()).await?;
+    if (version.major, version.minor) < OLDEST {
+        return Err(BootError::TooOld { path: spec.qemu.clone(), found: version.to_string() });
+    }
+    // Listening begins before the guest can do anything worth hearing.
+    let monitor = Monitor::watch(qmp, processes.exit_sender());
+    monitor.qmp().execute(Cont {}).await?;
+    info!(log, "the guest runs"; "qemu" => %version);
+    Ok(monitor)
+}
+
+/// Carries out `boot`, unless a process ends first. QEMU's connection may go before its exit is known, which is the
+/// better explanation.
+async fn unless_it_ends<T>(
+    mut exit: watch::Receiver<Option<VmExit>>,
+    boot: impl Future<Output = Result<T, BootError>>,
+) -> Result<T, BootError> {
+    let mut ended = exit.clone();
+    let result = tokio::select! {
+        exit = ended.wait_for(Option::is_some) => return Err(BootError::ended(exit.ok().and_then(|exit| exit.clone()))),
+        result = boot => result,
+    };
+    if !matches!(result, Err(BootError::Qmp(QmpError::Gone { .. }))) {
+        return result;
+    }
+    match timeout(EXIT_FOLLOWS, exit.wait_for(Option::is_some)).await {
+        Ok(exit) => Err(BootError::ended(exit.ok().and_then(|exit| exit.clone()))),
+        Err(_) => result,
+    }
+}
+
+/// Makes the shared directory's back end: what QEMU is told of it, and the socket it inherits for it.
+fn share<'a>(
+    processes: &Processes,
+    spec: &'a VmSpec,
+) -> Result<(Option<ShareEnd<'a>>, Option<OwnedFd>), BootError> {
+    let Some(Share { source, tag, kind }) = &spec.share else { return Ok((None, None)) };
+    Ok(match kind {
+        ShareKind::Virtio9p => (Some(ShareEnd::Virtio9p { tag, source }), None),
+        ShareKind::VirtioFs(fs) => {
+            let socket = virtiofsd::start(processes, fs, source)?;
+            let end = ShareEnd::VirtioFs { tag, queue_size: fs.queue_size, fd: socket.as_raw_fd() };
+            (Some(end), Some(socket))
+        }
+    })
+}
+
+/// Opens the guest image, for reading alone.
+fn image(spec: &VmSpec) -> Result<Option<OwnedFd>, BootError> {
+    let Boot::Image { path, .. } = &spec.boot else { return Ok(None) };
+    let refused = |source| BootError::Io { doing: format!("open {}", path.display()), source };
+    File::open(path).map(|image| Some(image.into())).map_err(refused)
+}
+
+/// A connected pair: our end, and one to inherit.
+fn socketpair() -> Result<(UnixStream, OwnedFd), BootError> {
+    let pair = || {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        Ok((UnixStream::from_std(ours)?, theirs.into()))
+    };
+    pair().map_err(|source| BootError::Io { doing: "make a pair of sockets".to_owned(), source })
 }

@@ -1,0 +1,216 @@
+//! A supervised process.
+//!
+//! ```text
+//! Launch --spawn--> Child, a task reads its output --exit--> drained, reaped, published --> VmExit
+//!                     | dropped
+//!                     v
+//!                   SIGKILL; the task reaps
+//! ```
+//!
+//! A child dies with the thread that started it, cannot gain privileges, leaves no core (it holds a guest's memory),
+//! has a session of its own and inherits standard input and output, the descriptors it was given, and nothing else.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use slog::{Logger, info, o, warn};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::process::Command;
+use tokio::sync::watch;
+
+use crate::exit::{self, How, VmExit, Who};
+use crate::identity::{self, Process};
+use crate::lines::{Budget, Lines, Verdict};
+
+/// Lines kept as a process's last words.
+const LAST_WORDS: usize = 4;
+/// How long output is read after an exit: somebody the process left behind may hold the pipe for ever.
+const DRAIN: Duration = Duration::from_millis(200);
+
+/// A process to start.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) who: Who,
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<OsString>,
+    /// Its working directory.
+    pub(crate) dir: PathBuf,
+    /// The descriptors it inherits, under the numbers they have here.
+    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) umask: libc::mode_t,
+}
+
+/// A running process; dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Child {
+    process: Process,
+    pidfd: OwnedFd,
+    exit: watch::Receiver<Option<VmExit>>,
+}
+
+impl Launch {
+    /// Starts the process. `first_exit` learns of its exit unless it already holds another one's.
+    pub(crate) fn spawn(self, log: &Logger, first_exit: watch::Sender<Option<VmExit>>) -> io::Result<Child> {
+        let log = log.new(o!("process" => self.who.to_string()));
+        let (input, output) = pipe::pipe()?;
+        let input = input.into_blocking_fd()?;
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.args)
+            .current_dir(&self.dir)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(input.try_clone()?)
+            .stderr(input)
+            .kill_on_drop(true);
+        let inherited: Vec<RawFd> = self.fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let (umask, parent) = (self.umask, std::process::id());
+        // SAFETY: between fork and exec `confine` makes system calls only; it neither allocates nor locks.
+        unsafe { command.pre_exec(move || confine(parent, umask, &inherited)) };
+        let mut child = command.spawn()?;
+        // The command holds copies of the pipe's end, the launch those of what the child now has.
+        drop((command, self.fds));
+        let pid = child.id().ok_or_else(|| io::Error::other("the process was reaped as it started"))?;
+        let process = Process::of(pid, self.who.to_string())?;
+        let pidfd = identity::open_pidfd(pid)?;
+        let (own_exit, exit) = watch::channel(None);
+        tokio::spawn(async move {
+            let mut words = Words::new(log);
+            let status = words.read_until(output, child.wait()).await;
+            let exit = words.exit(self.who, status);
+            exit::publish(&first_exit, exit.clone());
+            own_exit.send_replace(Some(exit));
+        });
+        Ok(Child { process, pidfd, exit })
+    }
+}
+
+impl Child {
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Sends `signal` unless the process is gone.
+    pub(crate) fn signal(&self, signal: i32) {
+        // The only other error is EPERM, and the process is ours: it has no privileges we lack.
+        let _ = identity::send(self.pidfd.as_fd(), signal);
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.exit.borrow().is_some()
+    }
+
+    /// Waits up to `patience` until the process is reaped; says whether it is.
+    pub(crate) async fn gone_within(&self, patience: Duration) -> bool {
+        let mut exit = self.exit.clone();
+        tokio::time::timeout(patience, exit.wait_for(Option::is_some)).await.is_ok()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.signal(libc::SIGKILL);
+    }
+}
+
+/// What the new process does to itself before it becomes the program.
+fn confine(parent: u32, umask: libc::mode_t, inherited: &[RawFd]) -> io::Result<()> {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: system calls on numbers, and on one structure that lives here.
+    unsafe {
+        check(libc::setsid())?;
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+        // The parent may have died before its death was watched for.
+        if libc::getppid().unsigned_abs() != parent {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+        check(libc::setrlimit(libc::RLIMIT_CORE, &raw const none))?;
+        libc::umask(umask);
+        // Closed at exec rather than now: the standard library reports a failed exec through one of them.
+        check(libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC))?;
+        for fd in inherited {
+            check(libc::fcntl(*fd, libc::F_SETFD, 0))?;
+        }
+    }
+    Ok(())
+}
+
+fn check<N: Into<i64>>(result: N) -> io::Result<()> {
+    if result.into() < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A process's output, on its way into the log.
+struct Words {
+    log: Logger,
+    lines: Lines,
+    budget: Budget,
+    last: VecDeque<String>,
+}
+
+impl Words {
+    fn new(log: Logger) -> Words {
+        Words { log, lines: Lines::default(), budget: Budget::new(Instant::now()), last: VecDeque::new() }
+    }
+
+    /// Reads `output` until `exit` is ready, and then what is still in it.
+    async fn read_until<T>(&mut self, mut output: pipe::Receiver, exit: impl Future<Output = T>) -> T {
+        let mut buffer = vec![0; 4096];
+        tokio::pin!(exit);
+        let result = loop {
+            tokio::select! {
+                result = &mut exit => break result,
+                read = output.read(&mut buffer) => match read {
+                    Ok(n) if n > 0 => self.hear(&buffer[..n]),
+                    // It closed its output and lives on.
+                    _ => break (&mut exit).await,
+                },
+            }
+        };
+        let rest = async {
+            while let Ok(n @ 1..) = output.read(&mut buffer).await {
+                self.hear(&buffer[..n]);
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN, rest).await;
+        let Words { log, lines, budget, last } = self;
+        lines.finish(|line| keep(log, budget, last, line));
+        result
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        let Words { log, lines, budget, last } = self;
+        lines.feed(bytes, |line| keep(log, budget, last, line));
+    }
+
+    fn exit(&mut self, who: Who, status: io::Result<ExitStatus>) -> VmExit {
+        let how = match status {
+            Ok(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => How::Exited(code),
+                (None, signal) => How::Killed(signal.unwrap_or_default()),
+            },
+            Err(error) => How::Lost(error.to_string()),
+        };
+        VmExit { who, how, last_words: Vec::from(std::mem::take(&mut self.last)).join(" | ") }
+    }
+}
+
+fn keep(log: &Logger, budget: &mut Budget, last: &mut VecDeque<String>, line: String) {
+    if let Verdict::Log { dropped } = budget.spend(line.len(), Instant::now()) {
+        if dropped > 0 {
+            warn!(log, "lines left out, there were too many at once"; "lines" => dropped);
+        }
+        info!(log, "{}", line);
+    }
+    if last.len() == LAST_WORDS {
+        last.pop_front();
+    }
+    last.push_back(line);
+}

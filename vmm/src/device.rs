@@ -1,0 +1,30 @@
+//! What a machine is made of, in QEMU's terms.
+//!
+//! Each value serialises to the one JSON object that QEMU takes for it, on the command line (`-device`, `-object`,
+//! `-blockdev`) as well as at run time (`device_add`, `object-add`, `blockdev-add`). Two things have no JSON form on
+//! the command line of QEMU 7 to 10 and are written as options: character devices and 9p's file systems.
+
+mod block;
+mod chardev;
+mod pci;
+
+pub(crate) use block::Blockdev;
+pub(crate) use chardev::{Chardev, Fsdev};
+pub(crate) use pci::Device;
+
+use serde::Serialize;
+
+/// Something without a place on a bus: `-object`.
+#[derive(Debug, Serialize)]
+#[serde(tag = "qom-type", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub(crate) enum Object {
+    /// Memory that other processes can map: a vhost-user daemon reads and writes it.
+    MemoryBackendMemfd {
+        id: &'static str,
+        /// Bytes.
+        size: u64,
+        share: bool,
+    },
+    /// A source of random numbers.
+    RngRandom { id: &'static str, filename: String },
+}

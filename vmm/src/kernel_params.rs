@@ -1,0 +1,71 @@
+//! The guest kernel's command line.
+
+use crate::spec::{Boot, Console, ImageFs, VmSpec};
+
+/// What the board and the hypervisor make known or unnecessary. The first three are about clocks, which the guest
+/// would otherwise spend time to distrust; the keyboard controller has no mouse and no surprises; a reset goes
+/// through it and ends QEMU; network interfaces keep the kernel's names; there is one PCI root bus.
+const BOARD: [&str; 12] = [
+    "tsc=reliable",
+    "no_timer_check",
+    "rcupdate.rcu_expedited=1",
+    "i8042.direct=1",
+    "i8042.dumbkbd=1",
+    "i8042.nopnp=1",
+    "i8042.noaux=1",
+    "noreplace-smp",
+    "reboot=k",
+    "cryptomgr.notests",
+    "net.ifnames=0",
+    "pci=lastbus=0",
+];
+
+/// What makes the init system of a guest image start the agent and leave the network to it.
+const SYSTEMD: [&str; 3] = [
+    "systemd.unit=kata-containers.target",
+    "systemd.mask=systemd-networkd.service",
+    "systemd.mask=systemd-networkd.socket",
+];
+
+/// The whole line. Later words win, so the specification's own come last.
+pub(crate) fn command_line(spec: &VmSpec) -> String {
+    let mut words: Vec<String> = Vec::new();
+    let mut add = |list: &[&str]| words.extend(list.iter().map(ToString::to_string));
+    add(&BOARD);
+    if let Boot::Image { fs, .. } = &spec.boot {
+        add(root(*fs));
+    }
+    add(&[match spec.console {
+        Console::Virtio => "console=hvc0",
+        Console::Serial => "console=ttyS0",
+    }]);
+    add(verbosity(spec));
+    // Without this a guest whose kernel panicked would stay, doing nothing; with it QEMU ends, as it may not reboot.
+    add(&["panic=1"]);
+    add(&[&format!("nr_cpus={}", spec.vcpus.max())]);
+    if matches!(spec.boot, Boot::Image { .. }) {
+        add(&SYSTEMD);
+    }
+    words.extend(spec.kernel_params.iter().map(ToString::to_string));
+    words.join(" ")
+}
+
+/// The root file system on the first partition of the first disk.
+fn root(fs: ImageFs) -> &'static [&'static str] {
+    match fs {
+        ImageFs::Ext4 => {
+            &["root=/dev/vda1", "rootflags=data=ordered,errors=remount-ro", "ro", "rootfstype=ext4"]
+        }
+        ImageFs::Xfs => &["root=/dev/vda1", "ro", "rootfstype=xfs"],
+        ImageFs::Erofs => &["root=/dev/vda1", "ro", "rootfstype=erofs"],
+    }
+}
+
+fn verbosity(spec: &VmSpec) -> &'static [&'static str] {
+    match (spec.debug, &spec.boot) {
+        (true, Boot::Initrd(_)) => &["debug"],
+        (true, Boot::Image { .. }) => &["debug", "systemd.show_status=true", "systemd.log_level=debug"],
+        (false, Boot::Initrd(_)) => &["quiet"],
+        (false, Boot::Image { .. }) => &["quiet", "systemd.show_status=false"],
+    }
+}

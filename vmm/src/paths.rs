@@ -1,0 +1,115 @@
+//! Are the files of a specification what they have to be? Asked before anything is started, so that the answer names
+//! the file rather than a symptom.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
+
+use crate::error::{PathError, PathProblem};
+use crate::spec::{Boot, ShareKind, VmSpec, VsockSpec};
+
+/// What is asked of a path.
+#[derive(Clone, Copy)]
+enum Kind {
+    Program,
+    File,
+    Directory,
+    /// Anything that can be read.
+    Source,
+}
+
+/// Checks every path of `spec`; the first one that will not do is the error.
+pub(crate) fn check(spec: &VmSpec) -> Result<(), PathError> {
+    one("run directory", &spec.run_dir, Kind::Directory)?;
+    one("QEMU", &spec.qemu, Kind::Program)?;
+    one("kernel", &spec.kernel, Kind::File)?;
+    match &spec.boot {
+        Boot::Initrd(path) => one("initrd", path, Kind::File)?,
+        Boot::Image { path, .. } => one("guest image", path, Kind::File)?,
+    }
+    if let Some(firmware) = &spec.firmware {
+        one("firmware", firmware, Kind::File)?;
+    }
+    one("entropy source", &spec.entropy, Kind::Source)?;
+    if let Some(share) = &spec.share {
+        one("shared directory", &share.source, Kind::Directory)?;
+        if let ShareKind::VirtioFs(fs) = &share.kind {
+            one("virtio-fs daemon", &fs.daemon, Kind::Program)?;
+        }
+    }
+    if let VsockSpec::VhostUser { daemon } = &spec.vsock {
+        one("vsock daemon", daemon, Kind::Program)?;
+    }
+    Ok(())
+}
+
+fn one(what: &'static str, path: &Path, kind: Kind) -> Result<(), PathError> {
+    problem(path, kind).map_or(Ok(()), |problem| Err(PathError { what, path: path.to_owned(), problem }))
+}
+
+fn problem(path: &Path, kind: Kind) -> Option<PathProblem> {
+    if !path.is_absolute() {
+        return Some(PathProblem::NotAbsolute);
+    }
+    // JSON, which QEMU and the record of processes are told paths in, is text.
+    if path.to_str().is_none() {
+        return Some(PathProblem::NotText);
+    }
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(PathProblem::Missing),
+        Err(error) => return Some(PathProblem::Unknown(Errno::from_raw(error.raw_os_error().unwrap_or(0)))),
+    };
+    wrong_type(&metadata, kind).or_else(|| forbidden(path, kind))
+}
+
+fn wrong_type(metadata: &Metadata, kind: Kind) -> Option<PathProblem> {
+    match kind {
+        Kind::Program | Kind::File if !metadata.is_file() => Some(PathProblem::NotAFile),
+        Kind::Directory if !metadata.is_dir() => Some(PathProblem::NotADirectory),
+        _ => None,
+    }
+}
+
+fn forbidden(path: &Path, kind: Kind) -> Option<PathProblem> {
+    let (flags, problem) = match kind {
+        Kind::Program => (AccessFlags::X_OK, PathProblem::NotExecutable),
+        Kind::File | Kind::Directory | Kind::Source => (AccessFlags::R_OK, PathProblem::NotReadable),
+    };
+    match access(path, flags) {
+        Ok(()) => None,
+        Err(Errno::EACCES) => Some(problem),
+        Err(errno) => Some(PathProblem::Unknown(errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn each_problem_has_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert_eq!(problem(&dir.path().join("none"), Kind::File), Some(PathProblem::Missing));
+        assert_eq!(problem(Path::new("file"), Kind::File), Some(PathProblem::NotAbsolute));
+        assert_eq!(problem(dir.path(), Kind::Program), Some(PathProblem::NotAFile));
+        assert_eq!(problem(&file, Kind::Directory), Some(PathProblem::NotADirectory));
+        assert_eq!(problem(&file, Kind::Program), Some(PathProblem::NotExecutable));
+        assert_eq!(problem(&file, Kind::File), None);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(problem(&file, Kind::Program), None);
+        assert_eq!(problem(Path::new("/dev/urandom"), Kind::Source), None);
+    }
+
+    #[test]
+    fn an_error_names_the_file_and_what_is_wrong_with_it() {
+        let error = one("kernel", Path::new("/nowhere/vmlinuz"), Kind::File).unwrap_err();
+        assert_eq!(error.to_string(), "kernel /nowhere/vmlinuz: missing");
+    }
+}

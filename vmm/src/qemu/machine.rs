@@ -1,0 +1,95 @@
+//! A running guest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::monitor::Monitor;
+use super::qmp::{Cont, Quit, Stop};
+use crate::child::Child;
+use crate::console::Console;
+use crate::error::{QmpError, StopError};
+use crate::exit::VmExit;
+use crate::identity::Process;
+use crate::processes::Processes;
+use crate::vm::{Vm, Vsock};
+
+/// What boots a machine leaves to it, besides its processes.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) qemu: Arc<Child>,
+    pub(crate) monitor: Monitor,
+    pub(crate) console: Console,
+    pub(crate) vsock: Vsock,
+}
+
+/// A machine whose QEMU is our child.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    processes: Processes,
+    parts: Parts,
+}
+
+impl Machine {
+    pub(crate) fn new(processes: Processes, parts: Parts) -> Machine {
+        Machine { processes, parts }
+    }
+
+    /// Asks QEMU to end, within `grace`.
+    async fn ask(&self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        let Parts { qemu, monitor, .. } = &self.parts;
+        let quit = async {
+            // The answer does not matter, the exit does.
+            let _ = monitor.qmp().execute_within(Quit {}, grace).await;
+            qemu.gone_within(grace).await
+        };
+        if matches!(timeout(grace / 2, quit).await, Ok(true)) {
+            return;
+        }
+        qemu.signal(libc::SIGTERM);
+        qemu.gone_within(deadline.duration_since(Instant::now())).await;
+    }
+}
+
+#[async_trait]
+impl Vm for Machine {
+    fn pid(&self) -> u32 {
+        self.parts.qemu.process().pid
+    }
+
+    fn processes(&self) -> Vec<Process> {
+        // QEMU is started last.
+        self.processes.list().into_iter().rev().collect()
+    }
+
+    fn exit(&self) -> watch::Receiver<Option<VmExit>> {
+        self.processes.exit()
+    }
+
+    fn vsock(&self) -> Vsock {
+        self.parts.vsock.clone()
+    }
+
+    fn console_tail(&self) -> String {
+        self.parts.console.tail()
+    }
+
+    async fn pause(&self) -> Result<(), QmpError> {
+        self.parts.monitor.qmp().execute(Stop {}).await.map(drop)
+    }
+
+    async fn resume(&self) -> Result<(), QmpError> {
+        self.parts.monitor.qmp().execute(Cont {}).await.map(drop)
+    }
+
+    async fn stop(&self, grace: Duration) -> Result<(), StopError> {
+        if !grace.is_zero() && !self.parts.qemu.is_gone() {
+            self.ask(grace).await;
+        }
+        self.processes.kill().await
+    }
+}

@@ -16,9 +16,9 @@ use crate::listed;
 listed! {
     all: [
         the_reported_pid_is_gone_once_wait_is_answered,
-        a_killed_shim_is_cleaned_up_after_by_its_delete_action,
     ],
     ours: [
+        a_killed_shim_is_cleaned_up_after_by_its_delete_action,
         a_container_exits_when_its_qemu_is_killed,
         a_container_exits_when_its_vsock_helper_is_killed,
         a_shim_that_is_told_to_shut_down_while_a_container_runs_stays,

@@ -103,6 +103,11 @@ impl Child {
         let _ = identity::send(self.pidfd.as_fd(), signal);
     }
 
+    /// Descriptors for the processes it started itself; none once it is gone, when its number may be another's.
+    pub(crate) fn workers(&self) -> Vec<OwnedFd> {
+        if self.is_gone() { Vec::new() } else { identity::children(self.process.pid) }
+    }
+
     pub(crate) fn is_gone(&self) -> bool {
         self.exit.borrow().is_some()
     }
@@ -213,4 +218,100 @@ fn keep(log: &Logger, budget: &mut Budget, last: &mut VecDeque<String>, line: St
         last.pop_front();
     }
     last.push_back(line);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::IntoRawFd;
+
+    struct Started {
+        child: Child,
+        exit: watch::Receiver<Option<VmExit>>,
+        _dir: tempfile::TempDir,
+    }
+
+    fn shell(script: &str, fds: Vec<OwnedFd>) -> Started {
+        let dir = tempfile::tempdir().unwrap();
+        let args = ["-c", script].map(Into::into).into();
+        let (first, exit) = watch::channel(None);
+        let program = "/bin/sh".into();
+        let launch = Launch { who: Who::Qemu, program, args, dir: dir.path().into(), fds, umask: 0o077 };
+        let child = launch.spawn(&Logger::root(slog::Discard, o!()), first).unwrap();
+        Started { child, exit, _dir: dir }
+    }
+
+    async fn exit_of(started: &mut Started) -> VmExit {
+        let exit = tokio::time::timeout(Duration::from_secs(5), started.exit.wait_for(Option::is_some)).await;
+        exit.unwrap().unwrap().clone().unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_exit_comes_with_its_last_words() {
+        let mut started =
+            shell("for i in 1 2 3 4 5 6; do echo line $i >&2; done; printf end; exit 7", vec![]);
+        let exit = exit_of(&mut started).await;
+        assert_eq!(exit.how, How::Exited(7));
+        assert_eq!(exit.last_words, "line 4 | line 5 | line 6 | end");
+    }
+
+    #[tokio::test]
+    async fn a_flood_without_line_ends_is_cut() {
+        let mut started = shell("head -c 4000000 /dev/zero | tr '\\0' x >&2", vec![]);
+        let exit = exit_of(&mut started).await;
+        assert!(exit.last_words.len() < 9000, "{}", exit.last_words.len());
+        assert!(exit.last_words.ends_with("bytes more]"));
+    }
+
+    #[tokio::test]
+    async fn an_exit_is_known_although_a_grandchild_holds_the_output() {
+        let mut started = shell("sleep 3 & exit 1", vec![]);
+        let start = Instant::now();
+        assert_eq!(exit_of(&mut started).await.how, How::Exited(1));
+        assert!(start.elapsed() < Duration::from_secs(2));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_child_is_killed_and_reaped() {
+        let mut started = shell("exec sleep 60", vec![]);
+        let process = started.child.process().clone();
+        drop(std::mem::replace(&mut started.child, shell("exit 0", vec![]).child));
+        assert_eq!(exit_of(&mut started).await.how, How::Killed(9));
+        assert!(!process.is_there());
+    }
+
+    #[tokio::test]
+    async fn a_child_has_a_session_of_its_own_and_no_way_up() {
+        let mut started =
+            shell("grep -E '^(NoNewPrivs|Umask)' /proc/self/status; ulimit -c; ps -o sid= $$", vec![]);
+        let pid = started.child.process().pid;
+        let words = exit_of(&mut started).await.last_words;
+        let words: Vec<&str> = words.split(" | ").map(str::trim).collect();
+        assert_eq!(words, ["Umask:\t0077", "NoNewPrivs:\t1", "0", pid.to_string().as_str()]);
+    }
+
+    #[tokio::test]
+    async fn s_d2_a_child_inherits_what_it_is_given_and_nothing_else() {
+        let canaries: Vec<RawFd> = (0..50)
+            .map(|_| {
+                let fd = File::open("/dev/null").unwrap().into_raw_fd();
+                // SAFETY: a flag of a descriptor that was opened on the line before.
+                assert_eq!(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }, 0);
+                fd
+            })
+            .collect();
+        let given: OwnedFd = File::open("/dev/zero").unwrap().into();
+        let number = given.as_raw_fd();
+        let mut started =
+            shell("for fd in /proc/$$/fd/*; do echo ${fd##*/}; done | sort -n | tr '\\n' ' '", vec![given]);
+        let words = exit_of(&mut started).await.last_words;
+        for fd in canaries {
+            // SAFETY: the descriptor is this test's own, and used for the last time.
+            unsafe { libc::close(fd) };
+        }
+        let mut found: Vec<RawFd> = words.split_whitespace().map(|fd| fd.parse().unwrap()).collect();
+        found.retain(|fd| *fd > 2);
+        assert_eq!(found, [number]);
+    }
 }

@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// A process, told apart from later ones with the same number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +113,22 @@ pub(crate) fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<bool> {
         error if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
         error => Err(error),
     }
+}
+
+/// Descriptors for the processes that `pid` started and that are still its children.
+pub(crate) fn children(pid: u32) -> Vec<OwnedFd> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let numbers =
+        lists.flat_map(|list| list.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<u32>>());
+    numbers.filter_map(|child| open_pidfd(child).ok()).collect()
+}
+
+/// Waits until the process behind `pidfd` has ended, whoever may reap it.
+pub(crate) async fn ended(pidfd: OwnedFd) -> io::Result<()> {
+    // SAFETY: an `OwnedFd` gives the one descriptor it owns for as long as it lives.
+    let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+    pidfd.readable().await.map(drop)
 }
 
 fn start_time(proc: &Path, pid: u32) -> io::Result<u64> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use slog::Logger;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::child::{Child, Launch};
 use crate::error::{BootError, StopError};
@@ -97,10 +97,15 @@ impl Processes {
     /// Kills all of them, waits until they are reaped, and removes their files.
     pub(crate) async fn kill(&self) -> Result<(), StopError> {
         let children = lock(&self.children).clone();
+        // A daemon's worker dies with it, yet a moment later, and holds the shared directory until then.
+        let workers: Vec<OwnedFd> = children.iter().flat_map(|child| child.workers()).collect();
         children.iter().for_each(|child| child.signal(libc::SIGKILL));
         let deadline = Instant::now() + REAP;
         for child in &children {
             child.gone_within(deadline.duration_since(Instant::now())).await;
+        }
+        for worker in workers {
+            let _ = timeout_at(deadline, identity::ended(worker)).await;
         }
         lock(&self.leftovers).iter().for_each(RemoveLater::remove);
         let there = children.iter().filter(|child| !child.is_gone());

@@ -1,6 +1,9 @@
 //! The command line of QEMU 7.2 to 10: a pure function of the specification and the numbers of the descriptors that
 //! QEMU inherits.
 
+#[cfg(test)]
+mod tests;
+
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::path::Path;

@@ -5,6 +5,8 @@
 //! caller learns that QEMU is gone.
 
 mod command;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::time::Duration;

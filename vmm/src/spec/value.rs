@@ -85,7 +85,7 @@ pub struct VmName(String);
 text_value!(VmName);
 
 impl VmName {
-    /// Takes `name`, which is the rule's only exception: no QEMU option syntax may hide in it.
+    /// Takes `name` if no option syntax of QEMU can hide in it.
     pub fn new(name: impl Into<String>) -> Result<VmName, SpecError> {
         let name = name.into();
         if is_word(&name, 128) {
@@ -328,4 +328,78 @@ fn extra_arg(arg: String) -> Result<String, SpecError> {
         return Err(SpecError::ExtraArg(arg));
     }
     Ok(arg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_hold_options() {
+        for name in ["", "a,b", "a=b", "a/b", "a b", "a\n", "\u{e4}", &"x".repeat(129)] {
+            assert!(VmName::new(name).is_err(), "{name:?}");
+            assert!(Tag::new(name).is_err(), "{name:?}");
+        }
+        assert_eq!(VmName::new("k8s_pod-1.x").unwrap().as_str(), "k8s_pod-1.x");
+        assert!(Tag::new("x".repeat(32)).is_err());
+    }
+
+    #[test]
+    fn uuids_have_their_form() {
+        let random = VmUuid::random().unwrap();
+        assert_eq!(VmUuid::new(random.as_str()).unwrap(), random);
+        assert_eq!(&random.as_str()[14..15], "4");
+        assert_ne!(VmUuid::random().unwrap(), random);
+        for text in ["", "0123456789ab4def8123456789abcdef", "01234567-89ab-4def-8123-456789abcdeg"] {
+            assert!(VmUuid::new(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn machine_options_are_switches_or_assignments() {
+        let options = MachineOptions::parse("smm,nosmbus, kernel_irqchip=split,").unwrap();
+        assert_eq!(options.iter().collect::<Vec<_>>(), ["smm=on", "smbus=off", "kernel_irqchip=split"]);
+        for list in ["=on", "a=", "a b=on", "no"] {
+            assert!(MachineOptions::parse(list).is_err(), "{list:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_make_no_machine_are_refused() {
+        assert!(Vcpus::new(0, 1).is_err());
+        assert!(Vcpus::new(2, 1).is_err());
+        assert!(Vcpus::new(1, 256).is_err());
+        assert!(Memory::new(0, 0, 1).is_err());
+        assert!(Memory::new(2, 0, 1).is_err());
+        assert!(Memory::new(1, 0, u64::MAX).is_err());
+        assert_eq!(Memory::new(1, 257, 2), Err(SpecError::MemorySlots(257)));
+        assert_eq!(Memory::new(1, 0, 2).unwrap().growth(), None);
+        assert_eq!(Memory::new(1, 3, 2).unwrap().growth(), Some((3, 2)));
+    }
+
+    #[test]
+    fn a_kernel_parameter_is_one_word() {
+        for word in ["", "a b", "a\tb", "a\nb", "a=\"b c", "a\0"] {
+            assert!(KernelParam::new(word).is_err(), "{word:?}");
+        }
+        assert_eq!(KernelParam::new("a=\"b c\"").unwrap().as_str(), "a=\"b c\"");
+    }
+
+    #[test]
+    fn arguments_that_weaken_the_jail_are_refused_in_every_spelling() {
+        for arg in [
+            "--sandbox=none",
+            "--sandbox",
+            "-o",
+            "-osandbox=none",
+            "--seccomp",
+            "--fd=3",
+            "--shared-dir=/",
+            "--",
+        ] {
+            assert!(ExtraArgs::new([arg.to_owned()]).is_err(), "{arg:?}");
+        }
+        let args = ["--thread-pool-size=1", "--announce-submounts", "--xattr"].map(str::to_owned);
+        assert_eq!(ExtraArgs::new(args).unwrap().iter().count(), 3);
+    }
 }

@@ -13,9 +13,9 @@ use vmm::spec::{
 use vmm::{Process, VmSpec};
 
 /// A specification in a directory of its own, removed in the end.
-pub struct Fixture {
-    pub dir: TempDir,
-    pub spec: VmSpec,
+pub(crate) struct Fixture {
+    pub(crate) dir: TempDir,
+    pub(crate) spec: VmSpec,
 }
 
 fn cache() -> PathBuf {
@@ -33,7 +33,7 @@ fn asset(variable: &str, default: PathBuf) -> PathBuf {
     path
 }
 
-pub fn virtiofsd() -> PathBuf {
+pub(crate) fn virtiofsd() -> PathBuf {
     asset("KATA_TEST_VIRTIOFSD", cache().join("bin/virtiofsd"))
 }
 
@@ -48,7 +48,7 @@ fn qemu() -> PathBuf {
 impl Fixture {
     /// A guest without an operating system worth the name: its initial file system is empty, so that its kernel ends
     /// in a panic some seconds after it starts.
-    pub fn new() -> Fixture {
+    pub(crate) fn new() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         let (run_dir, share, initrd) =
             (dir.path().join("run"), dir.path().join("share,readonly=on"), dir.path().join("initrd"));
@@ -83,7 +83,7 @@ impl Fixture {
         Fixture { dir, spec }
     }
 
-    pub fn with_virtiofs(mut self) -> Fixture {
+    pub(crate) fn with_virtiofs(mut self) -> Fixture {
         let daemon = virtiofsd();
         let fs =
             VirtioFs { daemon, cache: FsCache::Always, queue_size: 1024, extra_args: ExtraArgs::default() };
@@ -94,7 +94,7 @@ impl Fixture {
     }
 
     /// The processes that work in the run directory or name it, told by `/proc`.
-    pub fn processes(&self) -> Vec<u32> {
+    pub(crate) fn processes(&self) -> Vec<u32> {
         let run_dir = self.spec.run_dir.to_str().unwrap();
         let numbers = std::fs::read_dir("/proc").unwrap().flatten();
         let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -102,7 +102,7 @@ impl Fixture {
     }
 
     /// Fails unless every process is gone within a second and the run directory is empty.
-    pub fn assert_nothing_left(&self) {
+    pub(crate) fn assert_nothing_left(&self) {
         let deadline = Instant::now() + Duration::from_secs(1);
         while !self.processes().is_empty() {
             assert!(Instant::now() < deadline, "still there: {:?}", self.processes());
@@ -119,18 +119,18 @@ fn works_in(pid: u32, run_dir: &str) -> bool {
 }
 
 /// One line of `/proc/<pid>/status`.
-pub fn status(pid: u32, field: &str) -> String {
+pub(crate) fn status(pid: u32, field: &str) -> String {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     line.unwrap().trim().to_owned()
 }
 
-pub fn named<'a>(processes: &'a [Process], name: &str) -> &'a Process {
+pub(crate) fn named<'a>(processes: &'a [Process], name: &str) -> &'a Process {
     processes.iter().find(|process| process.name == name).unwrap()
 }
 
 /// A logger whose lines are seen when a test fails.
-pub fn log() -> Logger {
+pub(crate) fn log() -> Logger {
     Logger::root(Print.fuse(), o!())
 }
 

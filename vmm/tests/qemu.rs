@@ -216,3 +216,21 @@ fn child_of(pid: u32) -> u32 {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     children.split_whitespace().next().unwrap().parse().unwrap()
 }
+
+#[tokio::test]
+async fn s_d2_every_process_has_the_descriptors_it_was_given_and_its_own() {
+    let canary = std::fs::File::open("/etc/hostname").unwrap();
+    nix::fcntl::fcntl(&canary, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+    let fixture = Fixture::new().with_virtiofs();
+    let vm = boot(&fixture).await;
+    for process in vm.processes() {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", process.pid)).unwrap().flatten();
+        let targets: Vec<_> = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect();
+        assert!(
+            !targets.iter().any(|target| target == std::path::Path::new("/etc/hostname")),
+            "{process}: {targets:?}"
+        );
+    }
+    vm.stop(Duration::ZERO).await.unwrap();
+    fixture.assert_nothing_left();
+}

@@ -51,7 +51,7 @@ pub(crate) enum VsockEnd {
 /// QEMU's arguments. The processors do not run until they are told to.
 pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> {
     let mut line = Line::default();
-    line.option("-name", format!("sandbox-{}", spec.name));
+    line.option("-name", spec.name.as_str());
     line.option("-uuid", spec.uuid.as_str());
     for knob in ["-no-user-config", "-nodefaults", "-no-reboot", "-S"] {
         line.flag(knob);

@@ -54,3 +54,36 @@ async fn listen(qmp: Qmp, mut events: Receiver<Event>, first_exit: watch::Sender
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::qmp::tests::{Peer, connected};
+    use std::time::Duration;
+
+    async fn watched() -> (Monitor, Peer, watch::Receiver<Option<VmExit>>) {
+        let (qmp, peer) = connected(Duration::from_secs(5)).await;
+        let (first, exit) = watch::channel(None);
+        (Monitor::watch(qmp, first), peer, exit)
+    }
+
+    #[tokio::test]
+    async fn r06_a_guest_in_a_state_without_return_is_an_exit() {
+        let (_monitor, mut peer, mut exit) = watched().await;
+        peer.say(r#"{"event": "STOP"}"#).await;
+        peer.answer(r#"{"status": "internal-error", "running": false}"#).await;
+        let exit = exit.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        assert_eq!(exit.to_string(), "qemu is stuck in state internal-error");
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_was_paused_is_not() {
+        let (_monitor, mut peer, exit) = watched().await;
+        peer.say(r#"{"event": "STOP"}"#).await;
+        peer.answer(r#"{"status": "paused", "running": false}"#).await;
+        peer.say(r#"{"event": "GUEST_PANICKED"}"#).await;
+        // That the second event is asked about shows that the first one was dealt with.
+        peer.answer(r#"{"status": "running", "running": true}"#).await;
+        assert!(exit.borrow().is_none());
+    }
+}

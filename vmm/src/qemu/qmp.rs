@@ -6,7 +6,7 @@
 
 mod command;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod wire;
 
 use std::time::Duration;

@@ -5,7 +5,7 @@ use crate::spec::*;
 
 fn spec() -> VmSpec {
     VmSpec {
-        name: VmName::new("pod-1").unwrap(),
+        name: VmName::new("sandbox-pod-1").unwrap(),
         uuid: VmUuid::new("01234567-89ab-4def-8123-456789abcdef").unwrap(),
         run_dir: "/run/kata/k8s.io/pod-1".into(),
         qemu: "/usr/bin/qemu-system-x86_64".into(),

@@ -12,7 +12,7 @@ use crate::error::QmpError;
 const HELLO: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "x"}, "capabilities": ["oob"]}}"#;
 
 /// QEMU's side.
-struct Peer(BufReader<UnixStream>);
+pub(crate) struct Peer(BufReader<UnixStream>);
 
 impl Peer {
     /// What is asked next.
@@ -22,17 +22,17 @@ impl Peer {
         serde_json::from_str(&line).unwrap()
     }
 
-    async fn say(&mut self, text: &str) {
+    pub(crate) async fn say(&mut self, text: &str) {
         self.0.write_all(format!("{text}\r\n").as_bytes()).await.unwrap();
     }
 
-    async fn answer(&mut self, returned: &str) {
+    pub(crate) async fn answer(&mut self, returned: &str) {
         let id = self.hear().await["id"].clone();
         self.say(&format!(r#"{{"return": {returned}, "id": {id}}}"#)).await;
     }
 }
 
-async fn connected(patience: Duration) -> (Qmp, Peer) {
+pub(crate) async fn connected(patience: Duration) -> (Qmp, Peer) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut peer = Peer(BufReader::new(theirs));
     peer.say(HELLO).await;

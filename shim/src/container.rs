@@ -145,6 +145,11 @@ impl Container {
         self.sandbox.pid()
     }
 
+    /// Whether its first process has ended.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.init.state(), State::Stopped(_))
+    }
+
     pub(crate) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
     }
@@ -158,7 +163,7 @@ impl Container {
     /// Runs the first process.
     ///
     /// # Errors
-    /// `FailedPrecondition` unless the container is just created; else the guest's own words.
+    /// An error unless the container is just created; else the guest's own words.
     pub(crate) async fn start(self: &Arc<Self>) -> Result<()> {
         let phase = self.phase.lock().await;
         if self.init.state() != State::Created {
@@ -228,7 +233,7 @@ impl Container {
     /// Removes the container from the guest and its files from the share.
     ///
     /// # Errors
-    /// `FailedPrecondition` while it runs.
+    /// While it runs.
     pub(crate) async fn delete(self: &Arc<Self>) -> Result<Exit> {
         let _phase = self.phase.lock().await;
         let exit = match self.init.state() {
@@ -237,7 +242,7 @@ impl Container {
             State::Created => {
                 let _ = self.sandbox.agent().signal_process(&self.id, "", SIGKILL).await;
                 let exit = Exit::now(LOST);
-                self.init.set_stopped(exit);
+                supervise::publish_exit(self, &self.init, exit);
                 exit
             }
         };
@@ -257,7 +262,7 @@ impl Container {
     /// Freezes every process of the container.
     ///
     /// # Errors
-    /// `FailedPrecondition` unless it runs.
+    /// Unless it runs.
     pub(crate) async fn pause(&self) -> Result<()> {
         let _phase = self.running("pause").await?;
         self.sandbox.ask(self.sandbox.agent().pause(&self.id)).await?;
@@ -268,7 +273,7 @@ impl Container {
     /// Lets a paused container go on.
     ///
     /// # Errors
-    /// `FailedPrecondition` unless it is paused.
+    /// Unless it is paused.
     pub(crate) async fn resume(&self) -> Result<()> {
         let _phase = self.phase.lock().await;
         if !self.is_paused() {
@@ -309,8 +314,8 @@ impl Container {
     /// # Errors
     /// The guest's own words.
     pub(crate) async fn stats(&self) -> Result<Any> {
-        if matches!(self.init.state(), State::Stopped(_)) {
-            return Err(self.wrong_state("stats"));
+        if self.is_stopped() {
+            return Err(self.wrong_state("measure"));
         }
         let stats = self.sandbox.ask(self.sandbox.agent().stats_container(&self.id)).await?;
         metrics::render(&stats, metrics::Version::of_host())
@@ -341,7 +346,8 @@ impl Container {
             State::Running => "running",
             State::Stopped(_) => "stopped",
         };
-        Error::FailedPrecondition(format!("cannot {verb} a {state} container"))
+        // Without a status code of its own, as runc's shim answers: clients know these calls' errors as "unknown".
+        Error::Failed(format!("cannot {verb} a {state} container"))
     }
 }
 

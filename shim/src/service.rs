@@ -259,7 +259,8 @@ impl Task for TaskService {
     async fn pids(&self, _ctx: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
         let container = answer(&self.log, "pids", &request.id, self.container(&request.id))?;
         let machine = ProcessInfo { pid: container.pid(), ..Default::default() };
-        Ok(PidsResponse { processes: vec![machine], ..Default::default() })
+        let processes = if container.is_stopped() { Vec::new() } else { vec![machine] };
+        Ok(PidsResponse { processes, ..Default::default() })
     }
 
     async fn pause(&self, _ctx: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
@@ -322,8 +323,9 @@ impl Task for TaskService {
     }
 
     async fn connect(&self, _ctx: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
-        let container = answer(&self.log, "connect", &request.id, self.container(&request.id))?;
-        Ok(ConnectResponse { shim_pid: std::process::id(), task_pid: container.pid(), ..Default::default() })
+        // containerd may ask before there is a container: it wants to know that the shim lives.
+        let task_pid = self.containers.get(&request.id).map(|container| container.pid()).unwrap_or_default();
+        Ok(ConnectResponse { shim_pid: std::process::id(), task_pid, ..Default::default() })
     }
 
     async fn shutdown(&self, _ctx: &TtrpcContext, request: ShutdownRequest) -> ttrpc::Result<Empty> {

@@ -18,11 +18,11 @@ impl Container {
     /// Takes in an exec that a later Start runs.
     ///
     /// # Errors
-    /// `AlreadyExists` for an id that is in use, `InvalidArgument` for a process that cannot be one,
-    /// `FailedPrecondition` when the container has ended or is paused.
+    /// `AlreadyExists` for an id that is in use, `InvalidArgument` for a process that cannot be one; also when the
+    /// container has ended or is paused.
     pub(crate) fn add_exec(&self, request: ExecProcessRequest) -> Result<()> {
         ids::check("exec id", &request.exec_id)?;
-        if self.is_paused() || matches!(self.init.state(), State::Stopped(_)) {
+        if self.is_paused() || self.is_stopped() {
             return Err(self.wrong_state("exec in"));
         }
         let reserved = self.execs.reserve(&request.exec_id)?;
@@ -45,12 +45,12 @@ impl Container {
     /// Runs an exec.
     ///
     /// # Errors
-    /// `FailedPrecondition` unless it is just created; else the guest's own words, as for a command that is not
+    /// Unless it is just created; else the guest's own words, as for a command that is not
     /// there.
     pub(crate) async fn start_exec(self: &Arc<Self>, exec_id: &str) -> Result<()> {
         let process = self.execs.get(exec_id)?;
         let Some(spec) = process.take_spec() else {
-            return Err(Error::FailedPrecondition(format!("exec {exec_id} has been started before")));
+            return Err(Error::Failed(format!("exec {exec_id} has been started before")));
         };
         let started = self.run_exec(&process, spec).await;
         if started.is_err() {
@@ -82,12 +82,12 @@ impl Container {
     /// Forgets an exec.
     ///
     /// # Errors
-    /// `FailedPrecondition` while it runs, `NotFound` when there is none.
+    /// While it runs; `NotFound` when there is none.
     pub(crate) fn delete_exec(&self, exec_id: &str) -> Result<Exit> {
         let process = self.execs.get(exec_id)?;
         let exit = match process.state() {
             State::Running => {
-                return Err(Error::FailedPrecondition(format!("cannot delete a running exec: {exec_id}")));
+                return Err(Error::Failed(format!("cannot delete a running exec: {exec_id}")));
             }
             State::Created => Exit::now(NEVER_RAN),
             State::Stopped(exit) => exit,

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::bundle::{Bundle, spec};
 use tests::command::run;
 use tests::operator::{Configuration, write_text};
@@ -101,7 +101,7 @@ fn a_broken_configuration_file_is_named_with_the_line(case: &Case<'_>) -> Result
     let file = case.dir().join("broken.toml");
     write_text(&file, "[hypervisor.qemu]\nkernel = \"/unfinished\n")?;
     let output = case.container("bad").configured(&file).run(["true"])?;
-    says(&output, &[&file.to_string_lossy(), "line 2"])
+    says(&output, &[&format!("{}:2:", file.display())])
 }
 
 fn a_missing_configuration_file_is_named(case: &Case<'_>) -> Result<()> {
@@ -134,23 +134,28 @@ fn host_networking_is_refused(case: &Case<'_>) -> Result<()> {
 }
 
 fn a_bundle_without_configuration_is_refused(case: &Case<'_>) -> Result<()> {
-    case.adopt("bare");
-    let bundle = Bundle::new(case.world, case.dir().join("bare"))?;
-    // A shim may look at the bundle as soon as it is started, or when the container is created.
-    let said = match Shim::start(case, "bare", bundle) {
-        Ok(shim) => shim.create(None).err().map(|refusal| refusal.message).unwrap_or_default(),
-        Err(failure) => failure.to_string(),
-    };
+    let said = refusal_of(case, "bare", None)?;
     check!(said.contains("config.json"), "config.json is not named: {said}");
     Ok(())
+}
+
+/// What the shim says to a bundle with `spec`: as soon as it is started, or when the container is created.
+fn refusal_of(case: &Case<'_>, id: &str, spec: Option<&Value>) -> Result<String> {
+    case.adopt(id);
+    let bundle = Bundle::new(case.world, case.dir().join(id))?;
+    if let Some(spec) = spec {
+        bundle.write(spec)?;
+    }
+    match Shim::start(case, id, bundle) {
+        Ok(shim) => Ok(shim.create(None).err().map(|refusal| refusal.message).unwrap_or_default()),
+        Err(failure) => Ok(failure.to_string()),
+    }
 }
 
 fn a_spec_without_a_process_is_refused(case: &Case<'_>) -> Result<()> {
     let mut spec = spec(case.world, &case.namespace, "unborn", &["true"]);
     spec["process"] = json!(null);
-    let shim = case.shim("unborn", &spec)?;
-    let refusal = shim.create(None).err();
-    let said = refusal.map(|refusal| refusal.message).unwrap_or_default();
+    let said = refusal_of(case, "unborn", Some(&spec))?;
     check!(said.to_lowercase().contains("process"), "the missing process is not named: {said}");
     Ok(())
 }

@@ -24,7 +24,7 @@ fn shim(case: &Case<'_>, args: &[&str]) -> Result<Output> {
 fn the_version_names_the_protocol_and_the_qemu_versions(case: &Case<'_>) -> Result<()> {
     let output = shim(case, &["-v"])?.exits(0)?;
     let said = output.out();
-    for word in ["containerd-shim-kata-v2", env!("CARGO_PKG_VERSION"), "containerd.task.v2", "QEMU", "7.2"] {
+    for word in ["containerd-shim-kata-v2", env!("CARGO_PKG_VERSION"), "task API v2", "QEMU", "7.2"] {
         check!(said.contains(word), "`{word}` is not in: {said}");
     }
     Ok(())

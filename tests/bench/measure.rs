@@ -17,9 +17,17 @@ use crate::vsock::{bare_mb_s, rate};
 const EXECS: usize = 30;
 const STREAM: usize = 64 << 20;
 
-/// The phases of a start in their order, as the shim logs them.
-const PHASES: [&str; 6] =
-    ["create_received", "helpers_up", "qmp_ready", "agent_answered", "container_created", "started"];
+/// The phases of a start in their order, and what is in the line that the shim logs when each is reached.
+const PHASES: [(&str, &str); 6] = [
+    ("create_received", "phase=create_received"),
+    // The line before QEMU is started, with its arguments.
+    ("helpers_up", "msg=qemu "),
+    // QEMU's monitor has been greeted, and the guest's processors are let go.
+    ("qmp_ready", "execute=cont"),
+    ("agent_answered", "phase=agent_answered"),
+    ("container_created", "phase=container_created"),
+    ("started", "phase=started"),
+];
 
 /// Measures everything into `report`.
 pub(crate) fn all(world: &World, report: &mut Report) -> Result<()> {
@@ -86,7 +94,7 @@ fn report_phases(phases: &[Vec<f64>], report: &mut Report) {
     let own = phases.iter().map(|at| at[1] - at[0] + at[5] - at[3]).collect();
     report.add("own_share_ms", median(own), "Create and Start without QEMU's start and the guest's boot");
     report.heading("Phases of a start, in ms since Create came in");
-    for (index, name) in PHASES.iter().enumerate().skip(1) {
+    for (index, (name, _)) in PHASES.iter().enumerate().skip(1) {
         let at = phases.iter().map(|phases| phases[index]).collect();
         report.add(&format!("phase_{name}_ms"), median(at), "");
     }
@@ -104,18 +112,22 @@ fn started(case: &Case<'_>, id: &str, by_runc: bool) -> Result<f64> {
     Ok(took.as_secs_f64())
 }
 
-/// Milliseconds of each of [`PHASES`], from lines with `phase=<name>` and `at_ms=<number>`.
+/// Milliseconds from the first of [`PHASES`] to each of them.
 fn logged_phases(log: &str) -> Result<Vec<f64>> {
-    let value = |line: &str, key: &str| {
-        let word = line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-        word.map(|word| word.trim_matches('"').to_owned())
+    let at = |(name, part): &(&str, &str)| {
+        let line = log.lines().find(|line| line.contains(part));
+        line.and_then(time_of_day).context(format!("the phase {name} in the shim's log"))
     };
-    let at = |phase: &&str| {
-        let line = log.lines().find(|line| value(line, "phase").as_deref() == Some(*phase));
-        let at = line.and_then(|line| value(line, "at_ms")).and_then(|at| at.parse::<f64>().ok());
-        at.context(format!("the phase {phase} in the shim's log"))
-    };
-    PHASES.iter().map(at).collect()
+    let times = PHASES.iter().map(at).collect::<Result<Vec<f64>>>()?;
+    // A start that crosses midnight is not worth a date.
+    Ok(times.iter().map(|time| (time - times[0]) * 1e3).collect())
+}
+
+/// Seconds since midnight at which a line was logged: `time=<date>T<hours>:<minutes>:<seconds>Z`.
+fn time_of_day(line: &str) -> Option<f64> {
+    let time = line.split_whitespace().find_map(|word| word.strip_prefix("time="))?;
+    let time = time.trim_matches('"').split_once('T')?.1.trim_end_matches('Z');
+    time.split(':').try_fold(0.0, |sum, part| Some(sum * 60.0 + part.parse::<f64>().ok()?))
 }
 
 fn running_pod(case: &Case<'_>, report: &mut Report) -> Result<()> {

@@ -21,7 +21,8 @@ AGENT_ENV := RUSTFLAGS="-C target-feature=+crt-static" \
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 UNIT_TESTS := $(if $(NEXTEST),cargo nextest run --no-tests=pass,cargo test --quiet)
 # The end-to-end tests need root for containerd, mounts and cgroups.
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,HOME,KATA_CACHE_DIR,CARGO_TARGET_DIR)
+KEPT := PATH,HOME,KATA_CACHE_DIR,CARGO_TARGET_DIR,KATA_TEST_CONTAINERD,KATA_TEST_CTR,KATA_TEST_QEMU
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEPT))
 
 .PHONY: help
 help: ## print this list
@@ -70,7 +71,7 @@ matrix: guest build ## e2e again with a newer containerd and QEMU, unpacked into
 
 .PHONY: bench
 bench: guest build ## measure starts, execs, streams and memory; the report goes to target/bench
-	$(AS_ROOT) env KATA_TEST_SHIM=$(SHIM) cargo run --release --locked --package tests --bin bench
+	$(AS_ROOT) env KATA_TEST_SHIM=$(SHIM) cargo run --quiet --locked --package tests --bin bench
 
 .PHONY: demo
 demo: ## one pod in a virtual machine, everything set up (IMAGE=<OCI archive> CMD="program args" for your own)

@@ -71,7 +71,7 @@ matrix: guest build ## e2e again with a newer containerd and QEMU, unpacked into
 
 .PHONY: bench
 bench: guest build ## measure starts, execs, streams and memory; the report goes to target/bench
-	$(AS_ROOT) env KATA_TEST_SHIM=$(SHIM) cargo run --quiet --locked --package tests --bin bench
+	$(AS_ROOT) env KATA_TEST_SHIM=$(SHIM) cargo run --quiet --release --locked --package tests --bin bench
 
 .PHONY: demo
 demo: ## one pod in a virtual machine, everything set up (IMAGE=<OCI archive> CMD="program args" for your own)

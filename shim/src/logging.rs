@@ -146,7 +146,7 @@ mod tests {
         let mut bytes = [0; 512];
         let count = std::io::Read::read(&mut reader, &mut bytes).unwrap();
         let text = String::from_utf8_lossy(&bytes[..count]);
-        assert!(text.contains("msg=hello n=1") && text.ends_with("id=c1\n"), "{text}");
+        assert!(text.contains("msg=hello n=1 id=c1") && text.ends_with('\n'), "{text}");
         assert!(!text.contains("unheard"));
         for _ in 0..2000 {
             slog::info!(logger, "{}", "x".repeat(100));

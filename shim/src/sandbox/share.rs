@@ -70,19 +70,26 @@ impl SharedTree {
         let target = self.mounts.join(name);
         let metadata = fs::metadata(source)
             .map_err(|error| Error::InvalidArgument(format!("mount source {}: {error}", source.display())))?;
-        let made =
-            if metadata.is_dir() { fs::create_dir(&target) } else { fs::File::create_new(&target).map(drop) };
-        made.map_err(Error::io(target.display()))?;
+        stub(&target, metadata.is_dir())?;
         let attached = Mounted { target, guest_path: format!("{GUEST_DIR}/{name}") };
-        let flags = if recursive { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
-        mount(Some(source), &attached.target, None::<&str>, flags, None::<&str>)
-            .map_err(Error::os(format_args!("mount source {}", source.display())))?;
+        let staged =
+            if read_only { Some(self.stage(source, name, metadata.is_dir(), recursive)?) } else { None };
+        let from = staged.as_ref().map_or(source, |staged| staged.target.as_path());
+        bind_all(from, &attached.target, recursive)?;
         // What a guest does to its view must not travel back to the host's mounts.
         change(&attached.target, MsFlags::MS_SLAVE | MsFlags::MS_REC)?;
-        if read_only {
-            change(&attached.target, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY)?;
-        }
         Ok(attached)
+    }
+
+    /// Makes a read-only view of `source` beside the tree. A mount takes its flags along when it is bound, and so
+    /// do the copies that appear in the exported view; made read-only afterwards, those would stay writable.
+    fn stage(&self, source: &Path, name: &str, is_dir: bool, recursive: bool) -> Result<Mounted> {
+        let target = self.mounts.with_file_name(format!("staged-{name}"));
+        stub(&target, is_dir)?;
+        let staged = Mounted { target, guest_path: String::new() };
+        bind_all(source, &staged.target, recursive)?;
+        change(&staged.target, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY)?;
+        Ok(staged)
     }
 }
 
@@ -121,6 +128,18 @@ impl Drop for Mounted {
             let _ = fs::remove_dir(parent);
         }
     }
+}
+
+/// Makes an empty file or directory to mount on.
+fn stub(path: &Path, is_dir: bool) -> Result<()> {
+    let made = if is_dir { fs::create_dir(path) } else { fs::File::create_new(path).map(drop) };
+    made.map_err(Error::io(path.display()))
+}
+
+fn bind_all(source: &Path, target: &Path, recursive: bool) -> Result<()> {
+    let flags = if recursive { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
+    mount(Some(source), target, None::<&str>, flags, None::<&str>)
+        .map_err(Error::os(format_args!("mount source {}", source.display())))
 }
 
 fn bind(from: &Path, to: &Path) -> Result<()> {

@@ -1,9 +1,11 @@
 //! From the first instruction of `/init` to a guest that can hold containers.
 //!
-//!     process  limits, file mode mask, not dumpable
-//!     root     tmpfs root with the kernel's file systems, modules in, initramfs gone
-//!     cgroups  every controller available to containers
-//!     network  loopback up
+//! ```text
+//! process  limits, file mode mask, not dumpable
+//! root     tmpfs root with the kernel's file systems, modules in, initramfs gone
+//! cgroups  every controller available to containers
+//! network  loopback up
+//! ```
 
 mod cgroups;
 mod loopback;

@@ -1,6 +1,8 @@
 //! One container and its processes.
 //!
-//!     Created --start--> Running <--resume/pause--> Paused
+//! ```text
+//! Created --start--> Running <--resume/pause--> Paused
+//! ```
 //!
 //! The phase is what the host has asked for; that a process has ended is known by the process.
 

@@ -1,8 +1,10 @@
 //! The guest agent: PID 1 of the virtual machine that holds a pod.
 //!
-//!     boot    mounts, kernel modules, cgroups, loopback  -> boot
-//!     serve   the agent protocol on vsock port 1024      -> server, rpc
-//!     act     storages, containers, processes, streams   -> sandbox, container, process, stdio
+//! ```text
+//! boot    mounts, kernel modules, cgroups, loopback  -> boot
+//! serve   the agent protocol on vsock port 1024      -> server, rpc
+//! act     storages, containers, processes, streams   -> sandbox, container, process, stdio
+//! ```
 //!
 //! The agent has one thread. Whatever blocks or forks, and that is all of libcontainer, runs in a
 //! short-lived forked worker (see `worker`), so streams and waits never stand still behind it.

@@ -13,7 +13,7 @@ use containerd_shim_protos::{
 };
 use slog::{Logger, warn};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{Instant, sleep, timeout},
 };
 
@@ -36,15 +36,19 @@ pub(crate) struct Events {
 }
 
 /// The task that delivers. [`Delivery::finish`] waits for what is queued.
-pub(crate) struct Delivery(tokio::task::JoinHandle<()>);
+pub(crate) struct Delivery {
+    task: tokio::task::JoinHandle<()>,
+    last: oneshot::Sender<()>,
+}
 
 impl Events {
     /// Starts delivering to containerd's ttrpc `address` on behalf of `namespace`.
     pub(crate) fn to(address: &str, namespace: &str, log: Logger) -> (Events, Delivery) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let address = address.to_string();
-        let delivery = tokio::spawn(deliver(address, waiting, log.clone()));
-        (Events { queue, namespace: namespace.to_string(), log }, Delivery(delivery))
+        let (last, closing) = oneshot::channel();
+        let task = tokio::spawn(deliver(address, waiting, closing, log.clone()));
+        (Events { queue, namespace: namespace.to_string(), log }, Delivery { task, last })
     }
 
     /// Queues one event; never waits.
@@ -65,16 +69,31 @@ impl Events {
 }
 
 impl Delivery {
-    /// Ends once everything queued has been delivered, or after five seconds. All [`Events`] must be gone by then.
+    /// Ends once everything queued has been delivered, or after five seconds. What is published later is dropped.
     pub(crate) async fn finish(self) {
         // Late events of a shim that ends are lost with it; there is nobody left to tell.
-        let _ = timeout(FLUSH, self.0).await;
+        let _ = self.last.send(());
+        let _ = timeout(FLUSH, self.task).await;
     }
 }
 
-async fn deliver(address: String, mut waiting: mpsc::Receiver<ForwardRequest>, log: Logger) {
+async fn deliver(
+    address: String,
+    mut waiting: mpsc::Receiver<ForwardRequest>,
+    mut closing: oneshot::Receiver<()>,
+    log: Logger,
+) {
     let mut connection = None;
-    while let Some(request) = waiting.recv().await {
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = waiting.recv() => next,
+            _ = &mut closing, if !waiting.is_closed() => {
+                waiting.close();
+                continue;
+            }
+        };
+        let Some(request) = next else { return };
         let given_up = Instant::now() + KEEP;
         while !offer(&address, &mut connection, &request).await {
             if Instant::now() > given_up {

@@ -1,18 +1,28 @@
-//! Log lines on the console: `level target: message`, one write each.
+//! Log lines in the kernel's log: `agent: level target: message`, one write each.
 //!
-//! The console is the only way out before the host has connected, and the host captures it.
+//! The kernel's log is there from the first instruction and shows on every console, also on one whose driver the
+//! agent has yet to load; what the host captures is that console.
 
-use std::{fs, io::Write};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
-struct Console;
+/// Where the kernel takes lines for its log, each with a `<priority>` in front.
+const KERNEL_LOG: &str = "/dev/kmsg";
 
-static CONSOLE: Console = Console;
+/// Longest line, in bytes: the kernel refuses what does not fit one of its records.
+const LONGEST: usize = 900;
+
+struct Kernel;
+
+static KERNEL: Kernel = Kernel;
 
 /// Logs at `info` until [`set_level_from_command_line`] knows better.
 pub(crate) fn start() {
-    if log::set_logger(&CONSOLE).is_ok() {
+    if log::set_logger(&KERNEL).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
 }
@@ -29,20 +39,40 @@ fn level(command_line: &str) -> Option<LevelFilter> {
     command_line.split_whitespace().rev().find_map(|word| word.strip_prefix("agent.log="))?.parse().ok()
 }
 
-impl Log for Console {
+impl Log for Kernel {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            let line = format!("agent: {} {}: {}\n", record.level().as_str(), record.target(), record.args());
-            // Nobody is left to be told if the console is gone.
-            let _ = std::io::stderr().write_all(line.as_bytes());
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let text = format!("agent: {} {}: {}", record.level().as_str(), record.target(), record.args());
+        let text = &text[..text.floor_char_boundary(LONGEST)];
+        if write(record.level(), text).is_err() {
+            // Not in a virtual machine, or not its PID 1. Nobody is left to be told if this fails too.
+            let _ = writeln!(io::stderr(), "{text}");
         }
     }
 
     fn flush(&self) {}
+}
+
+/// Opened each time: a worker has closed what the agent had open, and the kernel drops lines of one that stays open
+/// when there are many in a few seconds.
+fn write(level: Level, text: &str) -> io::Result<()> {
+    let line = format!("<{}>{text}", priority(level));
+    File::options().write(true).open(KERNEL_LOG)?.write_all(line.as_bytes())
+}
+
+/// As syslog counts. With `quiet`, consoles show no more than errors (3), and a warning of the agent's should be seen.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error | Level::Warn => 3,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
 }
 
 #[cfg(test)]

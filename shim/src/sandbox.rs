@@ -26,7 +26,7 @@ use tokio::{sync::watch, time::timeout};
 use vmm::Vm;
 
 use crate::error::{Error, Result};
-pub(crate) use only::OnlySandbox;
+pub(crate) use only::{Making, OnlySandbox};
 use run_dir::RunDir;
 use share::SharedTree;
 
@@ -100,6 +100,18 @@ impl Sandbox {
         self.clock.mark(phase);
     }
 
+    /// # Errors
+    /// `Unavailable` when the machine is on its way down or gone, and why.
+    fn is_up(&self) -> Result<()> {
+        match &*self.phase.borrow() {
+            Phase::Up => Ok(()),
+            Phase::Ending(why) => {
+                Err(Error::Unavailable(format!("the virtual machine is being stopped: {why}")))
+            }
+            Phase::Ended => Err(Error::Unavailable("the virtual machine is gone".into())),
+        }
+    }
+
     /// Waits for the answer to an agent call, but not longer than the machine lives.
     ///
     /// # Errors
@@ -108,9 +120,7 @@ impl Sandbox {
         &self,
         call: impl Future<Output = std::result::Result<T, agent_client::Error>> + Send,
     ) -> Result<T> {
-        if let Phase::Ending(why) = &*self.phase.borrow() {
-            return Err(Error::Unavailable(format!("the virtual machine is being stopped: {why}")));
-        }
+        self.is_up()?;
         tokio::select! {
             answer = call => answer.map_err(boot::in_containerds_terms),
             () = self.gone() => Err(Error::Unavailable(format!("the virtual machine is gone: {}", self.why_gone()))),

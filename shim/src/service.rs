@@ -26,7 +26,7 @@ use crate::{
     events::Events,
     ids, oom,
     process::{Process, State},
-    sandbox::{OnlySandbox, Sandbox},
+    sandbox::{Making, OnlySandbox, Sandbox},
     stdio::Paths,
     table::Table,
 };
@@ -96,7 +96,7 @@ impl TaskService {
         let bundle = PathBuf::from(&request.bundle);
         let spec = bundle::read_spec(&bundle)?;
         let wanted = bundle::sandbox_of(&spec, &request.id)?;
-        let sandbox = self.sandbox.obtain(&wanted, &spec, request.options.as_ref()).await?;
+        let (sandbox, made) = self.sandbox.obtain(&wanted, &spec, request.options.as_ref()).await?;
         let new = NewContainer {
             id: request.id.clone(),
             namespace: self.namespace.clone(),
@@ -110,8 +110,8 @@ impl TaskService {
         sandbox.mark("container_created");
         let pid = container.pid();
         reserved.fill(container);
-        if wanted.is_own {
-            self.keep(&sandbox);
+        if let Some(made) = made {
+            self.keep(&sandbox, made);
         }
         self.publish(event::TaskCreate {
             container_id: request.id,
@@ -131,8 +131,8 @@ impl TaskService {
     }
 
     /// From here on the sandbox lives until it is stopped.
-    fn keep(&self, sandbox: &Arc<Sandbox>) {
-        self.sandbox.keep(sandbox);
+    fn keep(&self, sandbox: &Arc<Sandbox>, made: Making<'_>) {
+        self.sandbox.keep(sandbox, made);
         let (agent, containers) = (sandbox.agent().clone(), self.containers.clone());
         tokio::spawn(oom::forward(agent, containers, self.events.clone(), self.log.clone()));
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use oci_spec::runtime::Spec;
 use slog::Logger;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 use vmm::Hypervisor;
 
 use super::{Clock, Sandbox, boot, options};
@@ -18,16 +19,27 @@ pub(crate) struct OnlySandbox {
     namespace: String,
     hypervisor: Arc<dyn Hypervisor>,
     current: Mutex<Option<Arc<Sandbox>>>,
+    /// Held from the beginning of a boot until its sandbox is kept or dropped.
+    making: AsyncMutex<()>,
     log: Logger,
 }
 
+/// That nobody else makes a sandbox.
+pub(crate) struct Making<'a>(#[expect(dead_code, reason = "held for its drop alone")] MutexGuard<'a, ()>);
+
 impl OnlySandbox {
     pub(crate) fn new(namespace: &str, hypervisor: Arc<dyn Hypervisor>, log: Logger) -> OnlySandbox {
-        OnlySandbox { namespace: namespace.to_string(), hypervisor, current: Mutex::new(None), log }
+        OnlySandbox {
+            namespace: namespace.to_string(),
+            hypervisor,
+            current: Mutex::new(None),
+            making: AsyncMutex::new(()),
+            log,
+        }
     }
 
-    /// The sandbox that `wanted` means. One that had to be booted is the caller's alone until [`OnlySandbox::keep`]:
-    /// dropped, it is gone.
+    /// The sandbox that `wanted` means. One that had to be booted comes with a [`Making`] and is the caller's alone
+    /// until [`OnlySandbox::keep`]: dropped, it is gone.
     ///
     /// # Errors
     /// What is wrong with the configuration, or why the machine did not come up; `FailedPrecondition` when the
@@ -37,16 +49,16 @@ impl OnlySandbox {
         wanted: &SandboxRef,
         spec: &Spec,
         options: Option<&Any>,
-    ) -> Result<Arc<Sandbox>> {
-        match (self.current(), wanted.is_own) {
-            (Some(sandbox), false) => return Ok(sandbox),
-            (None, false) => {
+    ) -> Result<(Arc<Sandbox>, Option<Making<'_>>)> {
+        let making = match (self.current(), wanted.is_own, self.making.try_lock()) {
+            (Some(sandbox), false, _) => return sandbox.is_up().map(|()| (sandbox.clone(), None)),
+            (None, false, _) => {
                 Err(format!("sandbox {} does not run: its own container must be created first", wanted.id))
             }
-            (Some(_), true) => {
+            (None, true, Ok(making)) => Ok(Making(making)),
+            (_, true, _) => {
                 Err(format!("this shim has its sandbox already, {} needs a shim of its own", wanted.id))
             }
-            (None, true) => Ok(()),
         }
         .map_err(Error::FailedPrecondition)?;
         let clock = Clock::start(self.log.clone());
@@ -54,11 +66,12 @@ impl OnlySandbox {
         let configuration = options::configuration(options, &self.log)?;
         let plan =
             boot::Plan { namespace: &self.namespace, id: &wanted.id, spec, configuration: &configuration };
-        boot::boot(plan, self.hypervisor.as_ref(), clock, &self.log).await
+        let sandbox = boot::boot(plan, self.hypervisor.as_ref(), clock, &self.log).await?;
+        Ok((sandbox, Some(making)))
     }
 
     /// Makes `sandbox` the shim's own.
-    pub(crate) fn keep(&self, sandbox: &Arc<Sandbox>) {
+    pub(crate) fn keep(&self, sandbox: &Arc<Sandbox>, _made: Making<'_>) {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(sandbox.clone());
     }
 

@@ -276,7 +276,7 @@ impl Container {
     /// Unless it is paused.
     pub(crate) async fn resume(&self) -> Result<()> {
         let _phase = self.phase.lock().await;
-        if !self.is_paused() {
+        if self.init.state() != State::Running || !self.is_paused() {
             return Err(self.wrong_state("resume"));
         }
         self.sandbox.ask(self.sandbox.agent().resume(&self.id)).await?;

@@ -240,7 +240,8 @@ impl Container {
             State::Running => return Err(self.wrong_state("delete")),
             State::Stopped(exit) => exit,
             State::Created => {
-                let _ = self.sandbox.agent().signal_process(&self.id, "", SIGKILL).await;
+                let killed = self.sandbox.ask(self.sandbox.agent().signal_process(&self.id, "", SIGKILL));
+                let _ = tokio::time::timeout(KILL, killed).await;
                 let exit = Exit::now(LOST);
                 supervise::publish_exit(self, &self.init, exit);
                 exit

@@ -137,14 +137,18 @@ impl TaskService {
         tokio::spawn(oom::forward(agent, containers, self.events.clone(), self.log.clone()));
     }
 
+    /// Goes on when this call is dropped at its deadline: what the guest may have started is watched.
     async fn start_process(&self, request: StartRequest) -> Result<StartResponse> {
         let container = self.container(&request.id)?;
-        if request.exec_id.is_empty() {
-            container.start().await?;
-        } else {
-            container.start_exec(&request.exec_id).await?;
-        }
-        Ok(StartResponse { pid: container.pid(), ..Default::default() })
+        let pid = container.pid();
+        let starting = tokio::spawn(async move {
+            match request.exec_id.as_str() {
+                "" => container.start().await,
+                exec_id => container.start_exec(exec_id).await,
+            }
+        });
+        starting.await.unwrap_or_else(|error| Err(Error::Failed(error.to_string())))?;
+        Ok(StartResponse { pid, ..Default::default() })
     }
 
     async fn delete_process(&self, request: DeleteRequest) -> Result<DeleteResponse> {

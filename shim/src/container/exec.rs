@@ -49,6 +49,9 @@ impl Container {
     /// there.
     pub(crate) async fn start_exec(self: &Arc<Self>, exec_id: &str) -> Result<()> {
         let process = self.execs.get(exec_id)?;
+        if self.is_stopped() {
+            return Err(self.wrong_state("exec in"));
+        }
         let Some(spec) = process.take_spec() else {
             return Err(Error::Failed(format!("exec {exec_id} has been started before")));
         };

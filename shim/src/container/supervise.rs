@@ -99,6 +99,12 @@ pub(super) fn publish_exit(container: &Container, process: &Process, exit: Exit)
     if !process.set_stopped(exit) {
         return;
     }
+    if process.exec_id.is_empty() {
+        // What has not been started never will be, and nobody else ends its waiters' wait.
+        container.execs.all().iter().filter(|exec| exec.take_spec().is_some()).for_each(|exec| {
+            exec.set_stopped(Exit::now(NEVER_RAN));
+        });
+    }
     info!(container.log, "exited"; "exec" => &process.exec_id, "status" => exit.status);
     let id = if process.exec_id.is_empty() { &container.id } else { &process.exec_id };
     container.events.publish(TaskExit {

@@ -9,6 +9,8 @@ mod cli;
 mod container;
 mod error;
 mod events;
+#[cfg(test)]
+mod fakes;
 mod ids;
 mod logging;
 mod metrics;

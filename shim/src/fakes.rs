@@ -1,0 +1,12 @@
+//! The world around the shim, in the process of the test: containerd's end of the events, a hypervisor without
+//! machines, and a guest agent that does as the test says. What lies between is the real thing: sockets, ttrpc, the
+//! run directory and its mounts.
+
+mod calls;
+mod containerd;
+mod guest;
+mod machine;
+mod stage;
+
+pub(crate) use machine::Boot;
+pub(crate) use stage::{Shim, code, later, on_fakes, soon, words};

@@ -1,0 +1,381 @@
+//! A guest: processes that do what the test says, behind an agent that answers as ours, unless told otherwise.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use agent_protocol::{
+    agent::{
+        self, CloseStdinRequest, CreateContainerRequest, CreateSandboxRequest, DestroySandboxRequest,
+        ExecProcessRequest, GetOOMEventRequest, OOMEvent, PauseContainerRequest, ReadStreamRequest,
+        ReadStreamResponse, RemoveContainerRequest, ResumeContainerRequest, SignalProcessRequest,
+        StartContainerRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
+        WriteStreamResponse,
+    },
+    agent_ttrpc::{AgentService, create_agent_service},
+    empty::Empty,
+    health::{CheckRequest, HealthCheckResponse, health_check_response::ServingStatus},
+    health_ttrpc::{Health, create_health},
+};
+use async_trait::async_trait;
+use containerd_shim_protos::ttrpc::{
+    self, Code,
+    r#async::{Server, TtrpcContext, transport::Listener},
+};
+use tokio::{
+    net::UnixListener,
+    sync::{Mutex as AsyncMutex, mpsc, watch},
+};
+
+/// What an agent does with a call instead of carrying it out.
+#[derive(Clone)]
+enum Instead {
+    NeverAnswers,
+    Refuses(Code, String),
+    /// Carries it out once the other end is dropped.
+    Waits(watch::Receiver<()>),
+}
+
+/// The guest of every machine of a test.
+pub(crate) struct Guest {
+    instead: Mutex<HashMap<&'static str, Instead>>,
+    /// Method and object of every call so far.
+    calls: watch::Sender<Vec<String>>,
+    /// By the agent's names, in the order of their making.
+    processes: Mutex<Vec<(String, Arc<InGuest>)>>,
+    out_of_memory: Stream<String>,
+}
+
+/// A process, by the agent's name of it.
+pub(crate) struct InGuest {
+    container: String,
+    status: watch::Sender<Option<i32>>,
+    stdout: Stream<Vec<u8>>,
+    stderr: Stream<Vec<u8>>,
+    /// What was written to it, and whether that has ended.
+    input: watch::Sender<(Vec<u8>, bool)>,
+}
+
+struct Stream<T> {
+    write: Mutex<Option<mpsc::UnboundedSender<T>>>,
+    read: AsyncMutex<mpsc::UnboundedReceiver<T>>,
+}
+
+impl<T> Default for Stream<T> {
+    fn default() -> Self {
+        let (write, read) = mpsc::unbounded_channel();
+        Stream { write: Mutex::new(Some(write)), read: AsyncMutex::new(read) }
+    }
+}
+
+impl<T> Stream<T> {
+    fn put(&self, item: T) {
+        self.write.lock().unwrap().as_ref().unwrap().send(item).unwrap_or_else(|_| panic!("nobody reads"));
+    }
+
+    fn end(&self) {
+        *self.write.lock().unwrap() = None;
+    }
+
+    async fn take(&self) -> Option<T> {
+        self.read.lock().await.recv().await
+    }
+}
+
+impl Guest {
+    /// A guest whose agent serves at `socket`.
+    pub(super) async fn serve(socket: &Path) -> (Arc<Guest>, Server) {
+        let guest = Arc::new(Guest {
+            instead: Mutex::default(),
+            calls: watch::Sender::default(),
+            processes: Mutex::default(),
+            out_of_memory: Stream::default(),
+        });
+        let mut server = Server::new()
+            .add_listener(Listener::from(UnixListener::bind(socket).unwrap()))
+            .register_service(create_agent_service(guest.clone()))
+            .register_service(create_health(guest.clone()));
+        server.start().await.unwrap();
+        (guest, server)
+    }
+
+    /// From now on no call of `method` gets an answer.
+    pub(crate) fn never_answers(&self, method: &'static str) {
+        self.instead.lock().unwrap().insert(method, Instead::NeverAnswers);
+    }
+
+    /// From now on every call of `method` is refused.
+    pub(crate) fn refuses(&self, method: &'static str, code: Code, words: &str) {
+        self.instead.lock().unwrap().insert(method, Instead::Refuses(code, words.into()));
+    }
+
+    /// Calls of `method` are carried out once what this returns is dropped.
+    pub(crate) fn delays(&self, method: &'static str) -> watch::Sender<()> {
+        let (late, waits) = watch::channel(());
+        self.instead.lock().unwrap().insert(method, Instead::Waits(waits));
+        late
+    }
+
+    /// Does again what it is asked to do.
+    pub(crate) fn obeys(&self) {
+        self.instead.lock().unwrap().clear();
+    }
+
+    /// Waits until a call has come that begins with `call`: a method, or a method and what it is about.
+    pub(crate) async fn is_asked(&self, call: &str) {
+        let mut calls = self.calls.subscribe();
+        calls.wait_for(|calls| calls.iter().any(|one| one.starts_with(call))).await.unwrap();
+    }
+
+    /// A container's first process.
+    pub(crate) fn init(&self, container: &str) -> Arc<InGuest> {
+        self.process(container).unwrap()
+    }
+
+    /// The exec that was started last.
+    pub(crate) fn exec(&self) -> Arc<InGuest> {
+        let processes = self.processes.lock().unwrap();
+        processes.iter().rfind(|(id, process)| *id != process.container).unwrap().1.clone()
+    }
+
+    /// Says that a container ran out of memory, by whatever name.
+    pub(crate) fn runs_out_of_memory(&self, container: &str) {
+        self.out_of_memory.put(container.into());
+    }
+
+    fn process(&self, id: &str) -> ttrpc::Result<Arc<InGuest>> {
+        let processes = self.processes.lock().unwrap();
+        let found = processes.iter().rfind(|(one, _)| one == id).map(|(_, process)| process.clone());
+        found.ok_or_else(|| ttrpc::error::get_rpc_status(Code::NOT_FOUND, format!("no process {id}")))
+    }
+
+    fn add(&self, container: &str, id: &str) {
+        self.processes.lock().unwrap().push((id.into(), Arc::new(InGuest::new(container))));
+    }
+
+    /// Notes the call and lets the test's orders go first.
+    async fn enter(&self, method: &'static str, about: &str) -> ttrpc::Result<()> {
+        self.calls.send_modify(|calls| calls.push(format!("{method} {about}")));
+        let instead = self.instead.lock().unwrap().get(method).cloned();
+        match instead {
+            None => Ok(()),
+            Some(Instead::Refuses(code, words)) => Err(ttrpc::error::get_rpc_status(code, words)),
+            Some(Instead::NeverAnswers) => std::future::pending().await,
+            Some(Instead::Waits(mut late)) => {
+                while late.changed().await.is_ok() {}
+                Ok(())
+            }
+        }
+    }
+}
+
+impl InGuest {
+    fn new(container: &str) -> InGuest {
+        InGuest {
+            container: container.into(),
+            status: watch::Sender::default(),
+            stdout: Stream::default(),
+            stderr: Stream::default(),
+            input: watch::Sender::default(),
+        }
+    }
+
+    /// Writes in pieces no longer than a reader asks for.
+    pub(crate) fn prints(&self, bytes: &[u8]) {
+        bytes.chunks(4096).for_each(|piece| self.stdout.put(piece.to_vec()));
+    }
+
+    pub(crate) fn prints_error(&self, bytes: &[u8]) {
+        bytes.chunks(4096).for_each(|piece| self.stderr.put(piece.to_vec()));
+    }
+
+    /// Has the agent answer the next read with all of `bytes`, however many were asked for.
+    pub(crate) fn floods(&self, bytes: Vec<u8>) {
+        self.stdout.put(bytes);
+    }
+
+    /// Ends, with whatever the agent then says its status is.
+    pub(crate) fn exits(&self, status: i32) {
+        self.stdout.end();
+        self.stderr.end();
+        self.status.send_if_modified(|known| known.is_none() && known.replace(status).is_none());
+    }
+
+    /// Waits for the end of the input and returns all of it.
+    pub(crate) async fn reads_to_the_end(&self) -> Vec<u8> {
+        let mut input = self.input.subscribe();
+        let (bytes, _) = &*input.wait_for(|(_, ended)| *ended).await.unwrap();
+        bytes.clone()
+    }
+
+    /// Whether the input has ended by now.
+    pub(crate) fn has_no_input(&self) -> bool {
+        self.input.borrow().1
+    }
+
+    /// Waits until so many bytes have come in.
+    pub(crate) async fn reads(&self, count: usize) -> Vec<u8> {
+        let mut input = self.input.subscribe();
+        input.wait_for(|(bytes, _)| bytes.len() >= count).await.unwrap().0.clone()
+    }
+}
+
+#[async_trait]
+impl Health for Guest {
+    async fn check(&self, _: &TtrpcContext, _: CheckRequest) -> ttrpc::Result<HealthCheckResponse> {
+        self.enter("Check", "").await?;
+        Ok(HealthCheckResponse { status: ServingStatus::SERVING.into(), ..Default::default() })
+    }
+}
+
+#[async_trait]
+impl AgentService for Guest {
+    async fn create_sandbox(&self, _: &TtrpcContext, asked: CreateSandboxRequest) -> ttrpc::Result<Empty> {
+        self.enter("CreateSandbox", &asked.sandbox_id).await?;
+        Ok(Empty::new())
+    }
+
+    async fn destroy_sandbox(&self, _: &TtrpcContext, _: DestroySandboxRequest) -> ttrpc::Result<Empty> {
+        self.enter("DestroySandbox", "").await?;
+        Ok(Empty::new())
+    }
+
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        asked: CreateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.enter("CreateContainer", &asked.container_id).await?;
+        self.add(&asked.container_id, &asked.exec_id);
+        Ok(Empty::new())
+    }
+
+    async fn start_container(&self, _: &TtrpcContext, asked: StartContainerRequest) -> ttrpc::Result<Empty> {
+        self.enter("StartContainer", &asked.container_id).await?;
+        Ok(Empty::new())
+    }
+
+    async fn remove_container(
+        &self,
+        _: &TtrpcContext,
+        asked: RemoveContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.enter("RemoveContainer", &asked.container_id).await?;
+        self.processes.lock().unwrap().retain(|(_, process)| process.container != asked.container_id);
+        Ok(Empty::new())
+    }
+
+    async fn exec_process(&self, _: &TtrpcContext, asked: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        self.enter("ExecProcess", &asked.container_id).await?;
+        self.add(&asked.container_id, &asked.exec_id);
+        Ok(Empty::new())
+    }
+
+    async fn signal_process(&self, _: &TtrpcContext, asked: SignalProcessRequest) -> ttrpc::Result<Empty> {
+        self.enter("SignalProcess", &format!("{} {}", asked.container_id, asked.signal)).await?;
+        let id = if asked.exec_id.is_empty() { &asked.container_id } else { &asked.exec_id };
+        self.process(id)?.exits(128 + asked.signal as i32);
+        Ok(Empty::new())
+    }
+
+    async fn wait_process(
+        &self,
+        _: &TtrpcContext,
+        asked: WaitProcessRequest,
+    ) -> ttrpc::Result<WaitProcessResponse> {
+        self.enter("WaitProcess", &asked.container_id).await?;
+        let mut status = self.process(&asked.exec_id)?.status.subscribe();
+        let status = status.wait_for(Option::is_some).await.unwrap().unwrap();
+        Ok(WaitProcessResponse { status, ..Default::default() })
+    }
+
+    async fn read_stdout(
+        &self,
+        _: &TtrpcContext,
+        asked: ReadStreamRequest,
+    ) -> ttrpc::Result<ReadStreamResponse> {
+        self.enter("ReadStdout", &asked.container_id).await?;
+        let data = self.process(&asked.exec_id)?.stdout.take().await.unwrap_or_default();
+        Ok(ReadStreamResponse { data, ..Default::default() })
+    }
+
+    async fn read_stderr(
+        &self,
+        _: &TtrpcContext,
+        asked: ReadStreamRequest,
+    ) -> ttrpc::Result<ReadStreamResponse> {
+        self.enter("ReadStderr", &asked.container_id).await?;
+        let data = self.process(&asked.exec_id)?.stderr.take().await.unwrap_or_default();
+        Ok(ReadStreamResponse { data, ..Default::default() })
+    }
+
+    async fn write_stdin(
+        &self,
+        _: &TtrpcContext,
+        asked: WriteStreamRequest,
+    ) -> ttrpc::Result<WriteStreamResponse> {
+        self.enter("WriteStdin", &asked.container_id).await?;
+        let len = asked.data.len() as u32;
+        self.process(&asked.exec_id)?.input.send_modify(|(bytes, _)| bytes.extend(asked.data));
+        Ok(WriteStreamResponse { len, ..Default::default() })
+    }
+
+    async fn close_stdin(&self, _: &TtrpcContext, asked: CloseStdinRequest) -> ttrpc::Result<Empty> {
+        self.enter("CloseStdin", &asked.container_id).await?;
+        self.process(&asked.exec_id)?.input.send_modify(|(_, ended)| *ended = true);
+        Ok(Empty::new())
+    }
+
+    async fn pause_container(&self, _: &TtrpcContext, asked: PauseContainerRequest) -> ttrpc::Result<Empty> {
+        self.enter("PauseContainer", &asked.container_id).await?;
+        Ok(Empty::new())
+    }
+
+    async fn resume_container(
+        &self,
+        _: &TtrpcContext,
+        asked: ResumeContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.enter("ResumeContainer", &asked.container_id).await?;
+        Ok(Empty::new())
+    }
+
+    async fn update_container(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::UpdateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        let limit = asked.resources.memory.limit;
+        self.enter("UpdateContainer", &format!("{} {limit}", asked.container_id)).await?;
+        Ok(Empty::new())
+    }
+
+    async fn tty_win_resize(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::TtyWinResizeRequest,
+    ) -> ttrpc::Result<Empty> {
+        let size = format!("{} {}x{}", asked.container_id, asked.column, asked.row);
+        self.enter("TtyWinResize", &size).await?;
+        Ok(Empty::new())
+    }
+
+    async fn stats_container(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::StatsContainerRequest,
+    ) -> ttrpc::Result<agent::StatsContainerResponse> {
+        self.enter("StatsContainer", &asked.container_id).await?;
+        Ok(Default::default())
+    }
+
+    async fn get_oom_event(&self, _: &TtrpcContext, _: GetOOMEventRequest) -> ttrpc::Result<OOMEvent> {
+        self.enter("GetOOMEvent", "").await?;
+        match self.out_of_memory.take().await {
+            Some(container_id) => Ok(OOMEvent { container_id, ..Default::default() }),
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A shim on the fakes.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+
+use containerd_shim::ExitSignal;
+use containerd_shim_protos::{
+    events::task::TaskPaused,
+    ttrpc::{self, Code, r#async::Server},
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+use slog::{Discard, Logger, o};
+use tempfile::TempDir;
+use tokio::{
+    sync::{Mutex as AsyncMutex, mpsc::UnboundedReceiver},
+    task::JoinHandle,
+    time,
+};
+
+use super::{containerd, guest::Guest, machine::FakeHypervisor};
+use crate::{
+    events::{Delivery, Events},
+    service::TaskService,
+};
+
+pub(super) const NAMESPACE: &str = "tests";
+/// The name of the configuration in [`Shim::dir`].
+pub(super) const CONFIGURATION: &str = "configuration.toml";
+/// The run directories of all sandboxes.
+const RUN: &str = "/run/kata";
+/// What the event that ends a test is about.
+const LAST: &str = "last";
+/// A test that takes longer waits for something that never comes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A shim and its surroundings; [`super::calls`] has containerd's calls to it.
+pub(crate) struct Shim {
+    pub(crate) service: Arc<TaskService>,
+    pub(crate) machine: Arc<FakeHypervisor>,
+    pub(crate) guest: Arc<Guest>,
+    pub(crate) exit: Arc<ExitSignal>,
+    pub(crate) dir: TempDir,
+    published: AsyncMutex<UnboundedReceiver<String>>,
+    events: Events,
+    delivery: Delivery,
+    _servers: [Server; 2],
+}
+
+/// Runs `test` on a thread whose mounts are its own, with a `/run` of its own, and looks at the end for what should
+/// be gone.
+pub(crate) fn on_fakes(test: impl AsyncFnOnce(&Shim) + Send + 'static) {
+    let body = move || {
+        private_run();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let shim = Shim::new().await;
+            let whole = async {
+                test(&shim).await;
+                shim.ends().await;
+            };
+            time::timeout(PATIENCE, whole).await.expect("the test waits for something that never comes");
+        });
+    };
+    if let Err(panic) = std::thread::spawn(body).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// What the code and the words of a refusal are.
+pub(crate) fn code<T: std::fmt::Debug>(answer: ttrpc::Result<T>) -> Code {
+    refusal(answer).0
+}
+
+pub(crate) fn words<T: std::fmt::Debug>(answer: ttrpc::Result<T>) -> String {
+    refusal(answer).1
+}
+
+fn refusal<T: std::fmt::Debug>(answer: ttrpc::Result<T>) -> (Code, String) {
+    match answer.unwrap_err() {
+        ttrpc::Error::RpcStatus(status) => (status.code.unwrap(), status.message),
+        other => panic!("{other}"),
+    }
+}
+
+/// Has `time` pass at once. The clock runs otherwise: paused, tokio would skip to the next deadline whenever all
+/// that is ready is a socket.
+pub(crate) async fn later(by: Duration) {
+    time::pause();
+    time::advance(by).await;
+    time::resume();
+}
+
+/// Has time pass until `task` is done.
+pub(crate) async fn soon<T>(task: JoinHandle<T>) -> T {
+    while !task.is_finished() {
+        later(Duration::from_millis(100)).await;
+    }
+    task.await.unwrap()
+}
+
+fn private_run() {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    mount(Some("tests"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+}
+
+/// A configuration that needs nothing of the host.
+fn configure(dir: &Path) {
+    let program = dir.join("program");
+    fs::write(&program, "x").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = program.display();
+    let text = format!(
+        r#"
+[hypervisor.qemu]
+path = "{program}"
+kernel = "{program}"
+initrd = "{program}"
+accelerator = "tcg"
+vsock = "vhost-user"
+vhost_user_vsock_daemon = "{program}"
+shared_fs = "virtio-9p"
+default_memory = 256
+[agent.kata]
+ready_notification = true
+"#
+    );
+    let file = dir.join(CONFIGURATION);
+    fs::write(&file, text).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+}
+
+impl Shim {
+    async fn new() -> Shim {
+        let dir = tempfile::tempdir().unwrap();
+        configure(dir.path());
+        let events = dir.path().join("containerd.sock");
+        let (containerd, published) = containerd::serve(&events).await;
+        let agent = dir.path().join("agent.sock");
+        let (guest, agents) = Guest::serve(&agent).await;
+        let machine = Arc::new(FakeHypervisor::new(agent));
+        let log = Logger::root(Discard, o!());
+        let (events, delivery) = Events::to(events.to_str().unwrap(), NAMESPACE, log.clone());
+        let exit = Arc::new(ExitSignal::default());
+        let service = TaskService::new(NAMESPACE, machine.clone(), events.clone(), exit.clone(), log);
+        Shim {
+            service: Arc::new(service),
+            machine,
+            guest,
+            exit,
+            dir,
+            published: AsyncMutex::new(published),
+            events,
+            delivery,
+            _servers: [containerd, agents],
+        }
+    }
+
+    /// The next `count` events.
+    pub(crate) async fn published(&self, count: usize) -> Vec<String> {
+        let mut published = self.published.lock().await;
+        let mut events = Vec::with_capacity(count);
+        while events.len() < count {
+            events.push(published.recv().await.unwrap());
+        }
+        events
+    }
+
+    /// Whether nothing on the host speaks of a sandbox: no machine, no directory, no mount.
+    pub(crate) fn nothing_is_left(&self) -> bool {
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let directories = fs::read_dir(RUN).is_ok_and(|mut all| all.next().is_some());
+        self.machine.machines_on() == 0 && !directories && !mounts.contains(RUN)
+    }
+
+    /// Ends the shim. The test has looked at every event there was; what still runs has its exit told once.
+    async fn ends(mut self) {
+        self.events.publish(TaskPaused { container_id: LAST.into(), ..Default::default() });
+        assert_eq!(self.published(1).await, [format!("paused {LAST}")], "an event nobody expected");
+        self.service.stop().await;
+        assert!(self.nothing_is_left());
+        self.delivery.finish().await;
+        let mut exits = Vec::new();
+        while let Ok(event) = self.published.get_mut().try_recv() {
+            assert!(event.starts_with("exit ") && !exits.contains(&event), "{event}");
+            exits.push(event);
+        }
+    }
+}

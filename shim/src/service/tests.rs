@@ -1,0 +1,7 @@
+//! The whole Task API on fakes: answers, refusals, and the events containerd gets for them.
+
+mod deaths;
+mod execs;
+mod lifecycle;
+mod sandboxes;
+mod streams;

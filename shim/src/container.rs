@@ -216,17 +216,18 @@ impl Container {
             other => other?,
         }
         if process.state() == State::Created && signal == SIGKILL {
-            self.end_unstarted().await;
+            // Beside this call, which waits for no start that hangs.
+            tokio::spawn(self.clone().end_unstarted());
         }
         Ok(())
     }
 
     /// A container that is killed before its start has nobody who waits for its exit.
-    async fn end_unstarted(self: &Arc<Self>) {
+    async fn end_unstarted(self: Arc<Self>) {
         let _phase = self.phase.lock().await;
         if self.init.state() == State::Created {
             drop(take(&self.output));
-            supervise::publish_exit(self, &self.init, Exit::now(LOST));
+            supervise::publish_exit(&self, &self.init, Exit::now(LOST));
         }
     }
 

@@ -49,11 +49,7 @@ pub(super) async fn process(
         // Goes on by itself when it takes longer.
         let _ = timeout(MACHINE, container.sandbox.stop("its container ended")).await;
     }
-    {
-        // An exit is never told before the start it follows.
-        let _phase = if is_init { Some(container.phase.lock().await) } else { None };
-        publish_exit(&container, &process, exit);
-    }
+    publish_exit(&container, &process, exit);
     draining.finish().await;
     if is_init && container.owns_sandbox {
         container.sandbox.stop("its container ended").await;
@@ -63,8 +59,10 @@ pub(super) async fn process(
 /// Ends a container that was never started when its machine does.
 pub(super) async fn unstarted(container: Weak<Container>, sandbox: Arc<Sandbox>) {
     sandbox.gone().await;
-    if let Some(container) = container.upgrade().filter(|container| container.init.state() == State::Created)
-    {
+    let Some(container) = container.upgrade() else { return };
+    // A start under way ends first: an exit is never told before the start it follows.
+    let _phase = container.phase.lock().await;
+    if container.init.state() == State::Created {
         publish_exit(&container, &container.init, Exit::now(NEVER_RAN));
     }
 }

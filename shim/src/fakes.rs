@@ -9,4 +9,4 @@ mod machine;
 mod stage;
 
 pub(crate) use machine::Boot;
-pub(crate) use stage::{Shim, code, later, on_fakes, soon, words};
+pub(crate) use stage::{Shim, code, later, on_fakes, settled, soon, words};

@@ -178,7 +178,14 @@ impl Shim {
     }
 
     pub(crate) async fn pause(&self, id: &str) -> Result<()> {
-        self.service.pause(&context(), PauseRequest { id: id.into(), ..Default::default() }).await.map(drop)
+        self.pausing(id).await.unwrap()
+    }
+
+    /// A Pause that goes on beside the test.
+    pub(crate) fn pausing(&self, id: &str) -> JoinHandle<Result<()>> {
+        let service = self.service.clone();
+        let request = PauseRequest { id: id.into(), ..Default::default() };
+        tokio::spawn(async move { service.pause(&context(), request).await.map(drop) })
     }
 
     pub(crate) async fn resume(&self, id: &str) -> Result<()> {

@@ -33,7 +33,7 @@ const RUN: &str = "/run/kata";
 /// What the event that ends a test is about.
 const LAST: &str = "last";
 /// A test that takes longer waits for something that never comes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A shim and its surroundings; [`super::calls`] has containerd's calls to it.
 pub(crate) struct Shim {
@@ -90,6 +90,13 @@ pub(crate) async fn later(by: Duration) {
     time::pause();
     time::advance(by).await;
     time::resume();
+}
+
+/// Lets everything happen that can without time passing.
+pub(crate) async fn settled() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Has time pass until `task` is done.

@@ -125,7 +125,36 @@ fn a_machine_that_dies_takes_every_container_of_its_pod_along() {
 }
 
 #[test]
+fn nobody_waits_for_a_guest_whose_machine_is_being_stopped() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        shim.guest.never_answers("DestroySandbox");
+        shim.guest.never_answers("PauseContainer");
+        let (waiting, pausing) = (shim.waiting("c1"), shim.pausing("c1"));
+        shim.guest.is_asked("PauseContainer").await;
+        let service = shim.service.clone();
+        let stopping = tokio::spawn(async move { service.stop().await });
+        shim.guest.is_asked("DestroySandbox").await;
+        let begun = Instant::now();
+        assert_eq!(code(pausing.await.unwrap()), Code::UNAVAILABLE);
+        assert_eq!(code(shim.kill("c1", 15).await), Code::UNAVAILABLE);
+        assert_eq!(waiting.await.unwrap().unwrap(), 137);
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert_eq!(shim.published(1).await, ["exit c1 137"]);
+        soon(stopping).await;
+    });
+}
+
+#[test]
 fn a_machine_whose_agent_dies_is_stopped() {
+    on_fakes(async |shim| {
+        shim.create("c1").await.unwrap();
+        shim.machine.hangs_up().await;
+        assert_eq!(shim.wait("c1").await.unwrap(), 255);
+        shim.service.stop().await;
+        assert!(shim.nothing_is_left());
+        assert_eq!(shim.published(2).await, ["create c1", "exit c1 255"]);
+    });
     on_fakes(async |shim| {
         shim.runs("c1").await;
         shim.machine.hangs_up().await;

@@ -1,8 +1,11 @@
 //! Further processes in a container.
 
-use containerd_shim_protos::{api::Status, ttrpc::Code};
+use std::time::Duration;
 
-use crate::fakes::{code, on_fakes, words};
+use containerd_shim_protos::{api::Status, ttrpc::Code};
+use tokio::time::Instant;
+
+use crate::fakes::{code, on_fakes, settled, soon, words};
 
 #[test]
 fn an_exec_is_added_started_and_deleted_and_containerd_told_of_all_but_the_last() {
@@ -124,9 +127,24 @@ fn the_exits_of_execs_that_end_with_their_container_are_told_before_its_own() {
         shim.execs("c1/e1").await;
         let exec = shim.guest.exec();
         shim.guest.init("c1").exits(0);
-        shim.guest.is_asked("WaitProcess").await;
-        exec.exits(137);
-        assert_eq!(shim.published(2).await, ["exit c1/e1 137", "exit c1 0"]);
+        settled().await;
+        exec.exits(9);
+        assert_eq!(shim.published(2).await, ["exit c1/e1 9", "exit c1 0"]);
+    });
+}
+
+#[test]
+fn an_exec_whose_exit_the_guest_does_not_tell_does_not_hold_up_that_of_its_container() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        shim.execs("c1/e1").await;
+        let begun = Instant::now();
+        shim.guest.init("c1").exits(0);
+        assert_eq!(soon(shim.waiting("c1")).await.unwrap(), 0);
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        let mut exits = shim.published(2).await;
+        exits.sort();
+        assert_eq!(exits, ["exit c1 0", "exit c1/e1 137"]);
     });
 }
 

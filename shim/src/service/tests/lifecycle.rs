@@ -1,5 +1,7 @@
 //! One container from Create to Delete.
 
+use std::time::Duration;
+
 use containerd_shim_protos::{
     api::{
         CheckpointTaskRequest, CreateTaskRequest, PidsRequest, ResizePtyRequest, StatsRequest, Status,
@@ -9,8 +11,9 @@ use containerd_shim_protos::{
     shim_async::Task,
     ttrpc::{Code, r#async::TtrpcContext},
 };
+use tokio::time::Instant;
 
-use crate::fakes::{code, on_fakes, words};
+use crate::fakes::{code, later, on_fakes, soon, words};
 
 #[test]
 fn a_container_is_created_started_waited_for_and_deleted_and_containerd_told_in_this_order() {
@@ -62,6 +65,52 @@ fn a_signal_reaches_the_process_and_its_death_by_it_is_told() {
         assert_eq!(shim.published(1).await, ["exit c1 143"]);
         shim.kill("c1", 9).await.unwrap();
         assert_eq!(code(shim.kill("c1", 15).await), Code::NOT_FOUND);
+    });
+}
+
+#[test]
+fn a_process_the_guest_no_longer_has_is_killed_already() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        shim.guest.refuses("SignalProcess", Code::NOT_FOUND, "no such process");
+        shim.kill("c1", 9).await.unwrap();
+        assert_eq!(code(shim.kill("c1", 15).await), Code::NOT_FOUND);
+        assert_eq!(shim.state("c1").await.unwrap().0, Status::RUNNING, "its exit is still to come");
+    });
+}
+
+#[test]
+fn a_pause_the_guest_does_not_answer_holds_up_no_exit() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        shim.create_as(shim.request_in("c1", "c2")).await.unwrap();
+        shim.start("c2").await.unwrap();
+        shim.guest.never_answers("PauseContainer");
+        let pausing = shim.pausing("c2");
+        shim.guest.is_asked("PauseContainer").await;
+        let begun = Instant::now();
+        shim.guest.init("c2").exits(3);
+        assert_eq!(soon(shim.waiting("c2")).await.unwrap(), 3);
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert_eq!(shim.published(3).await, ["create c2", "start c2", "exit c2 3"]);
+        pausing.abort();
+    });
+}
+
+#[test]
+fn a_start_the_guest_does_not_answer_holds_up_no_kill() {
+    on_fakes(async |shim| {
+        shim.create("c1").await.unwrap();
+        shim.guest.never_answers("StartContainer");
+        let starting = shim.starting("c1");
+        shim.guest.is_asked("StartContainer").await;
+        let begun = Instant::now();
+        soon(shim.killing("c1", 9)).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        later(Duration::from_secs(61)).await;
+        assert_eq!(code(starting.await.unwrap()), Code::DEADLINE_EXCEEDED);
+        assert_eq!(shim.wait("c1").await.unwrap(), 137);
+        assert_eq!(shim.published(2).await, ["create c1", "exit c1 137"]);
     });
 }
 

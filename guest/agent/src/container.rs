@@ -22,6 +22,7 @@ use crate::{
     process::Process,
     reaper::Reaper,
     runtime::{self, spec, users},
+    stdio::arrivals::Connections,
     worker,
 };
 use execs::Execs;
@@ -49,9 +50,14 @@ pub(crate) struct Container {
 
 impl Container {
     /// Makes it, up to the execution of its program. `spec` is as [`spec::adapt`] leaves it.
-    pub(crate) async fn create(reaper: &Reaper, id: Id, spec: Spec) -> Result<Self, Error> {
+    pub(crate) async fn create(
+        reaper: &Reaper,
+        id: Id,
+        spec: Spec,
+        connections: Connections,
+    ) -> Result<Self, Error> {
         let cgroup = Cgroup::of(&id);
-        let (init, failed) = making::init(reaper, &id, &spec).await?;
+        let (init, failed) = making::init(reaper, &id, &spec, connections).await?;
         // Before the container's program can run.
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
@@ -105,7 +111,12 @@ impl Container {
     }
 
     /// Makes one more process.
-    pub(crate) async fn exec(&self, reaper: &Reaper, request: &ExecProcessRequest) -> Result<(), Error> {
+    pub(crate) async fn exec(
+        &self,
+        reaper: &Reaper,
+        request: &ExecProcessRequest,
+        connections: Connections,
+    ) -> Result<(), Error> {
         let phase = self.phase.read().await;
         if *phase != Phase::Running || self.init.has_ended() {
             return Err(Error::state(format!("container {}: not running", self.id)));
@@ -116,7 +127,8 @@ impl Container {
         }
         let slot = self.execs.reserve(&id)?;
         let description = self.describe(request)?;
-        let made = making::exec(reaper, &self.id, self.init.pid(), &self.spec, description).await?;
+        let init = self.init.pid();
+        let made = making::exec(reaper, &self.id, init, &self.spec, description, connections).await?;
         slot.fill(made);
         Ok(())
     }

@@ -9,11 +9,20 @@ use std::{
     time::Duration,
 };
 
-use agent_protocol::agent::{CreateContainerRequest, CreateSandboxRequest, Storage};
+use agent_protocol::agent::{CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest, Storage};
 
 use crate::{
-    console, container::Container, error::Error, id::Id, modules, namespaces, oom::OomWatch, reaper::Reaper,
-    runtime::spec::Shared, storage::Mounts, worker,
+    console,
+    container::Container,
+    error::Error,
+    id::Id,
+    modules, namespaces,
+    oom::OomWatch,
+    reaper::Reaper,
+    runtime::spec::Shared,
+    stdio::arrivals::{Arrivals, Connections, Ports},
+    storage::Mounts,
+    worker,
 };
 use containers::Containers;
 
@@ -24,6 +33,7 @@ const NAMESPACES: Duration = Duration::from_secs(30);
 pub(crate) struct Sandbox {
     reaper: Arc<Reaper>,
     oom: Arc<OomWatch>,
+    arrivals: Arc<Arrivals>,
     mounts: Mounts,
     containers: Containers,
     pod: Mutex<Option<Pod>>,
@@ -42,12 +52,18 @@ impl Sandbox {
     pub(crate) fn new(reaper: Arc<Reaper>) -> Result<Self, Error> {
         console::set_up()?;
         let oom = OomWatch::start()?;
+        let arrivals = Arrivals::start();
         let (mounts, containers, pod) = Default::default();
-        Ok(Self { reaper, oom, mounts, containers, pod })
+        Ok(Self { reaper, oom, arrivals, mounts, containers, pod })
     }
 
     pub(crate) fn oom(&self) -> &OomWatch {
         &self.oom
+    }
+
+    /// The connections of processes' streams that have yet to be claimed.
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
     }
 
     pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
@@ -92,9 +108,11 @@ impl Sandbox {
     /// Makes a container, with its storages.
     pub(crate) async fn create_container(&self, request: CreateContainerRequest) -> Result<(), Error> {
         let id = Id::parse("container", &request.container_id)?;
+        let (stdin, stdout, stderr) = (request.stdin_port, request.stdout_port, request.stderr_port);
+        let connections = self.arrivals.claim(Ports { stdin, stdout, stderr }).await?;
         let slot = self.containers.reserve(&id)?;
         let mounted = self.mounts.add(&self.reaper, &request.storages).await?;
-        match self.make_container(&id, &request).await {
+        match self.make_container(&id, &request, connections).await {
             Ok(container) => {
                 slot.fill(container, mounted);
                 Ok(())
@@ -108,9 +126,14 @@ impl Sandbox {
         }
     }
 
-    async fn make_container(&self, id: &Id, request: &CreateContainerRequest) -> Result<Container, Error> {
+    async fn make_container(
+        &self,
+        id: &Id,
+        request: &CreateContainerRequest,
+        connections: Connections,
+    ) -> Result<Container, Error> {
         let spec = containers::adapt(id, request, &self.shared(request.sandbox_pidns))?;
-        let container = Container::create(&self.reaper, id.clone(), spec).await?;
+        let container = Container::create(&self.reaper, id.clone(), spec, connections).await?;
         self.oom.add(id, container.cgroup().path())?;
         self.share_pids(&container)?;
         Ok(container)
@@ -138,11 +161,10 @@ impl Sandbox {
         self.container(id)?.start(&self.reaper).await
     }
 
-    pub(crate) async fn exec(
-        &self,
-        request: &agent_protocol::agent::ExecProcessRequest,
-    ) -> Result<(), Error> {
-        self.container(&request.container_id)?.exec(&self.reaper, request).await
+    pub(crate) async fn exec(&self, request: &ExecProcessRequest) -> Result<(), Error> {
+        let (stdin, stdout, stderr) = (request.stdin_port, request.stdout_port, request.stderr_port);
+        let connections = self.arrivals.claim(Ports { stdin, stdout, stderr }).await?;
+        self.container(&request.container_id)?.exec(&self.reaper, request, connections).await
     }
 
     /// Ends a container and removes all of it. May be asked again if it fails.

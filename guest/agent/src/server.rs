@@ -1,4 +1,4 @@
-//! The agent protocol on vsock port 1024.
+//! The agent protocol on vsock port 1024, and streams of processes on port 1027.
 
 mod vsock;
 
@@ -7,13 +7,18 @@ use std::{sync::Arc, time::Duration};
 use agent_protocol::{agent_ttrpc, health_ttrpc};
 use ttrpc::r#async::Server;
 
-use crate::{error::Error, modules, reaper::Reaper, rpc, sandbox::Sandbox};
+use crate::{error::Error, modules, reaper::Reaper, rpc, sandbox::Sandbox, stdio::arrivals::Arrivals};
+use vsock::HostListener;
 
 /// Port the host dials to speak the agent protocol.
 const AGENT_PORT: u32 = 1024;
 
 /// Host port that is told, by a connection, that the agent serves.
 const READY_PORT: u32 = 1025;
+
+/// Port the host dials to have a connection that becomes a stream of a process. The agents in the field that know
+/// requests with ports for streams listen here too, when they are told to.
+const STREAM_PORT: u32 = 1027;
 
 /// How often and how far apart the host is told; it may be a moment late to listen, or not listen at all.
 const READY_ATTEMPTS: u32 = 3;
@@ -27,14 +32,25 @@ const READY_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn serve() -> Result<(), Error> {
     let reaper = Reaper::start()?;
     let sandbox = Arc::new(Sandbox::new(reaper)?);
+    // Before the host is told that it may call.
+    let streams = HostListener::bind(STREAM_PORT)?;
     let mut server = Server::new()
-        .add_listener(vsock::listen(AGENT_PORT)?)
-        .register_service(agent_ttrpc::create_agent_service(Arc::new(rpc::Agent::new(sandbox))))
+        .add_listener(HostListener::bind(AGENT_PORT)?.into_ttrpc())
+        .register_service(agent_ttrpc::create_agent_service(Arc::new(rpc::Agent::new(sandbox.clone()))))
         .register_service(health_ttrpc::create_health(Arc::new(rpc::Health)));
     server.start().await.map_err(|error| Error::state(format!("serve the agent protocol: {error}")))?;
     ::log::info!("serving on vsock port {AGENT_PORT}");
     tokio::spawn(tell_host());
-    std::future::pending().await
+    receive_streams(&streams, sandbox.arrivals()).await
+}
+
+async fn receive_streams(listener: &HostListener, arrivals: &Arrivals) -> ! {
+    loop {
+        match listener.accept().await {
+            Ok((stream, port)) => arrivals.add(port, Box::new(stream)),
+            Err(error) => ::log::warn!("accept a connection for a stream: {error}"),
+        }
+    }
 }
 
 async fn tell_host() {

@@ -1,30 +1,42 @@
 //! The three streams of a process, or its terminal.
+//!
+//! ```text
+//! process -- pipe or terminal -- Stream, read and written by the host's calls
+//!                              \ pump -- connection with the host
+//! ```
+//!
+//! The process never has the connection itself: a program may open `/dev/stdout` again, which no socket allows.
+
+pub(crate) mod arrivals;
+mod pump;
+mod stream;
 
 use std::{
-    io,
     os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use libcontainer::container::builder::ContainerBuilder;
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
-    unistd::{Gid, Uid, fchown, pipe2, read, write},
+    unistd::{Gid, Uid, fchown, pipe2},
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::oneshot,
+    task::JoinHandle,
+};
 
 use crate::{
     console::{self, Console},
     error::Error,
-    readiness,
 };
+use arrivals::{Connection, Connections};
+use stream::{End, Pumped, Stream};
 
 /// What a pipe holds, in bytes, so that one call of the host carries more than the 64 KiB of the default.
 const PIPE_SIZE: libc::c_int = 256 * 1024;
-
-/// Most bytes one read returns, however many the host asks for.
-const MAX_READ: usize = 256 * 1024;
 
 /// The process' side, handed to a worker.
 pub(crate) enum ChildStdio {
@@ -57,53 +69,124 @@ impl ChildStdio {
 
 /// The agent's side.
 pub(crate) struct Stdio {
-    stdin: Stream,
-    stdout: Stream,
+    stdin: Input,
+    stdout: Output,
     /// A terminal has one output.
-    stderr: Option<Stream>,
-    terminal: bool,
+    stderr: Option<Output>,
+    /// Not kept open by this: it goes when its last process or reader does.
+    terminal: Option<Weak<AsyncFd<OwnedFd>>>,
 }
 
-/// What becomes a [`Stdio`] when the process is there.
-pub(crate) enum Prepared {
-    Pipes(Stdio),
+enum Input {
+    Calls(Stream),
+    /// Dropping what is in it ends the pump.
+    Pump(Mutex<Option<oneshot::Sender<()>>>),
+}
+
+enum Output {
+    Calls(Stream),
+    Pump(JoinHandle<()>),
+}
+
+/// What becomes a [`Stdio`] when the process is there. Dropping it hangs up on the host.
+pub(crate) struct Prepared {
+    ends: Ends,
+    connections: Connections,
+}
+
+enum Ends {
+    Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
     Terminal(Console),
 }
 
 /// Makes pipes, or the socket a terminal comes from. `owner` may open the streams again by their names in
 /// `/proc/self/fd`.
-pub(crate) fn prepare(terminal: bool, owner: (u32, u32)) -> Result<(ChildStdio, Prepared), Error> {
+pub(crate) fn prepare(
+    terminal: bool,
+    owner: (u32, u32),
+    connections: Connections,
+) -> Result<(ChildStdio, Prepared), Error> {
     if terminal {
         let console = Console::listen()?;
-        return Ok((ChildStdio::Terminal(console.path().to_owned()), Prepared::Terminal(console)));
+        let child = ChildStdio::Terminal(console.path().to_owned());
+        return Ok((child, Prepared { ends: Ends::Terminal(console), connections }));
     }
     let [stdin, stdout, stderr] = [pipe(owner)?, pipe(owner)?, pipe(owner)?];
-    let ours = Stdio {
-        stdin: Stream::new(stdin.1, Interest::WRITABLE)?,
-        stdout: Stream::new(stdout.0, Interest::READABLE)?,
-        stderr: Some(Stream::new(stderr.0, Interest::READABLE)?),
-        terminal: false,
-    };
     let child = ChildStdio::Pipes { stdin: stdin.0, stdout: stdout.1, stderr: stderr.1 };
-    Ok((child, Prepared::Pipes(ours)))
+    let ends = Ends::Pipes { stdin: stdin.1, stdout: stdout.0, stderr: stderr.0 };
+    Ok((child, Prepared { ends, connections }))
 }
 
 impl Prepared {
-    /// The streams of the process that has now been made.
+    /// The streams of the process that has now been made. What goes by connections begins to.
     pub(crate) fn complete(self, owner: (u32, u32)) -> Result<Stdio, Error> {
-        let master = match self {
-            Self::Pipes(stdio) => return Ok(stdio),
-            Self::Terminal(console) => console.receive()?,
-        };
-        console::give_to(&master, owner.0)?;
-        let copy = master.try_clone().map_err(Error::system("duplicate a terminal"))?;
-        Ok(Stdio {
-            stdin: Stream::new(copy, Interest::WRITABLE)?,
-            stdout: Stream::new(master, Interest::READABLE)?,
-            stderr: None,
-            terminal: true,
-        })
+        match self.ends {
+            Ends::Pipes { stdin, stdout, stderr } => pipes(stdin, stdout, stderr, self.connections),
+            Ends::Terminal(console) => {
+                let master = console.receive()?;
+                console::give_to(&master, owner.0)?;
+                terminal(master, self.connections)
+            }
+        }
     }
+}
+
+fn pipes(stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd, with: Connections) -> Result<Stdio, Error> {
+    Ok(Stdio {
+        stdin: Input::new(stdin, with.stdin)?,
+        stdout: Output::new(stream::watch(stdout, Interest::READABLE)?, with.stdout),
+        stderr: Some(Output::new(stream::watch(stderr, Interest::READABLE)?, with.stderr)),
+        terminal: None,
+    })
+}
+
+/// A connection for its errors ends at once, as that stream of a terminal does for calls.
+fn terminal(master: OwnedFd, with: Connections) -> Result<Stdio, Error> {
+    let copy = master.try_clone().map_err(Error::system("duplicate a terminal"))?;
+    let master = stream::watch(master, Interest::READABLE)?;
+    Ok(Stdio {
+        stdin: Input::new(copy, with.stdin)?,
+        terminal: Some(Arc::downgrade(&master)),
+        stdout: Output::new(master, with.stdout),
+        stderr: None,
+    })
+}
+
+impl Input {
+    fn new(fd: OwnedFd, connection: Option<Box<dyn Connection>>) -> Result<Self, Error> {
+        let end = stream::watch(fd, Interest::WRITABLE)?;
+        let Some(connection) = connection else { return Ok(Self::Calls(Stream::new(end))) };
+        let (open, closed) = oneshot::channel();
+        tokio::spawn(pump::input(connection, Pumped(end), closed));
+        Ok(Self::Pump(Mutex::new(Some(open))))
+    }
+}
+
+impl Output {
+    fn new(end: End, connection: Option<Box<dyn Connection>>) -> Self {
+        match connection {
+            Some(connection) => Self::Pump(tokio::spawn(pump::output(Pumped(end), connection))),
+            None => Self::Calls(Stream::new(end)),
+        }
+    }
+
+    async fn read(&self, max: usize) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::Calls(stream) => stream.read(max).await,
+            Self::Pump(_) => Err(by_connection("output")),
+        }
+    }
+
+    fn drained(&self) -> bool {
+        match self {
+            Self::Calls(stream) => stream.is_closed(),
+            Self::Pump(pump) => pump.is_finished(),
+        }
+    }
+}
+
+fn by_connection(stream: &str) -> Error {
+    Error::state(format!("the {stream} of this process goes by a connection of its own, not by calls"))
 }
 
 impl Stdio {
@@ -113,12 +196,9 @@ impl Stdio {
     ///
     /// [`Error::State`] if the stream is closed, on this side or by all its readers.
     pub(crate) async fn write_stdin(&self, data: &[u8]) -> Result<usize, Error> {
-        let closed = || Error::state("stdin is closed");
-        let fd = self.stdin.get().ok_or_else(closed)?;
-        match fd.async_io(Interest::WRITABLE, |fd| Ok(write(fd, data)?)).await {
-            Ok(len) => Ok(len),
-            Err(error) if is_hangup(&error) => Err(closed()),
-            Err(error) => Err(Error::system("write stdin")(error)),
+        match &self.stdin {
+            Input::Calls(stream) => stream.write(data).await,
+            Input::Pump(_) => Err(by_connection("input")),
         }
     }
 
@@ -130,76 +210,30 @@ impl Stdio {
     /// As [`Self::read_stdout`]; of a terminal, nothing at once.
     pub(crate) async fn read_stderr(&self, max: usize) -> Result<Vec<u8>, Error> {
         match &self.stderr {
-            Some(stream) => stream.read(max).await,
+            Some(output) => output.read(max).await,
             None => Ok(Vec::new()),
         }
     }
 
     /// Ends the input. A terminal has no end of input of its own; its user types one.
     pub(crate) fn close_stdin(&self) {
-        self.stdin.close();
+        match &self.stdin {
+            Input::Calls(stream) => stream.close(),
+            Input::Pump(open) => drop(open.lock().unwrap_or_else(PoisonError::into_inner).take()),
+        }
     }
 
     /// Sets the size of the terminal.
     pub(crate) fn resize(&self, rows: u32, columns: u32) -> Result<(), Error> {
-        if !self.terminal {
-            return Err(Error::state("the process has no terminal"));
-        }
-        let master = self.stdout.get().ok_or_else(|| Error::state("the terminal is closed"))?;
+        let terminal = self.terminal.as_ref().ok_or_else(|| Error::state("the process has no terminal"))?;
+        let master = terminal.upgrade().ok_or_else(|| Error::state("the terminal is closed"))?;
         console::resize(master.get_ref(), rows, columns)
     }
 
-    /// Whether everything the process has written has been read.
+    /// Whether everything the process has written has been taken.
     pub(crate) fn drained(&self) -> bool {
-        self.stdout.get().is_none() && self.stderr.as_ref().is_none_or(|stream| stream.get().is_none())
+        self.stdout.drained() && self.stderr.as_ref().is_none_or(Output::drained)
     }
-}
-
-/// One non-blocking descriptor, dropped at its end. A call under way keeps it open until it returns.
-struct Stream(Mutex<Option<Arc<AsyncFd<OwnedFd>>>>);
-
-impl Stream {
-    fn new(fd: OwnedFd, interest: Interest) -> Result<Self, Error> {
-        fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
-            .map_err(Error::system("make a stream non-blocking"))?;
-        let fd = readiness::watch(fd, interest).map_err(Error::system("watch a stream"))?;
-        Ok(Self(Mutex::new(Some(Arc::new(fd)))))
-    }
-
-    fn get(&self) -> Option<Arc<AsyncFd<OwnedFd>>> {
-        self.slot().clone()
-    }
-
-    fn close(&self) {
-        drop(self.slot().take());
-    }
-
-    fn slot(&self) -> MutexGuard<'_, Option<Arc<AsyncFd<OwnedFd>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn read(&self, max: usize) -> Result<Vec<u8>, Error> {
-        if max == 0 {
-            return Err(Error::invalid("len: 0, wants at least 1 byte"));
-        }
-        let Some(fd) = self.get() else { return Ok(Vec::new()) };
-        let mut data = vec![0; max.min(MAX_READ)];
-        let len = match fd.async_io(Interest::READABLE, |fd| Ok(read(fd, &mut data)?)).await {
-            Ok(len) => len,
-            Err(error) if is_hangup(&error) => 0,
-            Err(error) => return Err(Error::system("read a stream")(error)),
-        };
-        if len == 0 {
-            self.close();
-        }
-        data.truncate(len);
-        Ok(data)
-    }
-}
-
-/// A pipe without readers; a terminal that no process has open any more.
-fn is_hangup(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EPIPE | libc::EIO))
 }
 
 fn pipe(owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), Error> {
@@ -213,7 +247,14 @@ fn pipe(owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, io::Write};
+    use std::{fs::File, io::Write, time::Duration};
+
+    use nix::{pty::openpty, sys::termios, unistd::read};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixStream,
+        time::timeout,
+    };
 
     use super::*;
 
@@ -222,8 +263,23 @@ mod tests {
     }
 
     fn pipes() -> (ChildStdio, Stdio) {
-        let (child, prepared) = prepare(false, me()).unwrap();
+        pipes_with(Connections::default())
+    }
+
+    fn pipes_with(connections: Connections) -> (ChildStdio, Stdio) {
+        let (child, prepared) = prepare(false, me(), connections).unwrap();
         (child, prepared.complete(me()).unwrap())
+    }
+
+    fn connection() -> (UnixStream, Option<Box<dyn Connection>>) {
+        let (host, guest) = UnixStream::pair().unwrap();
+        (host, Some(Box::new(guest)))
+    }
+
+    async fn all(mut host: UnixStream) -> Vec<u8> {
+        let mut got = Vec::new();
+        timeout(Duration::from_secs(10), host.read_to_end(&mut got)).await.unwrap().unwrap();
+        got
     }
 
     #[tokio::test]
@@ -250,11 +306,7 @@ mod tests {
         let much = vec![7; 4 * 1024 * 1024];
         let len = stdio.write_stdin(&much).await.unwrap();
         assert!(len > 0 && len < much.len());
-        assert!(
-            tokio::time::timeout(std::time::Duration::from_millis(50), stdio.write_stdin(&much))
-                .await
-                .is_err()
-        );
+        assert!(timeout(Duration::from_millis(50), stdio.write_stdin(&much)).await.is_err());
         let mut back = vec![0; len];
         assert_eq!(read(stdin, &mut back).unwrap(), len);
         stdio.close_stdin();
@@ -274,5 +326,83 @@ mod tests {
         let (_child, stdio) = pipes();
         assert!(stdio.resize(24, 80).is_err());
         assert!(stdio.read_stdout(0).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn connections_carry_output_apart_and_end_with_it() {
+        let ((out, stdout), (err, stderr)) = (connection(), connection());
+        let (child, stdio) = pipes_with(Connections { stdin: None, stdout, stderr });
+        let ChildStdio::Pipes { stdin, stdout, stderr } = child else { panic!("asked for pipes") };
+        let much: Vec<u8> = (0..2_000_000).map(|at: u32| at as u8).collect();
+        let wanted = much.clone();
+        let writer = std::thread::spawn(move || File::from(stdout).write_all(&much).unwrap());
+        File::from(stderr).write_all(b"err").unwrap();
+        assert!(!stdio.drained());
+        assert!(matches!(stdio.read_stdout(1).await, Err(Error::State(_))));
+        assert_eq!(all(err).await, b"err");
+        assert!(all(out).await == wanted);
+        writer.join().unwrap();
+        tokio::task::yield_now().await;
+        assert!(stdio.drained());
+        // The stream without a connection goes by calls.
+        assert_eq!(stdio.write_stdin(b"in").await.unwrap(), 2);
+        assert_eq!(read(&stdin, &mut [0; 9]).unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_connection_carries_input_until_either_side_ends_it() {
+        for by_call in [false, true] {
+            let (mut host, stdin) = connection();
+            let (child, stdio) = pipes_with(Connections { stdin, ..Connections::default() });
+            let ChildStdio::Pipes { stdin, .. } = &child else { panic!("asked for pipes") };
+            host.write_all(b"in").await.unwrap();
+            assert!(matches!(stdio.write_stdin(b"x").await, Err(Error::State(_))));
+            if by_call {
+                stdio.close_stdin();
+            } else {
+                host.shutdown().await.unwrap();
+            }
+            // The agent's end is closed, too.
+            assert!(all(host).await.is_empty());
+            let mut got = [0; 9];
+            assert_eq!(read(stdin, &mut got).unwrap(), 2);
+            assert_eq!(read(stdin, &mut got).unwrap(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_not_made_hangs_up() {
+        let (host, stdout) = connection();
+        drop(prepare(false, me(), Connections { stdout, ..Connections::default() }).unwrap());
+        assert!(all(host).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_terminal_goes_by_connections_until_nobody_has_it_open() {
+        let pty = openpty(None, None).unwrap();
+        let mut raw = termios::tcgetattr(&pty.slave).unwrap();
+        termios::cfmakeraw(&mut raw);
+        termios::tcsetattr(&pty.slave, termios::SetArg::TCSANOW, &raw).unwrap();
+        let ((mut input, stdin), (out, stdout), (err, stderr)) = (connection(), connection(), connection());
+        let stdio = terminal(pty.master, Connections { stdin, stdout, stderr }).unwrap();
+        assert!(all(err).await.is_empty());
+        stdio.resize(24, 80).unwrap();
+        input.write_all(b"in").await.unwrap();
+        let slave = File::from(pty.slave);
+        let mut device = slave.try_clone().unwrap();
+        let typed = tokio::task::spawn_blocking(move || {
+            let mut got = [0; 9];
+            let len = read(&device, &mut got).unwrap();
+            device.write_all(&vec![7; 100_000]).unwrap();
+            got[..len].to_vec()
+        });
+        let screen = tokio::spawn(all(out));
+        assert_eq!(typed.await.unwrap(), b"in");
+        assert!(!stdio.drained());
+        drop(slave);
+        assert_eq!(screen.await.unwrap().len(), 100_000);
+        tokio::task::yield_now().await;
+        assert!(stdio.drained());
+        assert!(stdio.resize(24, 80).is_err());
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     readiness,
     reaper::Reaper,
     runtime::{Create, Exec, Failure},
-    stdio::{self, Prepared},
+    stdio::{self, Prepared, arrivals::Connections},
     worker::{self, Report},
 };
 
@@ -46,9 +46,14 @@ impl Failed {
 }
 
 /// Makes the first process of a container, and the container with it.
-pub(super) async fn init(reaper: &Reaper, id: &Id, spec: &Spec) -> Result<(Process, Failed), Error> {
+pub(super) async fn init(
+    reaper: &Reaper,
+    id: &Id,
+    spec: &Spec,
+    connections: Connections,
+) -> Result<(Process, Failed), Error> {
     let description = spec.process().clone().unwrap_or_default();
-    let (child, prepared) = streams(&description)?;
+    let (child, prepared) = streams(&description, connections)?;
     let failure = Failure::new()?;
     let failed = failure.reader.try_clone().map_err(Error::system("duplicate a pipe"))?;
     let create = Create { id: id.clone(), spec: spec.clone(), stdio: child, failure };
@@ -69,8 +74,9 @@ pub(super) async fn exec(
     init: Pid,
     spec: &Spec,
     description: Description,
+    connections: Connections,
 ) -> Result<Process, Error> {
-    let (child, prepared) = streams(&description)?;
+    let (child, prepared) = streams(&description, connections)?;
     let exec = Exec {
         container: container.clone(),
         init: init.as_raw(),
@@ -84,8 +90,11 @@ pub(super) async fn exec(
     complete(reaper, &report, prepared, &description)
 }
 
-fn streams(description: &Description) -> Result<(stdio::ChildStdio, Prepared), Error> {
-    stdio::prepare(description.terminal().unwrap_or(false), owner(description))
+fn streams(
+    description: &Description,
+    connections: Connections,
+) -> Result<(stdio::ChildStdio, Prepared), Error> {
+    stdio::prepare(description.terminal().unwrap_or(false), owner(description), connections)
 }
 
 fn owner(description: &Description) -> (u32, u32) {

@@ -31,6 +31,9 @@ pub(super) fn reseed_random(data: &[u8]) -> Result<(), Error> {
     unsafe { reseed_random_generator(device.as_raw_fd()) }.map(drop).map_err(Error::system(what()))
 }
 
+/// Tells a host that the streams of a process may go by connections, which requests name by their ports.
+const STREAM_PORTS: &str = "stream-ports";
+
 /// Sets the clock.
 pub(super) fn set_date_time(seconds: i64, microseconds: i64) -> Result<(), Error> {
     if !(0..1_000_000).contains(&microseconds) {
@@ -46,6 +49,7 @@ pub(super) fn guest_details(request: &GuestDetailsRequest) -> GuestDetailsRespon
         init_daemon: true,
         storage_handlers: storage::DRIVERS.iter().map(|driver| (*driver).to_owned()).collect(),
         supports_seccomp: true,
+        extra_features: vec![STREAM_PORTS.to_owned()],
         ..Default::default()
     };
     GuestDetailsResponse {

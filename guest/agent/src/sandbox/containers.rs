@@ -142,9 +142,6 @@ impl Drop for Removal<'_> {
 
 /// The configuration the guest makes the container from.
 pub(super) fn adapt(id: &Id, request: &CreateContainerRequest, shared: &Shared) -> Result<Spec, Error> {
-    if request.stdin_port != 0 || request.stdout_port != 0 || request.stderr_port != 0 {
-        return Err(Error::Unimplemented("CreateContainer with ports for its streams"));
-    }
     if !request.devices.is_empty() {
         return Err(Error::Unimplemented("CreateContainer with devices"));
     }

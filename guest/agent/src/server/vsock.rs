@@ -24,27 +24,36 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A connection with the host whose writes are small enough for every device behind it.
 pub(super) struct HostStream(VsockStream);
 
-/// Listens on `port` for the host. Nobody else is let in: a container may have vsock sockets too.
-pub(super) fn listen(port: u32) -> Result<Listener, Error> {
-    let what = format!("listen on vsock port {port}");
-    let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port)).map_err(Error::system(what))?;
-    let connections = stream::unfold(listener, |listener| async {
-        let accepted = accept_host(&listener).await;
-        Some((accepted, listener))
-    });
-    Ok(Listener::new(connections))
-}
+/// A port that the host may connect to. Nobody else is let in: a container may have vsock sockets too.
+pub(super) struct HostListener(VsockListener);
 
-async fn accept_host(listener: &VsockListener) -> io::Result<HostStream> {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) if peer.cid() == VMADDR_CID_HOST => return Ok(HostStream(stream)),
-            Ok((_, peer)) => ::log::warn!("connection from vsock address {} refused", peer.cid()),
-            Err(error) => {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                return Err(error);
+impl HostListener {
+    pub(super) fn bind(port: u32) -> Result<Self, Error> {
+        let what = format!("listen on vsock port {port}");
+        VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port)).map(Self).map_err(Error::system(what))
+    }
+
+    /// The next connection, and the host's port it comes from.
+    pub(super) async fn accept(&self) -> io::Result<(HostStream, u32)> {
+        loop {
+            match self.0.accept().await {
+                Ok((stream, peer)) if peer.cid() == VMADDR_CID_HOST => {
+                    return Ok((HostStream(stream), peer.port()));
+                }
+                Ok((_, peer)) => ::log::warn!("connection from vsock address {} refused", peer.cid()),
+                Err(error) => {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    return Err(error);
+                }
             }
         }
+    }
+
+    pub(super) fn into_ttrpc(self) -> Listener {
+        Listener::new(stream::unfold(self, |listener| async {
+            let accepted = listener.accept().await.map(|(stream, _)| stream);
+            Some((accepted, listener))
+        }))
     }
 }
 

@@ -10,6 +10,8 @@ use std::{
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::worker;
+
 /// Where the kernel takes lines for its log, each with a `<priority>` in front.
 const KERNEL_LOG: &str = "/dev/kmsg";
 
@@ -50,8 +52,9 @@ impl Log for Kernel {
         }
         let text = format!("agent: {} {}: {}", record.level().as_str(), record.target(), record.args());
         let text = &text[..text.floor_char_boundary(LONGEST)];
-        if write(record.level(), text).is_err() {
-            // Not in a virtual machine, or not its PID 1. Nobody is left to be told if this fails too.
+        // Inside a container there is no such file, and standard error is the container's.
+        if write(record.level(), text).is_err() && !worker::is_worker() {
+            // Not in a virtual machine. Nobody is left to be told if this fails too.
             let _ = writeln!(io::stderr(), "{text}");
         }
     }

@@ -53,11 +53,11 @@ impl Container {
     pub(crate) async fn create(
         reaper: &Reaper,
         id: Id,
-        spec: Spec,
+        mut spec: Spec,
         connections: Connections,
     ) -> Result<Self, Error> {
         let cgroup = Cgroup::of(&id);
-        let (init, failed) = making::init(reaper, &id, &spec, connections).await?;
+        let (init, failed) = making::init(reaper, &id, &mut spec, connections).await?;
         // Before the container's program can run.
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();

@@ -63,24 +63,25 @@ impl Failure {
 }
 
 /// A container to be made.
-pub(crate) struct Create {
-    pub(crate) id: Id,
-    pub(crate) spec: Spec,
+pub(crate) struct Create<'a> {
+    pub(crate) id: &'a Id,
+    /// Changed by the worker for itself.
+    pub(crate) spec: &'a mut Spec,
     pub(crate) stdio: ChildStdio,
     pub(crate) failure: Failure,
 }
 
-impl Create {
+impl Create<'_> {
     /// The descriptors its worker needs.
     pub(crate) fn fds(&self) -> Vec<RawFd> {
         self.stdio.fds().into_iter().chain(self.failure.fds()).collect()
     }
 
     /// Makes it up to the point where its first process waits for [`start`]. Returns that process' id.
-    pub(crate) fn run(mut self) -> Result<String, String> {
-        sysctl::apply_network(&mut self.spec)?;
-        let bundle = bundle(&self.id);
-        make_working_dir(&self.spec);
+    pub(crate) fn run(self) -> Result<String, String> {
+        sysctl::apply_network(self.spec)?;
+        let bundle = bundle(self.id);
+        make_working_dir(self.spec);
         self.spec
             .save(bundle.join("config.json"))
             .map_err(|error| format!("write the configuration of {}: {}", self.id, chain(&error)))?;
@@ -99,29 +100,29 @@ impl Create {
 }
 
 /// A process to be made in a running container.
-pub(crate) struct Exec {
-    pub(crate) container: Id,
+pub(crate) struct Exec<'a> {
+    pub(crate) container: &'a Id,
     /// The first process of that container.
     pub(crate) init: i32,
-    /// As [`spec::adapt_process`] leaves it.
-    pub(crate) process: Process,
+    /// As [`spec::adapt_process`] leaves it. Changed by the worker for itself.
+    pub(crate) process: &'a mut Process,
     /// The configuration of the container it joins.
-    pub(crate) spec: Spec,
+    pub(crate) spec: &'a Spec,
     pub(crate) stdio: ChildStdio,
     pub(crate) failure: Failure,
 }
 
-impl Exec {
+impl Exec<'_> {
     pub(crate) fn fds(&self) -> Vec<RawFd> {
         self.stdio.fds().into_iter().chain(self.failure.fds()).collect()
     }
 
     /// Makes it and has it execute its program. Returns its id.
-    pub(crate) fn run(mut self) -> Result<String, String> {
-        let late = Late::take_from(&mut self.process, &self.spec);
+    pub(crate) fn run(self) -> Result<String, String> {
+        let late = Late::take_from(self.process, self.spec);
         let executor = Executor::new(self.failure.writer.as_raw_fd(), late);
-        let description = Path::new(STATE).join(&self.container).join(format!("exec-{}", std::process::id()));
-        write_json(&description, &self.process)?;
+        let description = Path::new(STATE).join(self.container).join(format!("exec-{}", std::process::id()));
+        write_json(&description, self.process)?;
         let built = self
             .stdio
             .attach(ContainerBuilder::new(self.container.to_string(), SyscallType::default()))
@@ -186,7 +187,9 @@ fn write_json(path: &Path, process: &Process) -> Result<(), String> {
 /// The working directory is made if the image lacks it, as runc does. A root that cannot be written to says
 /// so when the process gets there.
 fn make_working_dir(spec: &Spec) {
-    if let (Some(root), Some(process)) = (spec.root(), spec.process()) {
+    if let (Some(root), Some(process)) = (spec.root(), spec.process())
+        && process.cwd() != Path::new("/")
+    {
         let _ = files::make_dirs(root.path(), process.cwd());
     }
 }

@@ -49,17 +49,16 @@ impl Failed {
 pub(super) async fn init(
     reaper: &Reaper,
     id: &Id,
-    spec: &Spec,
+    spec: &mut Spec,
     connections: Connections,
 ) -> Result<(Process, Failed), Error> {
-    let description = spec.process().clone().unwrap_or_default();
-    let (child, prepared) = streams(&description, connections)?;
+    let (child, prepared) = streams(description(spec)?, connections)?;
     let failure = Failure::new()?;
     let failed = failure.reader.try_clone().map_err(Error::system("duplicate a pipe"))?;
-    let create = Create { id: id.clone(), spec: spec.clone(), stdio: child, failure };
+    let create = Create { id, spec: &mut *spec, stdio: child, failure };
     let what = format!("create container {id}");
     let made = worker::run(reaper, &what, &create.fds(), MAKE, move || create.run()).await;
-    let completed = made.and_then(|report| complete(reaper, &report, prepared, &description));
+    let completed = made.and_then(|report| complete(reaper, &report, prepared, description(spec)?));
     if completed.is_err() {
         // The library cleans up after its own errors, but not after ours and not after a deadline.
         let _ = Cgroup::of(id).signal(libc::SIGKILL);
@@ -73,21 +72,25 @@ pub(super) async fn exec(
     container: &Id,
     init: Pid,
     spec: &Spec,
-    description: Description,
+    mut description: Description,
     connections: Connections,
 ) -> Result<Process, Error> {
     let (child, prepared) = streams(&description, connections)?;
     let exec = Exec {
-        container: container.clone(),
+        container,
         init: init.as_raw(),
-        process: description.clone(),
-        spec: spec.clone(),
+        process: &mut description,
+        spec,
         stdio: child,
         failure: Failure::new()?,
     };
     let what = format!("make a process in container {container}");
     let report = worker::run(reaper, &what, &exec.fds(), MAKE, move || exec.run()).await?;
     complete(reaper, &report, prepared, &description)
+}
+
+fn description(spec: &Spec) -> Result<&Description, Error> {
+    spec.process().as_ref().ok_or_else(|| Error::invalid("spec.process: missing"))
 }
 
 fn streams(

@@ -26,15 +26,13 @@ pub(crate) struct Shared {
 /// [`Error::Invalid`] if a part is missing that nothing can stand for, or the root is not in the share.
 pub(crate) fn adapt(mut spec: Spec, id: &Id, shared: &Shared, user: Option<User>) -> Result<Spec, Error> {
     check_root(&spec)?;
-    let mut process = spec.process().clone().ok_or_else(|| Error::invalid("spec.process: missing"))?;
-    adapt_process(&mut process, None, user)?;
     let hostname = spec.hostname().clone();
-    let mut linux = spec.linux().clone().unwrap_or_default();
-    adapt_linux(&mut linux, id, shared, hostname.as_deref())?;
+    let process = spec.process_mut().as_mut().ok_or_else(|| Error::invalid("spec.process: missing"))?;
+    adapt_process(process, None, user)?;
+    adapt_linux(spec.linux_mut().get_or_insert_default(), id, shared, hostname.as_deref())?;
     if spec.hooks().as_ref().is_some_and(|hooks| *hooks == Default::default()) {
         spec.set_hooks(None);
     }
-    spec.set_process(Some(process)).set_linux(Some(linux));
     Ok(spec)
 }
 
@@ -50,8 +48,9 @@ pub(crate) fn adapt_process(
     if let Some(user) = user {
         process.set_user(user);
     }
-    let capabilities = process.capabilities().clone().or_else(|| container?.capabilities().clone());
-    process.set_capabilities(Some(explicit(capabilities)));
+    let lent = || container?.capabilities().clone();
+    let given = process.capabilities().clone().or_else(lent);
+    process.set_capabilities(Some(explicit(given)));
     // To libcontainer a `false` means that seccomp goes last, when it is no longer allowed to.
     process.set_no_new_privileges(process.no_new_privileges().filter(|set| *set));
     // Unset would mean whatever score the maker of the process had.
@@ -63,16 +62,24 @@ pub(crate) fn adapt_process(
 
 /// An unset set means none, which libcontainer would take for "as they are": everything.
 fn explicit(sets: Option<LinuxCapabilities>) -> LinuxCapabilities {
-    let sets = sets.unwrap_or_else(no_capabilities);
-    let given = |set: &Option<Capabilities>| Some(set.clone().unwrap_or_default());
-    let mut explicit = LinuxCapabilities::default();
-    explicit
-        .set_bounding(given(sets.bounding()))
-        .set_effective(given(sets.effective()))
-        .set_permitted(given(sets.permitted()))
-        .set_inheritable(given(sets.inheritable()))
-        .set_ambient(given(sets.ambient()));
-    explicit
+    let mut sets = sets.unwrap_or_else(no_capabilities);
+    let none = || Some(Capabilities::default());
+    if sets.bounding().is_none() {
+        sets.set_bounding(none());
+    }
+    if sets.effective().is_none() {
+        sets.set_effective(none());
+    }
+    if sets.permitted().is_none() {
+        sets.set_permitted(none());
+    }
+    if sets.inheritable().is_none() {
+        sets.set_inheritable(none());
+    }
+    if sets.ambient().is_none() {
+        sets.set_ambient(none());
+    }
+    sets
 }
 
 /// The type's own default is a set of capabilities, not none.
@@ -86,9 +93,10 @@ fn adapt_linux(linux: &mut Linux, id: &Id, shared: &Shared, hostname: Option<&st
     if let Some(seccomp) = linux.seccomp() {
         check_seccomp(seccomp)?;
     }
-    let own = linux.namespaces().clone().unwrap_or_default();
+    let own = linux.namespaces().as_deref().unwrap_or_default();
+    let namespaces = namespaces(own, shared, hostname);
     linux
-        .set_namespaces(Some(namespaces(&own, shared, hostname)))
+        .set_namespaces(Some(namespaces))
         .set_cgroups_path(Some(Cgroup::oci_path(id)))
         .set_mount_label(None)
         .set_intel_rdt(None);

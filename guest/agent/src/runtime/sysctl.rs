@@ -8,7 +8,7 @@ use oci_spec::runtime::Spec;
 /// Applies the settings under `net` and takes them out of the configuration.
 pub(super) fn apply_network(spec: &mut Spec) -> Result<(), String> {
     let Some(linux) = spec.linux_mut() else { return Ok(()) };
-    let Some(all) = linux.sysctl().clone() else { return Ok(()) };
+    let Some(all) = linux.sysctl_mut().take() else { return Ok(()) };
     let (network, rest): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|(key, _)| key.replace('/', ".").starts_with("net."));
     for (key, value) in &network {

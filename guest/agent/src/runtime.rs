@@ -2,6 +2,7 @@
 //! [`spec`], which only computes.
 
 mod executor;
+mod home;
 pub(crate) mod spec;
 mod sysctl;
 pub(crate) mod users;
@@ -82,10 +83,13 @@ impl Create<'_> {
         sysctl::apply_network(self.spec)?;
         let bundle = bundle(self.id);
         make_working_dir(self.spec);
+        let hooked = self.spec.hooks().is_some();
+        // Hooks may be given the environment of the process, and a stand-in would be a lie there.
+        let homeless = !hooked && self.spec.process_mut().as_mut().is_some_and(home::stand_in);
         self.spec
             .save(bundle.join("config.json"))
             .map_err(|error| format!("write the configuration of {}: {}", self.id, chain(&error)))?;
-        let executor = Executor::new(self.failure.writer.as_raw_fd(), None);
+        let executor = Executor::new(self.failure.writer.as_raw_fd(), None, homeless);
         let built = self
             .stdio
             .attach(ContainerBuilder::new(self.id.to_string(), SyscallType::default()))
@@ -120,7 +124,8 @@ impl Exec<'_> {
     /// Makes it and has it execute its program. Returns its id.
     pub(crate) fn run(self) -> Result<String, String> {
         let late = Late::take_from(self.process, self.spec);
-        let executor = Executor::new(self.failure.writer.as_raw_fd(), late);
+        let homeless = home::stand_in(self.process);
+        let executor = Executor::new(self.failure.writer.as_raw_fd(), late, homeless);
         let description = Path::new(STATE).join(self.container).join(format!("exec-{}", std::process::id()));
         write_json(&description, self.process)?;
         let built = self

@@ -2,8 +2,9 @@
 //! is none, drop what the library has left to us, execute.
 
 use std::{
+    cell::OnceCell,
+    collections::HashMap,
     convert::Infallible,
-    env,
     ffi::{CString, NulError},
     os::fd::{BorrowedFd, RawFd},
     path::{Path, PathBuf},
@@ -13,7 +14,7 @@ use libcontainer::{
     capabilities::drop_privileges,
     seccomp::initialize_seccomp,
     syscall::syscall::create_syscall,
-    workload::{self, ExecutorError, ExecutorValidationError},
+    workload::{self, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
 };
 use nix::{
     errno::Errno,
@@ -21,6 +22,7 @@ use nix::{
 };
 use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Process, Spec};
 
+use super::home;
 use crate::error::chain;
 
 /// libcontainer's executor of ours.
@@ -28,6 +30,9 @@ use crate::error::chain;
 pub(super) struct Executor {
     failure: RawFd,
     late: Option<Late>,
+    /// Whether the last entry of the environment is a stand-in for a HOME that is yet to be found.
+    homeless: bool,
+    home: OnceCell<Option<String>>,
 }
 
 /// Privileges an exec'd process drops itself: libcontainer knows no seccomp filter for those, and without
@@ -73,9 +78,9 @@ impl Late {
 }
 
 impl Executor {
-    /// `failure` is the writing end of [`super::Failure`].
-    pub(super) fn new(failure: RawFd, late: Option<Late>) -> Self {
-        Self { failure, late }
+    /// `failure` is the writing end of [`super::Failure`], `homeless` what [`home::stand_in`] says.
+    pub(super) fn new(failure: RawFd, late: Option<Late>, homeless: bool) -> Self {
+        Self { failure, late, homeless, home: OnceCell::new() }
     }
 
     /// Tells the agent, through a pipe that the library's long chains of errors do not reach.
@@ -96,8 +101,22 @@ impl Executor {
         let refused = |error: &dyn std::fmt::Display| format!("exec: {shown:?}: {error}");
         let program = c_string(&shown).map_err(|error| refused(&error))?;
         let args = c_strings(process.args().iter().flatten()).map_err(|error| refused(&error))?;
-        let env = c_strings(&environment(process)).map_err(|error| refused(&error))?;
+        let env = c_strings(&self.environment(process)).map_err(|error| refused(&error))?;
         execve(&program, &args, &env).map_err(|error| refused(&describe(error)))
+    }
+
+    /// The environment as configured, in its order, and HOME.
+    fn environment(&self, process: &Process) -> Vec<String> {
+        let mut all: Vec<String> = process.env().iter().flatten().cloned().collect();
+        if self.homeless {
+            all.pop();
+        }
+        if let Some(Some(home)) = self.home.get()
+            && !all.iter().any(|entry| home::is_home(entry))
+        {
+            all.push(format!("HOME={home}"));
+        }
+        all
     }
 }
 
@@ -116,17 +135,14 @@ impl workload::Executor for Executor {
         };
         found.map_err(|text| ExecutorValidationError::ArgValidationError(self.tell(text)))
     }
-}
 
-/// The environment as configured, in its order, and HOME, which libcontainer takes from the passwd file.
-fn environment(process: &Process) -> Vec<String> {
-    let mut all: Vec<String> = process.env().iter().flatten().cloned().collect();
-    if !all.iter().any(|entry| entry.starts_with("HOME="))
-        && let Ok(home) = env::var("HOME")
-    {
-        all.push(format!("HOME={home}"));
+    /// Not to the process' own environment, which ends with its program: only HOME is news in what the library brings.
+    fn setup_envs(&self, mut envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        let home = if self.homeless { home::find() } else { envs.remove("HOME") };
+        // It is called once.
+        let _ = self.home.set(home);
+        Ok(())
     }
-    all
 }
 
 /// The file to execute, found as a shell would. The text of the error is the one people know from runc.
@@ -184,6 +200,7 @@ fn c_strings<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<CStr
 
 #[cfg(test)]
 mod tests {
+    use libcontainer::workload::Executor as _;
     use oci_spec::runtime::ProcessBuilder;
 
     use super::*;
@@ -217,7 +234,19 @@ mod tests {
 
     #[test]
     fn the_environment_keeps_its_order() {
-        let env = environment(&process(&["x"], &["Z=1", "HOME=/h", "A=2"]));
+        let executor = Executor::new(-1, None, false);
+        executor.setup_envs(HashMap::from([("HOME".to_owned(), "/other".to_owned())])).unwrap();
+        let env = executor.environment(&process(&["x"], &["Z=1", "HOME=/h", "A=2"]));
         assert_eq!(env, ["Z=1", "HOME=/h", "A=2"]);
+    }
+
+    #[test]
+    fn a_home_is_found_in_place_of_its_stand_in() {
+        let mut process = process(&["x"], &["Z=1"]);
+        let executor = Executor::new(-1, None, home::stand_in(&mut process));
+        assert_eq!(executor.environment(&process), ["Z=1"]);
+        executor.setup_envs(HashMap::new()).unwrap();
+        let found = home::find().map(|home| format!("HOME={home}"));
+        assert_eq!(executor.environment(&process)[1..], Vec::from_iter(found));
     }
 }

@@ -99,9 +99,15 @@ impl Container {
         if *phase != Phase::Created {
             return Err(Error::state(format!("container {}: started already", self.id)));
         }
-        let id = self.id.clone();
-        let what = format!("start container {id}");
-        worker::run(reaper, &what, &[], MAKE, move || runtime::start(&id)).await?;
+        if self.init.has_ended() {
+            return Err(Error::state(format!("container {}: its process has ended", self.id)));
+        }
+        let what = format!("start container {}", self.id);
+        if self.spec.hooks().is_some() {
+            worker::run(reaper, &what, &[], MAKE, || runtime::start(&self.id)).await?;
+        } else {
+            runtime::let_go(&self.id).map_err(Error::system(what.clone()))?;
+        }
         *phase = Phase::Running;
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
         match failed {

@@ -1,5 +1,5 @@
 //! Containers and their processes, made with libcontainer. Everything here runs in a worker, except
-//! [`spec`], which only computes.
+//! [`spec`], which only computes, and [`let_go`].
 
 mod executor;
 mod home;
@@ -9,14 +9,18 @@ pub(crate) mod users;
 
 use std::{
     fs::{self, File},
-    io::Read,
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    io::{self, Read},
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
 };
 
 use libcontainer::{
-    container::{Container, builder::ContainerBuilder},
+    container::{Container, ContainerStatus, builder::ContainerBuilder},
     error::LibcontainerError,
+    notify_socket::NOTIFY_FILE,
     syscall::syscall::SyscallType,
 };
 use nix::{fcntl::OFlag, unistd::pipe2};
@@ -78,7 +82,7 @@ impl Create<'_> {
         self.stdio.fds().into_iter().chain(self.failure.fds()).collect()
     }
 
-    /// Makes it up to the point where its first process waits for [`start`]. Returns that process' id.
+    /// Makes it up to the point where its first process waits for [`let_go`] or [`start`]. Returns that process' id.
     pub(crate) fn run(self) -> Result<String, String> {
         sysctl::apply_network(self.spec)?;
         let bundle = bundle(self.id);
@@ -97,7 +101,12 @@ impl Create<'_> {
             .with_root_path(STATE)
             .and_then(|builder| builder.as_init(&bundle).with_systemd(false).with_detach(true).build());
         match built {
-            Ok(container) => pid(container.pid().map(|pid| pid.as_raw())),
+            Ok(mut container) => {
+                if !hooked {
+                    note_started(&mut container)?;
+                }
+                pid(container.pid().map(|pid| pid.as_raw()))
+            }
             Err(error) => Err(self.failure.explain(&error)),
         }
     }
@@ -157,7 +166,25 @@ fn check_working_dir(init: i32, cwd: &Path) -> Result<(), String> {
         .map_err(|error| format!("chdir to cwd ({cwd:?}): {error}"))
 }
 
-/// Has the first process of a created container execute its program.
+/// As far as the library is concerned the container has started: the state is the agent's to keep, and [`let_go`]
+/// does without the library.
+fn note_started(container: &mut Container) -> Result<(), String> {
+    container.set_status(ContainerStatus::Running).save().map_err(|error| chain(&error))
+}
+
+/// Has the first process of a created container without hooks execute its program. Blocks for nothing, so no worker is
+/// needed.
+pub(crate) fn let_go(id: &Id) -> io::Result<()> {
+    notify(&Path::new(STATE).join(id))
+}
+
+fn notify(dir: &Path) -> io::Result<()> {
+    // The path of a socket may be no longer than 107 bytes, that of the directory may.
+    let dir = File::open(dir)?;
+    UnixStream::connect(format!("/proc/self/fd/{}/{NOTIFY_FILE}", dir.as_raw_fd())).map(drop)
+}
+
+/// As [`let_go`] for a container with hooks, which run.
 pub(crate) fn start(id: &Id) -> Result<String, String> {
     load(id)?.start().map_err(|error| chain(&error))?;
     Ok(String::new())
@@ -196,5 +223,23 @@ fn make_working_dir(spec: &Spec) {
         && process.cwd() != Path::new("/")
     {
         let _ = files::make_dirs(root.path(), process.cwd());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libcontainer::notify_socket::NotifyListener;
+
+    use super::*;
+
+    #[test]
+    fn a_container_with_a_long_name_is_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("x".repeat(128));
+        fs::create_dir(&dir).unwrap();
+        assert!(notify(&dir).is_err());
+        let start = NotifyListener::new(&dir.join(NOTIFY_FILE)).unwrap();
+        notify(&dir).unwrap();
+        start.wait_for_container_start().unwrap();
     }
 }

@@ -3,12 +3,13 @@
 
 use std::{
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, setns, unshare},
     unistd::{Pid, sethostname},
 };
 
@@ -17,25 +18,44 @@ use crate::{error::chain, runtime::spec::Shared};
 /// Where the files are.
 const DIR: &str = "/run/agent/namespaces";
 
-/// The pod's namespaces for interprocess communication and for its host name. Runs in a worker, since it
-/// enters them.
-pub(crate) fn make(hostname: &str) -> Result<String, String> {
+/// Where the kernel shows those of the agent.
+const SELF: &str = "/proc/self/ns";
+
+/// The pod's namespaces for interprocess communication and for its host name. The agent enters them and comes back,
+/// which is quicker than a worker that does; it is of no consequence to anybody, as the agent has one thread.
+pub(crate) fn make(hostname: &str) -> Result<Shared, String> {
     fs::create_dir_all(DIR).map_err(|error| format!("make {DIR}: {error}"))?;
-    unshare(CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)
-        .map_err(|error| format!("make the pod's namespaces: {error}"))?;
+    let refused = |error: &dyn std::error::Error| format!("make the pod's namespaces: {error}");
+    let own = Own::remember().map_err(|error| refused(&error))?;
+    unshare(CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS).map_err(|error| refused(&error))?;
+    let made = fill(hostname);
+    own.enter().map_err(|error| refused(&error))?;
+    made
+}
+
+fn fill(hostname: &str) -> Result<Shared, String> {
     if !hostname.is_empty() {
         sethostname(hostname).map_err(|error| format!("set host name {hostname:?}: {error}"))?;
     }
     for kind in ["ipc", "uts"] {
-        pin(Path::new("/proc/self/ns"), kind)?;
+        pin(Path::new(SELF), kind)?;
     }
-    Ok(String::new())
+    let uts = (!hostname.is_empty()).then(|| (path("uts"), hostname.to_owned()));
+    Ok(Shared { ipc: Some(path("ipc")), uts, pid: None })
 }
 
-/// Where [`make`] has put them.
-pub(crate) fn made(hostname: &str) -> Shared {
-    let uts = (!hostname.is_empty()).then(|| (path("uts"), hostname.to_owned()));
-    Shared { ipc: Some(path("ipc")), uts, pid: None }
+/// The namespaces of the agent that [`make`] leaves for a while.
+struct Own([File; 2]);
+
+impl Own {
+    fn remember() -> io::Result<Self> {
+        let open = |kind| File::open(Path::new(SELF).join(kind));
+        Ok(Self([open("ipc")?, open("uts")?]))
+    }
+
+    fn enter(&self) -> nix::Result<()> {
+        self.0.iter().try_for_each(|namespace| setns(namespace, CloneFlags::empty()))
+    }
 }
 
 /// Keeps the process namespace that `init` has made.

@@ -6,7 +6,6 @@ mod host_names;
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use agent_protocol::agent::{CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest, Storage};
@@ -22,12 +21,8 @@ use crate::{
     runtime::spec::Shared,
     stdio::arrivals::{Arrivals, Connections, Ports},
     storage::Mounts,
-    worker,
 };
 use containers::Containers;
-
-/// How long making namespaces may take.
-const NAMESPACES: Duration = Duration::from_secs(30);
 
 /// All there is in the guest.
 pub(crate) struct Sandbox {
@@ -80,17 +75,16 @@ impl Sandbox {
         }
         host_names::set(&request.hostname, &request.dns)?;
         let mounted = self.mounts.add(&self.reaper, &request.storages).await?;
-        let hostname = request.hostname.clone();
-        let made = worker::run(&self.reaper, "make namespaces", &[], NAMESPACES, move || {
-            namespaces::make(&hostname)
-        });
-        if let Err(error) = made.await.map(drop) {
-            self.mounts.remove(&self.reaper, &mounted).await?;
-            return Err(error);
+        match namespaces::make(&request.hostname) {
+            Ok(shared) => {
+                *self.pod() = Some(Pod { shared, mounted, shares_pids: request.sandbox_pidns });
+                Ok(())
+            }
+            Err(text) => {
+                self.mounts.remove(&self.reaper, &mounted).await?;
+                Err(Error::Worker(text))
+            }
         }
-        let shared = namespaces::made(&request.hostname);
-        *self.pod() = Some(Pod { shared, mounted, shares_pids: request.sandbox_pidns });
-        Ok(())
     }
 
     /// Ends and removes everything. A step that fails does not keep the others from being tried.

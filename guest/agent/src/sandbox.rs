@@ -9,6 +9,7 @@ use std::{
 };
 
 use agent_protocol::agent::{CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest, Storage};
+use tokio::sync::Notify;
 
 use crate::{
     console,
@@ -29,6 +30,7 @@ pub(crate) struct Sandbox {
     reaper: Arc<Reaper>,
     oom: Arc<OomWatch>,
     arrivals: Arc<Arrivals>,
+    started: Notify,
     mounts: Mounts,
     containers: Containers,
     pod: Mutex<Option<Pod>>,
@@ -48,8 +50,8 @@ impl Sandbox {
         console::set_up()?;
         let oom = OomWatch::start()?;
         let arrivals = Arrivals::start();
-        let (mounts, containers, pod) = Default::default();
-        Ok(Self { reaper, oom, arrivals, mounts, containers, pod })
+        let (started, mounts, containers, pod) = Default::default();
+        Ok(Self { reaper, oom, arrivals, started, mounts, containers, pod })
     }
 
     pub(crate) fn oom(&self) -> &OomWatch {
@@ -152,7 +154,14 @@ impl Sandbox {
     }
 
     pub(crate) async fn start_container(&self, id: &str) -> Result<(), Error> {
-        self.container(id)?.start(&self.reaper).await
+        self.container(id)?.start(&self.reaper).await?;
+        self.started.notify_one();
+        Ok(())
+    }
+
+    /// Returns once a container has been started; for one caller.
+    pub(crate) async fn first_start(&self) {
+        self.started.notified().await;
     }
 
     pub(crate) async fn exec(&self, request: &ExecProcessRequest) -> Result<(), Error> {

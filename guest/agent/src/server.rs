@@ -24,6 +24,10 @@ const STREAM_PORT: u32 = 1027;
 const READY_ATTEMPTS: u32 = 3;
 const READY_PAUSE: Duration = Duration::from_millis(100);
 
+/// When drivers nobody waits for are loaded: so long after the start of the first container, and of the agent.
+const DRIVE_PAUSE: Duration = Duration::from_millis(500);
+const DRIVE_AFTER: Duration = Duration::from_secs(5);
+
 /// Serves until the virtual machine ends.
 ///
 /// # Errors
@@ -41,6 +45,7 @@ pub(crate) async fn serve() -> Result<(), Error> {
     server.start().await.map_err(|error| Error::state(format!("serve the agent protocol: {error}")))?;
     ::log::info!("serving on vsock port {AGENT_PORT}");
     tokio::spawn(tell_host());
+    tokio::spawn(drive_devices(Arc::clone(&sandbox)));
     receive_streams(&streams, sandbox.arrivals()).await
 }
 
@@ -53,14 +58,17 @@ async fn receive_streams(listener: &HostListener, arrivals: &Arrivals) -> ! {
     }
 }
 
+/// Loads drivers nobody waits for: what a storage needs is loaded with it. An emulated CPU takes a while over each, so
+/// not while the host waits for its first container.
+async fn drive_devices(sandbox: Arc<Sandbox>) {
+    let _ = tokio::time::timeout(DRIVE_AFTER, sandbox.first_start()).await;
+    tokio::time::sleep(DRIVE_PAUSE).await;
+    modules::drive_virtio_devices();
+}
+
 async fn tell_host() {
-    for attempt in 1..=READY_ATTEMPTS {
-        let told = vsock::touch_host(READY_PORT).await;
-        if attempt == 1 {
-            // Not needed to answer the host, so not before it knows: an emulated CPU takes a while over each.
-            modules::drive_virtio_devices();
-        }
-        match told {
+    for _ in 0..READY_ATTEMPTS {
+        match vsock::touch_host(READY_PORT).await {
             Ok(()) => return,
             Err(error) => ::log::debug!("tell the host: {error}"),
         }

@@ -59,15 +59,16 @@ impl OomWatch {
         Ok(watch)
     }
 
-    /// Adds a container whose cgroup is at `cgroup`. The kernel ends the watch with the cgroup.
+    /// Adds a container whose cgroup, at `cgroup`, is new: nothing has been killed in it. The kernel ends the watch
+    /// with the cgroup.
     pub(crate) fn add(&self, container: &Id, cgroup: &Path) -> Result<(), Error> {
         let file = cgroup.join("memory.events");
         let descriptor = self
             .inotify
             .add_watch(&file, AddWatchFlags::IN_MODIFY)
             .map_err(Error::system(format!("watch {}", file.display())))?;
-        let kills = kills(&file);
-        self.state().watched.insert(descriptor, Watched { container: container.clone(), file, kills });
+        let watched = Watched { container: container.clone(), file, kills: 0 };
+        self.state().watched.insert(descriptor, watched);
         Ok(())
     }
 

@@ -81,10 +81,9 @@ demo: ## one pod in a virtual machine, everything set up (IMAGE=<OCI archive> CM
 install: SHARE := $(PREFIX)/share/kata-containers
 install: guest build ## install shim, helpers, guest and default configuration (PREFIX=/usr/local, DESTDIR= for packaging)
 	install -D --target-directory $(DESTDIR)$(PREFIX)/bin $(SHIM)
-	install -D --target-directory $(DESTDIR)$(PREFIX)/libexec $(BIN)/virtiofsd $(BIN)/vhost-device-vsock
+	install -D --target-directory $(DESTDIR)$(PREFIX)/libexec $(BIN)/virtiofsd
 	install -D --mode 0644 --target-directory $(DESTDIR)$(SHARE) $(KATA_CACHE_DIR)/guest/{vmlinuz,initrd.img}
-	tools/configure kernel=$(SHARE)/vmlinuz initrd=$(SHARE)/initrd.img virtio_fs_daemon=$(PREFIX)/libexec/virtiofsd \
-		vhost_user_vsock_daemon=$(PREFIX)/libexec/vhost-device-vsock | \
+	tools/configure kernel=$(SHARE)/vmlinuz initrd=$(SHARE)/initrd.img virtio_fs_daemon=$(PREFIX)/libexec/virtiofsd | \
 		install -D --mode 0644 /dev/stdin $(DESTDIR)/usr/share/defaults/kata-containers/configuration.toml
 
 .PHONY: clean

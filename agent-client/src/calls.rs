@@ -18,7 +18,7 @@ use agent_protocol::{
 use protobuf::MessageField;
 use ttrpc::context::Context;
 
-use crate::{client::AgentClient, error::Error, untrusted::Untrusted};
+use crate::{client::AgentClient, error::Error, streams::StreamPorts, untrusted::Untrusted};
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -86,12 +86,21 @@ impl AgentClient {
         ask!(self, "RemoveContainer", Some(limit), remove_container, request).map(drop)
     }
 
-    /// Starts another process in a running container.
-    pub async fn exec_process(&self, container: &str, exec: &str, process: oci::Process) -> Result<()> {
+    /// Starts another process in a running container. Its streams are the connections at `ports`.
+    pub async fn exec_process(
+        &self,
+        container: &str,
+        exec: &str,
+        process: oci::Process,
+        ports: StreamPorts,
+    ) -> Result<()> {
         let request = ExecProcessRequest {
             container_id: container.to_owned(),
             exec_id: exec.to_owned(),
             process: MessageField::some(process),
+            stdin_port: ports.stdin,
+            stdout_port: ports.stdout,
+            stderr_port: ports.stderr,
             ..Default::default()
         };
         ask!(self, "ExecProcess", self.limit(), exec_process, request).map(drop)

@@ -1,6 +1,6 @@
 //! One connection to an agent, and how a call on it is made.
 
-use std::{fmt, future::Future, time::Duration};
+use std::{fmt, future::Future, io, time::Duration};
 
 use agent_protocol::{agent_ttrpc::AgentServiceClient, health_ttrpc::HealthClient};
 use tokio::{
@@ -10,7 +10,7 @@ use tokio::{
 };
 use ttrpc::r#async::{Client, transport::Socket};
 
-use crate::{endpoint::Endpoint, error::Error, transport::Watched};
+use crate::{error::Error, transport::Watched};
 
 /// How long the guest may take to answer.
 ///
@@ -53,14 +53,21 @@ impl fmt::Debug for AgentClient {
 }
 
 impl AgentClient {
-    /// Connects once and asks the agent for its health, all within `within`.
+    /// Takes the stream that `dial` gives and asks the agent for its health, all within `within`.
     ///
     /// # Errors
     ///
     /// [`Error::Connect`] when there is no connection, else those of [`check`](Self::check).
-    pub async fn connect(endpoint: &Endpoint, timeouts: Timeouts, within: Duration) -> Result<Self, Error> {
+    pub async fn connect<S>(
+        dial: impl Future<Output = io::Result<S>>,
+        timeouts: Timeouts,
+        within: Duration,
+    ) -> Result<Self, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
+    {
         let attempt = async {
-            let client = Self::over(endpoint.dial().await?, timeouts);
+            let client = Self::over(dial.await.map_err(Error::Connect)?, timeouts);
             client.check().await.map(|()| client)
         };
         let late = |_| Error::Timeout { call: "Connect", after: within };

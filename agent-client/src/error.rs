@@ -1,49 +1,21 @@
 //! What can go wrong between the host and the guest's agent.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, time::Duration};
 
 pub use ttrpc::Code;
 
 /// A call to the agent, or the way to it, did not work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No connection, or the peer did not answer as an agent's socket does.
-    #[error("connecting to the guest agent at {endpoint}: {source}")]
-    Connect {
-        /// Where the agent was sought.
-        endpoint: String,
-        /// What the system, or the check of the answer, said.
-        source: io::Error,
-    },
-    /// The socket on which the guest announces itself cannot be used.
-    #[error("listening for the guest agent's notice on {}: {source}", path.display())]
-    Listen {
-        /// The socket's path on the host.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The guest did not announce itself in time.
-    #[error(
-        "the guest agent did not announce itself on {} within {after:?}: its kernel or agent did not come up \
-         and the guest's console shows why; a guest image whose agent announces nothing needs \
-         ready_notification = false",
-        path.display()
-    )]
-    NoNotice {
-        /// The socket on which the notice was awaited.
-        path: PathBuf,
-        /// How long it was awaited.
-        after: Duration,
-    },
+    /// No connection to the guest.
+    #[error("connecting to the guest agent: {0}")]
+    Connect(io::Error),
     /// The agent was tried again and again, in vain.
     #[error(
-        "the guest agent at {endpoint} did not answer within {after:?}, {attempts} attempts: {last}; the \
-         guest's console shows whether its kernel and agent came up"
+        "the guest agent did not answer within {after:?}, {attempts} attempts: {last}; the guest's console shows \
+         whether its kernel and agent came up"
     )]
     Unreachable {
-        /// Where the agent was sought.
-        endpoint: String,
         /// How long it was sought.
         after: Duration,
         /// How many connections were tried.
@@ -59,7 +31,7 @@ pub enum Error {
         /// The deadline.
         after: Duration,
     },
-    /// The connection ended before the answer came: the guest, its agent or the vsock helper is gone.
+    /// The connection ended before the answer came: the guest or its agent is gone.
     #[error("the connection to the guest agent closed during {call}")]
     Closed {
         /// The call's name in the protocol.

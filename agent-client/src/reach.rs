@@ -1,92 +1,95 @@
 //! From "the guest boots" to "its agent answers".
 
-use std::time::Duration;
+use std::{
+    future::pending,
+    io,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
-use tokio::time::{self, Instant};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time,
+};
 
 use crate::{
     client::{AgentClient, Timeouts},
-    endpoint::Endpoint,
     error::Error,
-    ready::ReadyListener,
 };
 
-/// How an agent is sought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// Wait before the first attempt, when the guest gives no notice.
-    pub first: Duration,
-    /// Wait between the end of an attempt and the next.
-    pub between: Duration,
-    /// Longest one attempt may take, connection and health check together.
-    pub attempt: Duration,
-    /// For the client that comes out.
-    pub timeouts: Timeouts,
-}
+/// The vsock port agents serve on.
+pub const AGENT_PORT: u32 = 1024;
+/// The port on the host that our guest's agent connects to when it serves.
+pub const READY_PORT: u32 = 1025;
 
-impl Policy {
-    /// The pace that suits an endpoint.
-    ///
-    /// Asking the kernel costs nothing, so that is done at once and often. A `vhost-device-vsock` whose
-    /// guest has no driver yet warns at each attempt, and many early attempts have made a guest
-    /// unreachable for good, so that is left alone for a while and then asked once a second.
-    pub fn for_endpoint(endpoint: &Endpoint, timeouts: Timeouts) -> Self {
-        let (first, between) = match endpoint {
-            Endpoint::Vsock { .. } => (Duration::ZERO, Duration::from_millis(50)),
-            Endpoint::Unix { .. } => (Duration::from_secs(2), Duration::from_secs(1)),
-        };
-        Self { first, between, attempt: Duration::from_secs(5), timeouts }
-    }
-}
+/// Wait between the end of an attempt and the next, unless the guest's notice comes first.
+const BETWEEN: Duration = Duration::from_millis(50);
+/// Longest one attempt may take, connection and health check together.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// A connection to [`AGENT_PORT`] on its way.
+pub type Dialing<'a, S> = Pin<Box<dyn Future<Output = io::Result<S>> + Send + 'a>>;
 
 /// Waits until the guest's agent answers, at most `within`.
 ///
-/// With a listener, the guest's notice comes first and the connection after it. Without one, connections
-/// are tried at the policy's pace, each of them fresh.
+/// Connections are tried again and again, each of them a fresh one that `dial` opens. `notice`, if the guest can give one, resolves when its
+/// agent serves; the next attempt is made then, and the one under way given up, as it may have met a driver that was
+/// not ready for it.
 ///
 /// # Errors
 ///
-/// [`Error::NoNotice`] or [`Error::Unreachable`], which say what was waited for and where to look, or
-/// [`Error::Listen`].
-pub async fn reach(
-    endpoint: &Endpoint,
-    ready: Option<ReadyListener>,
-    policy: Policy,
+/// [`Error::Unreachable`], which says why the last attempt did not do and where to look.
+pub async fn reach<'a, S>(
+    dial: &(dyn Fn() -> Dialing<'a, S> + Send + Sync),
+    notice: Option<impl Future<Output = ()> + Send>,
+    timeouts: Timeouts,
     within: Duration,
-) -> Result<AgentClient, Error> {
-    let start = Instant::now();
-    let Some(listener) = ready else {
-        return attempt_until(endpoint, policy.first, policy, start, within).await;
-    };
-    match time::timeout(within, listener.wait()).await {
-        Ok(noticed) => noticed?,
-        Err(_) => return Err(Error::NoNotice { path: listener.path().to_owned(), after: within }),
-    }
-    // From here on a guest can no longer make us accept connections.
-    drop(listener);
-    attempt_until(endpoint, Duration::ZERO, policy, start, within).await
-}
-
-async fn attempt_until(
-    endpoint: &Endpoint,
-    first: Duration,
-    policy: Policy,
-    start: Instant,
-    within: Duration,
-) -> Result<AgentClient, Error> {
-    let deadline = start + within;
-    let mut pause = first;
+) -> Result<AgentClient, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
+{
     let mut attempts = 0;
     let mut last = Error::Timeout { call: "Connect", after: within };
-    while Instant::now() + pause < deadline {
-        time::sleep(pause).await;
-        pause = policy.between;
-        attempts += 1;
-        let left = deadline.saturating_duration_since(Instant::now());
-        match AgentClient::connect(endpoint, policy.timeouts, policy.attempt.min(left)).await {
-            Ok(client) => return Ok(client),
-            Err(error) => last = error,
+    let trying = try_until_reached(dial, notice, timeouts, &mut attempts, &mut last);
+    match time::timeout(within, trying).await {
+        Ok(client) => Ok(client),
+        Err(_) => Err(Error::Unreachable { after: within, attempts, last: Box::new(last) }),
+    }
+}
+
+async fn try_until_reached<'a, S>(
+    dial: &(dyn Fn() -> Dialing<'a, S> + Send + Sync),
+    notice: Option<impl Future<Output = ()> + Send>,
+    timeouts: Timeouts,
+    attempts: &mut u32,
+    last: &mut Error,
+) -> AgentClient
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
+{
+    let mut noticed = notice.is_none();
+    let mut notice = pin!(async {
+        match notice {
+            Some(notice) => notice.await,
+            None => pending().await,
+        }
+    });
+    loop {
+        *attempts += 1;
+        tokio::select! {
+            biased;
+            () = &mut notice, if !noticed => {
+                noticed = true;
+                continue;
+            }
+            client = AgentClient::connect(dial(), timeouts, ATTEMPT) => match client {
+                Ok(client) => return client,
+                Err(error) => *last = error,
+            }
+        }
+        tokio::select! {
+            () = &mut notice, if !noticed => noticed = true,
+            () = time::sleep(BETWEEN) => {}
         }
     }
-    Err(Error::Unreachable { endpoint: endpoint.to_string(), after: within, attempts, last: Box::new(last) })
 }

@@ -10,11 +10,22 @@ use ttrpc::context::Context;
 
 use crate::{calls::ask, client::AgentClient, error::Error};
 
-/// Most bytes asked for or sent in one call.
-///
-/// The whole answer stays under 32 KiB: `vhost-device-vsock` 0.3 loses what a guest hands its kernel beyond
-/// that in one write, and the stream stalls.
-pub const STREAM_CHUNK: usize = 32 * 1024 - 256;
+/// The vsock port on which agents that can have a process' streams on connections of their own take those.
+pub const STREAM_PORT: u32 = 1027;
+
+/// Most bytes asked for or sent in one call: what every agent in the field takes and gives.
+pub const STREAM_CHUNK: usize = 32 * 1024;
+
+/// The host's ports of the connections that are a process' streams; zero for a stream that goes by calls.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct StreamPorts {
+    /// Standard input.
+    pub stdin: u32,
+    /// Standard output, or a terminal's.
+    pub stdout: u32,
+    /// Standard error.
+    pub stderr: u32,
+}
 
 impl AgentClient {
     /// Gives bytes to a process' standard input; returns how many were taken, at least one of them and at

@@ -13,8 +13,6 @@ pub struct Agent {
     pub debug_console: bool,
     /// How long the guest may take from the start of QEMU until its agent answers.
     pub dial_timeout: Duration,
-    /// The guest's agent connects to the host's vsock port 1025 as soon as it serves, so nobody needs to try.
-    pub ready_notification: bool,
 }
 
 /// A kernel module and its parameters, as `modprobe` takes them.

@@ -50,11 +50,11 @@ choice! {
 choice! {
     /// `vsock`: what carries the connections between host and guest.
     VsockChoice {
-        /// The kernel's vhost where `/dev/vhost-vsock` exists, otherwise a vhost-user daemon.
+        /// The kernel's vhost where `/dev/vhost-vsock` exists, otherwise vhost-user.
         Auto = "auto",
         /// The kernel's `/dev/vhost-vsock`.
         Vhost = "vhost",
-        /// A `vhost-device-vsock` process beside QEMU.
+        /// A device in the shim, which needs nothing of the host.
         VhostUser = "vhost-user",
     }
 }

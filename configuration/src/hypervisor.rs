@@ -28,8 +28,6 @@ pub struct Hypervisor {
     pub accelerator: AcceleratorChoice,
     /// What carries the connections between host and guest.
     pub vsock: VsockChoice,
-    /// `vhost-device-vsock`; checked at load only when `vsock` asks for it.
-    pub vsock_daemon: Program,
     /// Virtual CPUs at boot, at least 1 and at most the host's.
     pub default_vcpus: u32,
     /// Virtual CPUs the guest may grow to, at least `default_vcpus` and at most 240.

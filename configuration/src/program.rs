@@ -8,8 +8,8 @@ use crate::finding::Finding;
 
 /// A program that only some machines need, so it is checked when it is known to be needed.
 ///
-/// Whether virtiofsd or vhost-device-vsock is started depends on the host's devices when their keys say `auto`,
-/// and an absent daemon that nobody needs is no mistake.
+/// Whether virtiofsd is started depends on the host's devices when `shared_fs` says `auto`, and an absent daemon
+/// that nobody needs is no mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     path: PathBuf,

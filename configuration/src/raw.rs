@@ -23,7 +23,6 @@ pub(crate) struct RawHypervisor {
     pub(crate) firmware: PathBuf,
     pub(crate) accelerator: AcceleratorChoice,
     pub(crate) vsock: VsockChoice,
-    pub(crate) vhost_user_vsock_daemon: PathBuf,
     pub(crate) default_vcpus: f64,
     pub(crate) default_maxvcpus: u32,
     pub(crate) default_memory: u32,
@@ -48,7 +47,6 @@ pub(crate) struct RawAgent {
     pub(crate) kernel_modules: Vec<String>,
     pub(crate) debug_console_enabled: bool,
     pub(crate) dial_timeout: u32,
-    pub(crate) ready_notification: bool,
 }
 
 #[derive(Debug, Deserialize)]

@@ -24,7 +24,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let place = Self { directory: tempfile::tempdir().unwrap() };
-        for program in ["qemu", "virtiofsd", "vhost-device-vsock"] {
+        for program in ["qemu", "virtiofsd"] {
             place.file(program, "#!");
             place.mode(program, 0o755);
         }

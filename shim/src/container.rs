@@ -36,7 +36,7 @@ use crate::{
     metrics,
     process::{Exit, LOST, Process, State},
     sandbox::{Sandbox, share::Mounted},
-    stdio::{Paths, pump::Source, sink, stdin},
+    stdio::{Io, Paths, pump::Source, sink, stdin},
     table::Table,
 };
 
@@ -73,9 +73,8 @@ pub(crate) struct Container {
     /// Held across the calls that move the container from one state to the next, so that they follow one another.
     /// What only looks (State, Wait) or must always work (Kill) never takes it.
     phase: AsyncMutex<()>,
-    /// Where the first process's output goes, until its start.
-    output: Mutex<Option<sink::Sinks>>,
-    input: Mutex<Option<tokio::net::unix::pipe::Receiver>>,
+    /// The first process's streams, until its start.
+    io: Mutex<Option<Io>>,
     /// The root filesystem and volumes in the shared tree.
     shared: Mutex<Vec<Mounted>>,
     events: Events,
@@ -95,7 +94,12 @@ impl Container {
     ) -> Result<Arc<Container>> {
         let input = stdin::open(&new.stdio.stdin)?;
         let output = sink::open(&new.stdio, &new.id, &new.namespace).await?;
-        let rootfs = rootfs::share(sandbox.tree(), &new.id, &new.rootfs, &spec, &new.bundle).await?;
+        let terminal = new.stdio.terminal;
+        // The guest answers while the host mounts.
+        let (rootfs, (wires, ports)) = tokio::try_join!(
+            rootfs::share(sandbox.tree(), &new.id, &new.rootfs, &spec, &new.bundle),
+            sandbox.wires(terminal),
+        )?;
         let guest = spec::for_guest(spec, &new.id, &rootfs.guest_path, sandbox.disables_seccomp())?;
         let mut shared = Vec::with_capacity(1 + guest.binds.len());
         for bind in &guest.binds {
@@ -108,6 +112,9 @@ impl Container {
             exec_id: new.id.clone(),
             oci: MessageField::some(convert::spec_to_wire(&guest.spec)),
             sandbox_pidns: guest.sandbox_pidns,
+            stdin_port: ports.stdin,
+            stdout_port: ports.stdout,
+            stderr_port: ports.stderr,
             ..Default::default()
         };
         sandbox.ask(sandbox.agent().create_container(request)).await?;
@@ -126,8 +133,7 @@ impl Container {
             execs: Table::new("exec"),
             paused: AtomicBool::new(false),
             phase: AsyncMutex::new(()),
-            output: Mutex::new(Some(output)),
-            input: Mutex::new(input),
+            io: Mutex::new(Some(Io { input, output, wires, terminal })),
             shared: Mutex::new(shared),
             events,
             log: new.log,
@@ -177,9 +183,9 @@ impl Container {
             pid: self.pid(),
             ..Default::default()
         });
-        let output = take(&self.output).unwrap_or_default();
-        let input = take(&self.input);
-        tokio::spawn(supervise::process(self.clone(), self.init.clone(), output, input));
+        if let Some(io) = take(&self.io) {
+            tokio::spawn(supervise::process(self.clone(), self.init.clone(), io));
+        }
         drop(phase);
         Ok(())
     }
@@ -226,7 +232,7 @@ impl Container {
     async fn end_unstarted(self: Arc<Self>) {
         let _phase = self.phase.lock().await;
         if self.init.state() == State::Created {
-            drop(take(&self.output));
+            drop(take(&self.io));
             supervise::publish_exit(&self, &self.init, Exit::now(LOST));
         }
     }
@@ -255,7 +261,7 @@ impl Container {
         {
             warn!(self.log, "the guest did not remove the container"; "why" => error.to_string());
         }
-        drop(take(&self.output));
+        drop(take(&self.io));
         self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         info!(self.log, "deleted");
         Ok(exit)

@@ -20,12 +20,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_client::AgentClient;
+use agent_client::{AgentClient, StreamPorts};
 use slog::{Logger, error, info, warn};
 use tokio::{sync::watch, time::timeout};
 use vmm::Vm;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    stdio::wires::{Offer, Wires},
+};
 pub(crate) use only::{Making, OnlySandbox};
 use run_dir::RunDir;
 use share::SharedTree;
@@ -48,6 +51,8 @@ pub(crate) struct Sandbox {
     tree: SharedTree,
     run_dir: RunDir,
     agent: AgentClient,
+    /// Whether the guest takes streams on connections of their own.
+    offer: Offer,
     disables_seccomp: bool,
     phase: watch::Sender<Phase>,
     clock: Clock,
@@ -89,6 +94,15 @@ impl Sandbox {
 
     pub(crate) fn tree(&self) -> &SharedTree {
         &self.tree
+    }
+
+    /// Connects the streams of a process that is about to be made in the guest.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no guest any more.
+    pub(crate) async fn wires(&self, terminal: bool) -> Result<(Wires, StreamPorts)> {
+        self.is_up()?;
+        Ok(self.offer.open(self.vm.vsock().as_ref(), terminal, &self.log).await)
     }
 
     /// Whether the operator switched seccomp off inside guests.

@@ -1,19 +1,29 @@
 //! How fast the vsock itself is: a stream from the guest to the host with nothing of ours in between.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::future::Ready;
+use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
+use agent_client::agent::{CreateContainerRequest, CreateSandboxRequest, Storage};
+use agent_client::{AGENT_PORT, Dialing, Timeouts, reach};
+use agent_protocol::convert::spec_to_wire;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
-use serde_json::Value;
-use tests::bundle::{Bundle, process, spec};
+use oci_spec::runtime::Spec;
+use serde_json::json;
+use slog::{Discard, Logger, o};
+use tests::bundle::spec;
 use tests::case::PATIENCE;
-use tests::shim::Shim;
-use tests::{Case, Context, Failure, Result, check_eq};
+use tests::operator::Configuration;
+use tests::{Case, Context, Result, check_eq};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use vmm::spec::{
+    Boot, Console, CpuFeatures, Machine, MachineOptions, Memory, Share, ShareKind, Tag, Vcpus, VmName, VmUuid,
+    VsockSpec,
+};
+use vmm::{Hypervisor, Qemu, Vm, VmSpec, accelerator};
 
 /// The argument that makes this program the guest's end.
 pub(crate) const SOURCE: &str = "vsock-source";
@@ -22,8 +32,15 @@ pub(crate) const SOURCE: &str = "vsock-source";
 const PORT: u32 = 5001;
 const LENGTH: usize = 128 << 20;
 
-/// vhost-device-vsock stalls on a guest's write of more than this.
-const CHUNK: usize = 32 << 10;
+/// The longest packet there is.
+const CHUNK: usize = 64 << 10;
+
+/// The container's name, and the machine's.
+const ID: &str = "bare";
+
+/// Where the guest has what the host shares, and what that is called.
+const SHARED: &str = "/run/kata-containers/shared/containers/";
+const TAG: &str = "kataShared";
 
 /// The host's context id.
 const HOST: u32 = 2;
@@ -42,63 +59,108 @@ pub(crate) fn source(mut args: impl Iterator<Item = String>) -> Result<()> {
     Ok(())
 }
 
-/// MB/s from a container in the guest to a Unix socket on the host; nothing where the kernel's vhost-vsock serves,
-/// which has no Unix socket.
+/// MB/s from a container in the guest to the host; nothing where the kernel's vhost-vsock serves, on which nobody may
+/// listen for one guest alone.
 pub(crate) fn bare_mb_s(case: &Case<'_>) -> Result<Option<f64>> {
-    const ID: &str = "bare";
-    case.adopt(ID);
-    let mut bundle = Bundle::new(case.world, case.dir().join(ID))?;
-    bundle.add_layer(layer(&case.dir())?);
-    let spec = spec(case.world, &case.namespace, ID, &["sleep", "1000"]);
-    bundle.write(&spec)?;
-    let shim = Shim::start(case, ID, bundle)?;
-    shim.create(None).context("Create")?;
-    shim.task.start("").context("Start")?;
-    let run_dir = Path::new("/run/kata").join(&case.namespace).join(ID);
-    let rate = if run_dir.join("vsock.sock").exists() {
-        let source = process(&spec, &source_args(PORT, LENGTH).each_ref().map(String::as_str));
-        Some(receive(case, &shim, &run_dir, &source)?)
-    } else {
-        None
-    };
-    shim.task.kill("", 9)?;
-    shim.task.wait("")?;
-    shim.end()?;
-    Ok(rate)
+    if Path::new("/dev/vhost-vsock").exists() {
+        return Ok(None);
+    }
+    let (run_dir, share) = (case.dir().join("machine"), case.dir().join("share"));
+    fs::create_dir_all(&run_dir)?;
+    rootfs(&share.join("rootfs"))?;
+    let spec = container(case)?;
+    let machine = machine(case, &run_dir, &share)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let vm = Qemu::new(Logger::root(Discard, o!())).boot(machine).await?;
+        let rate = tokio::time::timeout(PATIENCE, received(vm.as_ref(), spec)).await;
+        vm.stop(Duration::ZERO).await?;
+        rate?.map(Some)
+    })
 }
 
-fn receive(case: &Case<'_>, shim: &Shim, run_dir: &Path, source: &Value) -> Result<f64> {
-    let (dir, socket) = (case.dir(), run_dir.join(format!("vsock.sock_{PORT}")));
-    let listener = UnixListener::bind(&socket).context(socket.display())?;
-    let (received, exec) = thread::scope(|scope| {
-        let exec = scope.spawn(|| {
-            let result = shim.task.exec_to_end(&dir, "source", source);
-            // If the guest never came, this lets the accept below end.
-            drop(UnixStream::connect(&socket));
-            result
-        });
-        let received = listener.accept().map_err(Failure::from).and_then(|(stream, _)| drain(stream));
-        (received, exec.join())
-    });
-    fs::remove_file(&socket)?;
-    let (status, _, err) = exec.map_err(|_| Failure::new("the exec panicked"))??;
-    check_eq!((status, err.as_str()), (0, ""), "status and stderr of the source");
-    let (bytes, took) = received?;
+async fn received(vm: &dyn Vm, spec: Spec) -> Result<f64> {
+    let vsock = vm.vsock();
+    let mut connections = vsock.listen(PORT).context("the device")?;
+    let dial = || {
+        let vsock = vsock.clone();
+        Box::pin(async move { Ok(vsock.connect(AGENT_PORT).await?.stream) }) as Dialing<'_, _>
+    };
+    let agent = reach(&dial, None::<Ready<()>>, Timeouts::default(), PATIENCE).await?;
+    let storages = vec![Storage {
+        driver: "9p".into(),
+        source: TAG.into(),
+        fstype: "9p".into(),
+        options: ["trans=virtio", "version=9p2000.L", "cache=loose"].map(String::from).to_vec(),
+        mount_point: SHARED.into(),
+        ..Storage::default()
+    }];
+    let sandbox = CreateSandboxRequest { storages, sandbox_id: ID.into(), ..CreateSandboxRequest::default() };
+    agent.create_sandbox(sandbox).await?;
+    let request = CreateContainerRequest {
+        container_id: ID.into(),
+        oci: Some(spec_to_wire(&spec)).into(),
+        ..CreateContainerRequest::default()
+    };
+    agent.create_container(request).await?;
+    agent.start_container(ID).await?;
+    let mut stream = connections.recv().await.context("the guest's connection")?.stream;
+    let (bytes, took) = drain(&mut stream).await?;
     check_eq!(bytes, LENGTH, "bytes that came over the bare vsock");
     Ok(rate(bytes, took))
 }
 
-fn drain(mut stream: UnixStream) -> Result<(usize, Duration)> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+async fn drain(stream: &mut (impl AsyncRead + Unpin)) -> Result<(usize, Duration)> {
     let began = Instant::now();
-    let mut buffer = vec![0; 1 << 20];
+    let mut buffer = vec![0; CHUNK];
     let mut all = 0;
     loop {
-        match stream.read(&mut buffer)? {
+        match stream.read(&mut buffer).await? {
             0 => return Ok((all, began.elapsed())),
             length => all += length,
         }
     }
+}
+
+/// A container that runs this program, as the guest is told of it.
+fn container(case: &Case<'_>) -> Result<Spec> {
+    let args = source_args(PORT, LENGTH);
+    let mut spec = spec(case.world, &case.namespace, ID, &args.each_ref().map(String::as_str));
+    spec["root"]["path"] = json!(format!("{SHARED}rootfs"));
+    // The guest's network is nobody's but the container's.
+    spec["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "mount"}, {"type": "uts"}, {"type": "ipc"}]);
+    Ok(serde_json::from_value(spec)?)
+}
+
+/// The machine a shim would boot.
+fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
+    let configuration = Configuration::shipped(case.world.assets())?;
+    let path = |key: &str| configuration.text(&format!("hypervisor.qemu.{key}")).map(PathBuf::from).context(key);
+    Ok(VmSpec {
+        name: VmName::new(ID)?,
+        uuid: VmUuid::random()?,
+        run_dir: run_dir.to_owned(),
+        qemu: path("path")?,
+        machine: Machine::Q35(MachineOptions::parse("")?),
+        accelerator: accelerator::detect(accelerator::Choice::Auto)?.accelerator,
+        cpu_features: CpuFeatures::parse("pmu=off")?,
+        vcpus: Vcpus::new(1, 1)?,
+        memory: Memory::new(512, 4, 1024)?,
+        kernel: path("kernel")?,
+        boot: Boot::Initrd(path("initrd")?),
+        firmware: None,
+        kernel_params: Vec::new(),
+        console: Console::Virtio,
+        entropy: "/dev/urandom".into(),
+        share: Some(Share {
+            source: share.to_owned(),
+            tag: Tag::new(TAG)?,
+            kind: ShareKind::Virtio9p,
+        }),
+        vsock: VsockSpec::VhostUser,
+        seccomp: None,
+        debug: false,
+    })
 }
 
 /// Megabytes (10^6) per second.
@@ -113,11 +175,12 @@ fn source_args(port: u32, length: usize) -> [String; 7] {
     [a, b, c, d, e, port.to_string(), length.to_string()]
 }
 
-/// A layer with this program, the loader and the libraries it runs with.
-fn layer(dir: &Path) -> Result<PathBuf> {
-    let layer = dir.join("layer");
-    let into = layer.join("bench");
-    fs::create_dir_all(&into)?;
+/// A root file system with this program, the loader and the libraries it runs with.
+fn rootfs(root: &Path) -> Result<()> {
+    let into = root.join("bench");
+    for dir in ["bench", "proc", "sys", "dev", "run"] {
+        fs::create_dir_all(root.join(dir))?;
+    }
     fs::copy(std::env::current_exe()?, into.join("program"))?;
     let maps = fs::read_to_string("/proc/self/maps")?;
     let files = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).map(Path::new);
@@ -129,5 +192,5 @@ fn layer(dir: &Path) -> Result<PathBuf> {
             fs::copy(file, into.join(name))?;
         }
     }
-    Ok(layer)
+    Ok(())
 }

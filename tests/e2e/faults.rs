@@ -20,7 +20,6 @@ listed! {
     ours: [
         a_killed_shim_is_cleaned_up_after_by_its_delete_action,
         a_container_exits_when_its_qemu_is_killed,
-        a_container_exits_when_its_vsock_helper_is_killed,
         a_shim_that_is_told_to_shut_down_while_a_container_runs_stays,
     ]
 }
@@ -55,13 +54,6 @@ fn a_killed_shim_is_cleaned_up_after_by_its_delete_action(case: &Case<'_>) -> Re
 
 fn a_container_exits_when_its_qemu_is_killed(case: &Case<'_>) -> Result<()> {
     exits_when_killed(case, "qemu", "qemu-system")
-}
-
-fn a_container_exits_when_its_vsock_helper_is_killed(case: &Case<'_>) -> Result<()> {
-    if fs::exists("/dev/vhost-vsock")? {
-        return Ok(());
-    }
-    exits_when_killed(case, "vsock", "vhost-device")
 }
 
 fn exits_when_killed(case: &Case<'_>, id: &str, program: &str) -> Result<()> {

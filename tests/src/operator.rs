@@ -27,7 +27,6 @@ impl Configuration {
             .set("hypervisor.qemu.kernel", path(&guest.join("vmlinuz")))
             .set("hypervisor.qemu.initrd", path(&guest.join("initrd.img")))
             .set("hypervisor.qemu.virtio_fs_daemon", path(&bin.join("virtiofsd")))
-            .set("hypervisor.qemu.vhost_user_vsock_daemon", path(&bin.join("vhost-device-vsock")))
             // As in Kata's own file the profiles are off unless asked for.
             .set("runtime.disable_guest_seccomp", false)
             .remove("hypervisor.qemu.image");

@@ -37,14 +37,6 @@ pub enum BootError {
         /// Its version.
         found: String,
     },
-    /// A helper did not become ready in time.
-    #[error("{who} was not ready within {after:?}")]
-    NotReady {
-        /// Which helper.
-        who: Who,
-        /// How long it had.
-        after: Duration,
-    },
     /// No free address for the guest was found.
     #[error("no free vsock address in {0} attempts")]
     NoFreeCid(u32),

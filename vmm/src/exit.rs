@@ -11,8 +11,6 @@ pub enum Who {
     Qemu,
     /// The daemon behind a virtio-fs share.
     Virtiofsd,
-    /// The daemon behind a vhost-user vsock.
-    VsockDaemon,
 }
 
 impl fmt::Display for Who {
@@ -20,7 +18,6 @@ impl fmt::Display for Who {
         f.write_str(match self {
             Who::Qemu => "qemu",
             Who::Virtiofsd => "virtiofsd",
-            Who::VsockDaemon => "vhost-device-vsock",
         })
     }
 }

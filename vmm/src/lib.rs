@@ -36,7 +36,7 @@ pub use exit::{How, VmExit, Who};
 pub use identity::{Process, sweep};
 pub use qemu::Qemu;
 pub use spec::VmSpec;
-pub use vm::{Hypervisor, Vm, Vsock};
+pub use vm::{Connection, Hypervisor, Listener, Stream, Vm, Vsock};
 
 /// The oldest release of QEMU that is tested.
 pub const OLDEST_QEMU: &str = "7.2";

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use crate::error::{PathError, PathProblem};
-use crate::spec::{Boot, ShareKind, VmSpec, VsockSpec};
+use crate::spec::{Boot, ShareKind, VmSpec};
 
 /// What is asked of a path.
 #[derive(Clone, Copy)]
@@ -39,9 +39,6 @@ pub(crate) fn check(spec: &VmSpec) -> Result<(), PathError> {
         if let ShareKind::VirtioFs(fs) = &share.kind {
             one("virtio-fs daemon", &fs.daemon, Kind::Program)?;
         }
-    }
-    if let VsockSpec::VhostUser { daemon } = &spec.vsock {
-        one("vsock daemon", daemon, Kind::Program)?;
     }
     Ok(())
 }

@@ -144,14 +144,10 @@ pub enum FsCache {
 }
 
 /// What carries the connections between host and guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VsockSpec {
     /// The kernel's `/dev/vhost-vsock`.
     Vhost,
-    /// A `vhost-device-vsock` beside QEMU, on Unix sockets in the run directory: `vsock.sock` for connections to the
-    /// guest, `vsock.sock_<port>` for those the guest makes to the host.
-    VhostUser {
-        /// `vhost-device-vsock`.
-        daemon: PathBuf,
-    },
+    /// A device of this process, behind QEMU's vhost-user. Needs nothing of the host.
+    VhostUser,
 }

@@ -1,10 +1,13 @@
 //! The seam between the shim and its hypervisor.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
 
 use crate::error::{BootError, QmpError, StopError};
 use crate::exit::VmExit;
@@ -31,8 +34,8 @@ pub trait Vm: Send + Sync {
     /// [`Vm::stop`] too makes that happen.
     fn exit(&self) -> watch::Receiver<Option<VmExit>>;
 
-    /// Where the host reaches the guest's vsock ports.
-    fn vsock(&self) -> Vsock;
+    /// What connects host and guest.
+    fn vsock(&self) -> Arc<dyn Vsock>;
 
     /// The last lines of the guest's console, at most 16 KiB, control characters escaped.
     fn console_tail(&self) -> String;
@@ -49,18 +52,39 @@ pub trait Vm: Send + Sync {
     async fn stop(&self, grace: Duration) -> Result<(), StopError>;
 }
 
-/// Where the host reaches the guest's vsock ports, and the guest the host's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Vsock {
-    /// By `AF_VSOCK`.
-    Kernel {
-        /// The guest's address.
-        cid: u32,
-    },
-    /// By a Unix socket that takes `CONNECT <port>`. A guest that connects to port P of CID 2 arrives at the socket
-    /// of this name with `_P` behind it.
-    Unix {
-        /// The socket, an absolute path.
-        path: PathBuf,
-    },
+/// What connects programs on the host with those in the guest.
+#[async_trait]
+pub trait Vsock: fmt::Debug + Send + Sync {
+    /// Connects to a port that the guest listens on. Has no deadline: a guest that still boots answers when it has a
+    /// driver. Dropping the call gives the connection up.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` when nobody listens there, `NotConnected` when there is no guest any more.
+    async fn connect(&self, port: u32) -> io::Result<Connection>;
+
+    /// Takes the guest's connections to the host's `port` from now on. Nothing where the host's kernel carries the
+    /// connections: listening there would be for every guest.
+    fn listen(&self, port: u32) -> Option<Listener>;
 }
+
+/// A connection with the guest.
+pub struct Connection {
+    /// The host's end. Shutting it down ends what the guest reads.
+    pub stream: Box<dyn Stream>,
+    /// The host's port, by which the guest knows the connection.
+    pub local_port: u32,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("local_port", &self.local_port).finish_non_exhaustive()
+    }
+}
+
+/// The guest's connections to one port of the host.
+pub type Listener = mpsc::Receiver<Connection>;
+
+/// Bytes both ways.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}

@@ -9,12 +9,13 @@
 
 mod common;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::{Fixture, log, named, status};
-use vmm::spec::{Boot, ImageFs};
-use vmm::{BootError, How, Hypervisor, Qemu, Vm, VmExit, Vsock, Who};
+use vmm::spec::{Boot, ImageFs, ShareKind};
+use vmm::{BootError, How, Hypervisor, Qemu, Vm, VmExit, Who};
 
 async fn boot(fixture: &Fixture) -> Box<dyn Vm> {
     Qemu::new(log()).boot(fixture.spec.clone()).await.unwrap()
@@ -45,8 +46,6 @@ async fn a_machine_boots_is_paused_resumed_and_stopped_by_itself() {
     let fixture = Fixture::new();
     let vm = boot(&fixture).await;
     assert_eq!(vm.processes()[0].pid, vm.pid());
-    let Vsock::Unix { path } = vm.vsock() else { panic!("the test asked for a daemon") };
-    assert!(path.exists());
     vm.pause().await.unwrap();
     vm.resume().await.unwrap();
     assert!(vm.exit().borrow().is_none());
@@ -61,7 +60,7 @@ async fn a_machine_boots_is_paused_resumed_and_stopped_by_itself() {
 async fn a_stop_without_grace_takes_no_time() {
     let fixture = Fixture::new().with_virtiofs();
     let vm = boot(&fixture).await;
-    assert_eq!(vm.processes().len(), 3);
+    assert_eq!(vm.processes().len(), 2);
     let start = Instant::now();
     vm.stop(Duration::ZERO).await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
@@ -117,16 +116,35 @@ async fn r02_a_killed_qemu_is_an_event() {
 }
 
 #[tokio::test]
-async fn r05_r08_a_killed_helper_is_an_event() {
-    for (name, who) in [("virtiofsd", Who::Virtiofsd), ("vhost-device-vsock", Who::VsockDaemon)] {
-        let fixture = Fixture::new().with_virtiofs();
-        let vm = boot(&fixture).await;
-        assert!(named(&vm.processes(), name).kill().unwrap());
-        let exit = ended(vm.as_ref(), Duration::from_secs(1)).await;
-        assert_eq!((exit.who, exit.how), (who, How::Killed(9)));
-        vm.stop(Duration::ZERO).await.unwrap();
-        fixture.assert_nothing_left();
-    }
+async fn r08_a_killed_virtiofsd_is_an_event() {
+    let fixture = Fixture::new().with_virtiofs();
+    let vm = boot(&fixture).await;
+    assert!(named(&vm.processes(), "virtiofsd").kill().unwrap());
+    let exit = ended(vm.as_ref(), Duration::from_secs(1)).await;
+    assert_eq!((exit.who, exit.how), (Who::Virtiofsd, How::Killed(9)));
+    vm.stop(Duration::ZERO).await.unwrap();
+    fixture.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_guest_learns_that_its_machine_is_gone() {
+    let fixture = Fixture::new();
+    let vm = boot(&fixture).await;
+    let vsock = vm.vsock();
+    let mut listener = vsock.listen(1025).unwrap();
+    // This guest has no driver for its vsock, so it never answers.
+    let waiting = tokio::spawn({
+        let vsock = vsock.clone();
+        async move { vsock.connect(1024).await }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!waiting.is_finished());
+    vm.stop(Duration::ZERO).await.unwrap();
+    let error = tokio::time::timeout(Duration::from_secs(1), waiting).await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::NotConnected | ErrorKind::ConnectionRefused), "{error}");
+    assert!(listener.recv().await.is_none());
+    assert_eq!(vsock.connect(1024).await.unwrap_err().kind(), ErrorKind::NotConnected);
+    fixture.assert_nothing_left();
 }
 
 #[tokio::test]
@@ -166,11 +184,14 @@ async fn r01_what_the_real_qemu_dislikes_is_quoted() {
 
 #[tokio::test]
 async fn a_helper_that_does_not_come_up_is_quoted() {
-    let mut fixture = Fixture::new();
-    let daemon = script(&fixture, "echo 'cannot do that' >&2; exit 1");
-    fixture.spec.vsock = vmm::spec::VsockSpec::VhostUser { daemon };
+    let mut fixture = Fixture::new().with_virtiofs();
+    let program = script(&fixture, "echo 'cannot do that' >&2; exit 1");
+    let Some(ShareKind::VirtioFs(fs)) = fixture.spec.share.as_mut().map(|share| &mut share.kind) else {
+        panic!("asked for virtio-fs");
+    };
+    fs.daemon = program;
     let text = refused(&fixture).await.to_string();
-    assert!(text.ends_with("vhost-device-vsock ended with status 1: cannot do that"), "{text}");
+    assert!(text.ends_with("virtiofsd ended with status 1: cannot do that"), "{text}");
     fixture.assert_nothing_left();
 }
 

@@ -15,7 +15,6 @@ impl Checker<'_> {
                 .collect(),
             debug_console: raw.debug_console_enabled,
             dial_timeout: seconds(raw.dial_timeout, 45),
-            ready_notification: raw.ready_notification,
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Checker;
 use super::memory::Size;
-use crate::choice::{SharedFs, VsockChoice};
+use crate::choice::SharedFs;
 use crate::hypervisor::{Hypervisor, Rootfs};
 use crate::program::{self, Program};
 use crate::raw::RawHypervisor;
@@ -19,7 +19,6 @@ const QUEUE_SIZE: &str = "hypervisor.qemu.virtio_fs_queue_size";
 const EXTRA_ARGS: &str = "hypervisor.qemu.virtio_fs_extra_args";
 const MSIZE: &str = "hypervisor.qemu.msize_9p";
 const VIRTIO_FS_DAEMON: &str = "hypervisor.qemu.virtio_fs_daemon";
-const VSOCK_DAEMON: &str = "hypervisor.qemu.vhost_user_vsock_daemon";
 
 /// Arguments of virtiofsd that the shim sets, or that would undo its confinement.
 const OWN_ARGUMENTS: [&str; 5] = ["--sandbox", "--seccomp", "--shared-dir", "--socket-path", "--fd"];
@@ -29,8 +28,6 @@ impl Checker<'_> {
         let size = self.size(&raw);
         let rootfs = self.rootfs(&raw, size.memory_mib);
         self.files(&raw);
-        let vsock_daemon =
-            self.program(VSOCK_DAEMON, &raw.vhost_user_vsock_daemon, raw.vsock == VsockChoice::VhostUser);
         let virtio_fs_daemon =
             self.program(VIRTIO_FS_DAEMON, &raw.virtio_fs_daemon, raw.shared_fs == SharedFs::VirtioFs);
         let virtio_fs_queue_size = self.queue_size(raw.virtio_fs_queue_size);
@@ -48,7 +45,6 @@ impl Checker<'_> {
             firmware: Some(raw.firmware).filter(|path| !path.as_os_str().is_empty()),
             accelerator: raw.accelerator,
             vsock: raw.vsock,
-            vsock_daemon,
             default_vcpus: vcpus,
             default_maxvcpus: max_vcpus,
             default_memory_mib: memory_mib,

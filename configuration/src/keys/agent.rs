@@ -8,7 +8,6 @@ pub(super) const KEYS: &[Key] = &[
     texts("kernel_modules", &[], "modules the guest loads first, each as \"name parameter=value ...\""),
     flag("debug_console_enabled", false, "the agent offers a shell on vsock port 1026"),
     integer("dial_timeout", 45, U32, "seconds from the start of QEMU until the agent must answer; 0 means 45"),
-    flag("ready_notification", false, "the agent connects to the host's vsock port 1025 once it serves (ours does)"),
     flag("enable_tracing", false, "the agent sends trace spans").later(),
     integer("cdh_api_timeout", 50, U32, "seconds for a call to the confidential data hub").later(),
     integer("launch_process_timeout", 6, U32, "seconds for a helper process in a confidential guest").later(),

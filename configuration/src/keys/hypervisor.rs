@@ -28,7 +28,6 @@ pub(super) const KEYS: &[Key] = &[
     text("firmware", "", "firmware for QEMU's -bios; empty means QEMU's own"),
     choice("accelerator", AcceleratorChoice::WORDS, "auto", "what runs the guest's code; auto is KVM where it works, otherwise TCG"),
     choice("vsock", VsockChoice::WORDS, "auto", "what carries host-guest connections; auto is vhost where the host has it, otherwise vhost-user"),
-    text("vhost_user_vsock_daemon", "/usr/libexec/vhost-device-vsock", "the daemon for vsock = \"vhost-user\""),
     Key::new("default_vcpus", Kind::Number, Preset::Integer(1), "virtual CPUs; 0 means 1, less than 0 or too many means all of the host's"),
     integer("default_maxvcpus", 0, U32, "virtual CPUs the guest may grow to; 0 means all of the host's; at most 240"),
     integer("default_memory", 2048, U32, "memory in MiB, at least 256; 0 means 2048"),

@@ -46,21 +46,6 @@ fn keys_that_kata_does_not_have_choose_for_themselves_when_absent() {
     assert_eq!(hypervisor.vsock, VsockChoice::Auto);
     assert_eq!(hypervisor.shared_fs, SharedFs::Auto);
     assert_eq!(hypervisor.virtio_fs_cache, VirtioFsCache::Auto);
-    assert_eq!(hypervisor.vsock_daemon.path().to_str(), Some("/usr/libexec/vhost-device-vsock"));
-}
-
-#[test]
-fn an_agent_is_not_expected_to_call_unless_the_file_says_so() {
-    let place = Place::new();
-    assert!(!place.load_with("").unwrap().configuration.agent.ready_notification);
-    assert!(
-        place
-            .load_with("[agent.kata]\nready_notification = true\n")
-            .unwrap()
-            .configuration
-            .agent
-            .ready_notification
-    );
 }
 
 #[test]

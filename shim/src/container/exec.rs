@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     ids,
     process::{Exit, NEVER_RAN, Process, State},
-    stdio::{Paths, sink, stdin},
+    stdio::{Io, Paths, sink, stdin},
 };
 
 impl Container {
@@ -65,8 +65,11 @@ impl Container {
     async fn run_exec(self: &Arc<Self>, process: &Arc<Process>, spec: OciProcess) -> Result<()> {
         let input = stdin::open(&process.stdio.stdin)?;
         let output = sink::open(&process.stdio, &self.id, &self.namespace).await?;
-        let wire = convert::process_to_wire(&spec);
-        self.sandbox.ask(self.sandbox.agent().exec_process(&self.id, &process.guest_id, wire)).await?;
+        let terminal = process.stdio.terminal;
+        let (wires, ports) = self.sandbox.wires(terminal).await?;
+        let request = convert::process_to_wire(&spec);
+        let made = self.sandbox.agent().exec_process(&self.id, &process.guest_id, request, ports);
+        self.sandbox.ask(made).await?;
         process.set_running();
         self.events.publish(event::TaskExecStarted {
             container_id: self.id.clone(),
@@ -78,7 +81,8 @@ impl Container {
             process.hold_input(held);
             input
         });
-        tokio::spawn(supervise::process(self.clone(), process.clone(), output, input));
+        let io = Io { input, output, wires, terminal };
+        tokio::spawn(supervise::process(self.clone(), process.clone(), io));
         Ok(())
     }
 

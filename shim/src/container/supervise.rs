@@ -7,13 +7,13 @@ use std::{
 
 use containerd_shim_protos::{events::task::TaskExit, protobuf::MessageField};
 use slog::info;
-use tokio::{net::unix::pipe::Receiver, time::timeout};
+use tokio::time::timeout;
 
 use super::Container;
 use crate::{
     process::{Exit, LOST, NEVER_RAN, Process, State},
     sandbox::Sandbox,
-    stdio::{pump, sink::Sinks},
+    stdio::{Io, pump, wires::Wires},
 };
 
 /// What is written before an exit is nearly always here by then; a reader that is slow or gone must not hide the
@@ -26,20 +26,14 @@ const EXECS: Duration = Duration::from_millis(500);
 const MACHINE: Duration = Duration::from_millis(300);
 
 /// Runs beside a started process until everything about it has been told and delivered.
-pub(super) async fn process(
-    container: Arc<Container>,
-    process: Arc<Process>,
-    output: Sinks,
-    input: Option<Receiver>,
-) {
+pub(super) async fn process(container: Arc<Container>, process: Arc<Process>, io: Io) {
     let source = container.source(&process);
-    let feeding = input.map(|input| tokio::spawn(pump::feed(source.clone(), input)));
-    let mut draining = pump::drain(&source, output);
+    let Io { input, output, wires: Wires { stdin, stdout, stderr }, terminal } = io;
+    let feeding = tokio::spawn(pump::feed(source.clone(), input, stdin));
+    let mut draining = pump::drain(&source, output, [stdout, stderr], terminal);
     let exit = Exit::now(exit_status(&container, &process).await);
     let drained = draining.within(DRAIN).await;
-    if let Some(feeding) = feeding {
-        feeding.abort();
-    }
+    feeding.abort();
     process.close_input();
     let is_init = process.exec_id.is_empty();
     if is_init {

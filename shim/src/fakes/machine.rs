@@ -1,19 +1,22 @@
-//! A hypervisor whose machines are a socket each, with the guest's agent behind it.
+//! A hypervisor whose machines are a vsock each, with the guest's agent behind it.
 
 use std::{
-    path::{Path, PathBuf},
+    io,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::{UnixListener, UnixStream},
-    sync::watch,
-    task::{AbortHandle, JoinSet},
+    io::{copy_bidirectional, duplex},
+    net::UnixStream,
+    sync::{mpsc, watch},
 };
-use vmm::{BootError, How, Hypervisor, Process, QmpError, StopError, Vm, VmExit, VmSpec, Vsock, Who};
+use vmm::{
+    BootError, Connection, How, Hypervisor, Listener, Process, QmpError, StopError, Vm, VmExit, VmSpec,
+    Vsock, Who,
+};
 
 /// What becomes of a boot.
 #[derive(Clone, Copy, Default)]
@@ -64,7 +67,7 @@ impl FakeHypervisor {
 
     /// Has every connection into the last machine end, as when its agent dies; the machine runs on.
     pub(crate) async fn hangs_up(&self) {
-        self.last().await.wires.abort();
+        self.last().await.wires.send_replace(false);
     }
 
     async fn last(&self) -> Arc<Power> {
@@ -79,7 +82,7 @@ impl FakeHypervisor {
 
 #[async_trait]
 impl Hypervisor for FakeHypervisor {
-    async fn boot(&self, spec: VmSpec) -> Result<Box<dyn Vm>, BootError> {
+    async fn boot(&self, _: VmSpec) -> Result<Box<dyn Vm>, BootError> {
         self.begun.send_modify(|begun| *begun += 1);
         let boot = *self.boot.lock().unwrap();
         match boot {
@@ -87,27 +90,25 @@ impl Hypervisor for FakeHypervisor {
             Boot::Hangs => std::future::pending().await,
             Boot::Serves | Boot::Mute => {}
         }
-        let socket = spec.run_dir.join("vsock.sock");
-        let wires = tokio::spawn(carry(UnixListener::bind(&socket).unwrap(), self.agent.clone()));
-        let power = Arc::new(Power { exit: watch::Sender::default(), wires: wires.abort_handle() });
+        let power = Arc::new(Power { exit: watch::Sender::default(), wires: watch::Sender::new(true) });
         self.machines.send_modify(|machines| machines.push(power.clone()));
-        if matches!(boot, Boot::Serves) {
-            UnixStream::connect(spec.run_dir.join("vsock.sock_1025")).await.unwrap();
-        }
-        Ok(Box::new(FakeVm { socket, power }))
+        let serves = matches!(boot, Boot::Serves);
+        let vsock = Arc::new(FakeVsock { agent: self.agent.clone(), serves, power: power.clone() });
+        Ok(Box::new(FakeVm { vsock, power }))
     }
 }
 
 /// A machine's switch.
 struct Power {
     exit: watch::Sender<Option<VmExit>>,
-    wires: AbortHandle,
+    /// Whether connections into the machine hold.
+    wires: watch::Sender<bool>,
 }
 
 impl Power {
     /// Also cuts every connection into the machine.
     fn off(&self, how: How) {
-        self.wires.abort();
+        self.wires.send_replace(false);
         self.exit.send_if_modified(|known| known.is_none() && known.replace(exit(how)).is_none());
     }
 }
@@ -117,7 +118,7 @@ fn exit(how: How) -> VmExit {
 }
 
 struct FakeVm {
-    socket: PathBuf,
+    vsock: Arc<FakeVsock>,
     power: Arc<Power>,
 }
 
@@ -135,8 +136,8 @@ impl Vm for FakeVm {
         self.power.exit.subscribe()
     }
 
-    fn vsock(&self) -> Vsock {
-        Vsock::Unix { path: self.socket.clone() }
+    fn vsock(&self) -> Arc<dyn Vsock> {
+        self.vsock.clone()
     }
 
     fn console_tail(&self) -> String {
@@ -163,21 +164,43 @@ impl Drop for FakeVm {
     }
 }
 
-/// Passes connections on to the agent, as `vhost-device-vsock` does, until it is stopped.
-async fn carry(listener: UnixListener, agent: PathBuf) {
-    let mut connections = JoinSet::new();
-    loop {
-        let (host, _) = listener.accept().await.unwrap();
-        connections.spawn(carry_one(host, agent.clone()));
+/// Passes connections on to the agent.
+struct FakeVsock {
+    agent: PathBuf,
+    serves: bool,
+    power: Arc<Power>,
+}
+
+impl std::fmt::Debug for FakeVsock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeVsock").field("agent", &self.agent).finish_non_exhaustive()
     }
 }
 
-async fn carry_one(mut host: UnixStream, agent: impl AsRef<Path>) {
-    let mut line = [0; b"CONNECT 1024\n".len()];
-    host.read_exact(&mut line).await.unwrap();
-    assert_eq!(&line, b"CONNECT 1024\n");
-    host.write_all(b"OK 1073741824\n").await.unwrap();
-    let mut guest = UnixStream::connect(agent).await.unwrap();
-    // Ends in an error when either side is gone: what a cut wire is.
-    let _ = copy_bidirectional(&mut host, &mut guest).await;
+#[async_trait]
+impl Vsock for FakeVsock {
+    async fn connect(&self, port: u32) -> io::Result<Connection> {
+        if !self.serves || port != agent_client::AGENT_PORT {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (host, mut guest) = duplex(64 * 1024);
+        let mut agent = UnixStream::connect(&self.agent).await?;
+        let mut wires = self.power.wires.subscribe();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = copy_bidirectional(&mut guest, &mut agent) => {}
+                _ = wires.wait_for(|hold| !hold) => {}
+            }
+        });
+        Ok(Connection { stream: Box::new(host), local_port: 1 << 30 })
+    }
+
+    fn listen(&self, _: u32) -> Option<Listener> {
+        let (notice, listener) = mpsc::channel(1);
+        if self.serves {
+            let (host, _) = duplex(1);
+            notice.try_send(Connection { stream: Box::new(host), local_port: 1025 }).unwrap();
+        }
+        Some(listener)
+    }
 }

@@ -127,11 +127,8 @@ kernel = "{program}"
 initrd = "{program}"
 accelerator = "tcg"
 vsock = "vhost-user"
-vhost_user_vsock_daemon = "{program}"
 shared_fs = "virtio-9p"
 default_memory = 256
-[agent.kata]
-ready_notification = true
 "#
     );
     let file = dir.join(CONFIGURATION);

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use agent_client::{AgentClient, Code, Endpoint, Policy, ReadyListener, Timeouts};
+use agent_client::{AGENT_PORT, AgentClient, Code, Dialing, READY_PORT, Timeouts};
 use agent_protocol::agent::{CreateSandboxRequest, KernelModule};
 use configuration::Configuration;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use slog::{Logger, info};
 use tokio::sync::watch;
-use vmm::{Hypervisor, Vm, Vsock};
+use vmm::{Hypervisor, Listener, Vm};
 
 use super::{Clock, Phase, Sandbox, run_dir, run_dir::RunDir, share::SharedTree, vm_spec};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    stdio::wires::Offer,
+};
 
-/// The host's port our guest's agent dials when it is ready.
-pub(super) const READY_PORT: u32 = agent_client::READY_PORT;
 /// The longest hostname Linux takes.
 const LONGEST_HOSTNAME: usize = 64;
 
@@ -41,14 +42,9 @@ pub(super) async fn boot(
     let tree = SharedTree::create(run_dir.path())?;
     let machine = vm_spec::of(configuration, &plan, run_dir.path(), tree.exported(), log)?;
     let storages = machine.storages;
-    let ready = machine
-        .ready_socket
-        .map(|socket| ReadyListener::bind(&socket))
-        .transpose()
-        .map_err(in_containerds_terms)?;
     let vm = hypervisor.boot(machine.spec).await.map_err(|error| Error::Failed(error.to_string()))?;
     clock.mark("vm_runs");
-    let agent = reach_agent(vm.as_ref(), ready, configuration).await?;
+    let agent = reach_agent(vm.as_ref(), configuration).await?;
     clock.mark("agent_answered");
     let request = sandbox_request(&plan, storages);
     agent.create_sandbox(request).await.map_err(in_containerds_terms)?;
@@ -57,6 +53,7 @@ pub(super) async fn boot(
         tree,
         run_dir,
         agent,
+        offer: Offer::default(),
         disables_seccomp: configuration.runtime.disable_guest_seccomp,
         phase: watch::Sender::new(Phase::Up),
         clock,
@@ -68,20 +65,17 @@ pub(super) async fn boot(
 }
 
 /// Waits for the agent, but not longer than the machine lives.
-async fn reach_agent(
-    vm: &dyn Vm,
-    ready: Option<ReadyListener>,
-    configuration: &Configuration,
-) -> Result<AgentClient> {
-    let endpoint = match vm.vsock() {
-        Vsock::Kernel { cid } => Endpoint::Vsock { cid },
-        Vsock::Unix { path } => Endpoint::Unix { path },
+async fn reach_agent(vm: &dyn Vm, configuration: &Configuration) -> Result<AgentClient> {
+    let vsock = vm.vsock();
+    let notice = vsock.listen(READY_PORT).map(noticed);
+    let dial = || {
+        let vsock = vsock.clone();
+        Box::pin(async move { Ok(vsock.connect(AGENT_PORT).await?.stream) }) as Dialing<'_, _>
     };
     let timeouts = Timeouts { create: configuration.runtime.create_container_timeout, ..Timeouts::default() };
-    let policy = Policy::for_endpoint(&endpoint, timeouts);
     let mut exit = vm.exit();
     let reached = tokio::select! {
-        reached = agent_client::reach(&endpoint, ready, policy, configuration.agent.dial_timeout) => {
+        reached = agent_client::reach(&dial, notice, timeouts, configuration.agent.dial_timeout) => {
             reached.map_err(|error| Error::DeadlineExceeded(error.to_string()))
         }
         exit = exit.wait_for(Option::is_some) => {
@@ -90,6 +84,14 @@ async fn reach_agent(
         }
     };
     reached.map_err(|error| with_console(error, &vm.console_tail()))
+}
+
+/// Our guest's agent connects once it serves.
+async fn noticed(mut listener: Listener) {
+    if listener.recv().await.is_none() {
+        // There is no guest any more, which others see as well.
+        std::future::pending::<()>().await;
+    }
 }
 
 /// What the guest last said tells more than that it did not answer.

@@ -1,6 +1,6 @@
 //! From the operator's configuration to the machine to boot: every `auto` is decided here.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use agent_protocol::agent::Storage;
 use configuration::{
@@ -16,21 +16,16 @@ use vmm::{
     },
 };
 
-use super::{
-    boot::{Plan, READY_PORT},
-    share,
-};
+use super::{boot::Plan, share};
 use crate::error::{Error, Result};
 
 /// The kernel's own vsock, where it has one.
 const VHOST_VSOCK: &str = "/dev/vhost-vsock";
 
-/// A machine, what the guest is to mount in it, and where it says that it is ready.
+/// A machine, and what the guest is to mount in it.
 pub(super) struct MachinePlan {
     pub(super) spec: VmSpec,
     pub(super) storages: Vec<Storage>,
-    /// The socket our agent's notice arrives at, when the configuration says it gives one.
-    pub(super) ready_socket: Option<PathBuf>,
 }
 
 /// Plans the machine of a sandbox whose shared tree is `exported`.
@@ -49,7 +44,6 @@ pub(super) fn of(
     let vsock = vsock_of(hypervisor)?;
     let share = share_of(hypervisor, accelerator, exported, log)?;
     let storages = share.iter().map(|share| storage_of(share, hypervisor, shares_volumes(plan))).collect();
-    let notifies = configuration.agent.ready_notification && matches!(vsock, VsockSpec::VhostUser { .. });
     let spec = VmSpec {
         name: VmName::new(format!("sandbox-{}", plan.id)).map_err(unusable("id"))?,
         uuid: VmUuid::random().map_err(Error::io("random UUID"))?,
@@ -72,8 +66,7 @@ pub(super) fn of(
         seccomp: (!hypervisor.seccompsandbox.is_empty()).then(|| hypervisor.seccompsandbox.clone()),
         debug: hypervisor.enable_debug,
     };
-    let ready_socket = notifies.then(|| run_dir.join(format!("vsock.sock_{READY_PORT}")));
-    Ok(MachinePlan { spec, storages, ready_socket })
+    Ok(MachinePlan { spec, storages })
 }
 
 fn unusable(key: &'static str) -> impl Fn(SpecError) -> Error {
@@ -113,13 +106,7 @@ fn vsock_of(hypervisor: &Hypervisor) -> Result<VsockSpec> {
             "hypervisor.qemu.vsock: vhost is asked for, but {VHOST_VSOCK} is not there: load the vhost_vsock module, or \
              set vhost-user"
         ))),
-        VsockChoice::Auto | VsockChoice::VhostUser => {
-            let daemon = hypervisor
-                .vsock_daemon
-                .usable()
-                .map_err(|found| Error::InvalidArgument(found.to_string()))?;
-            Ok(VsockSpec::VhostUser { daemon: daemon.to_path_buf() })
-        }
+        VsockChoice::Auto | VsockChoice::VhostUser => Ok(VsockSpec::VhostUser),
     }
 }
 

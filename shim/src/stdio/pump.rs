@@ -1,6 +1,7 @@
 //! The two loops that move a process's streams: input to the guest, output from it.
 
 use std::{
+    fmt::Display,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,9 +11,19 @@ use std::{
 
 use agent_client::AgentClient;
 use slog::{Logger as Log, debug};
-use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver, sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::unix::pipe::Receiver,
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
+use vmm::Stream;
 
-use super::sink::{Sink, Sinks};
+use super::{
+    sink::{Sink, Sinks},
+    wires::Wire,
+};
 
 /// Bytes moved by one call: what a FIFO holds, and what every agent takes and gives in one message.
 const CHUNK: usize = 64 * 1024;
@@ -65,15 +76,25 @@ impl Drop for Draining {
     }
 }
 
-/// Starts moving output to `sinks`.
-pub(crate) fn drain(source: &Source, sinks: Sinks) -> Draining {
+/// Starts moving output to `sinks`. What has none is taken from the guest all the same, so that the process can write.
+pub(crate) fn drain(
+    source: &Source,
+    sinks: Sinks,
+    [stdout_wire, stderr_wire]: [Wire; 2],
+    terminal: bool,
+) -> Draining {
     let (done, is_done) = watch::channel(false);
     let moved = Arc::new(AtomicU64::new(0));
     let Sinks { stdout, stderr, logger } = sinks;
     let mut streams: Vec<JoinHandle<()>> = Vec::new();
-    for (sink, output) in [(stdout, Output::Stdout), (stderr, Output::Stderr)] {
-        if let Some(sink) = sink {
-            streams.push(tokio::spawn(copy_out(source.clone(), output, sink, moved.clone())));
+    let all = [(stdout, stdout_wire, Output::Stdout), (stderr, stderr_wire, Output::Stderr)];
+    for (sink, wire, output) in all.into_iter().take(if terminal { 1 } else { 2 }) {
+        let way = Way { source: source.clone(), output, sink, moved: moved.clone() };
+        match wire {
+            Some(wire) if way.sink.is_some() => streams.push(tokio::spawn(way.by_wire(wire))),
+            // The guest throws away what it can no longer send.
+            Some(wire) => drop(wire),
+            None => streams.push(tokio::spawn(way.by_calls())),
         }
     }
     let aborts: Vec<_> = streams.iter().map(JoinHandle::abort_handle).collect();
@@ -99,50 +120,91 @@ impl Drop for AbortAll {
     }
 }
 
-async fn copy_out(source: Source, output: Output, mut sink: Sink, moved: Arc<AtomicU64>) {
-    loop {
-        let read = match output {
-            Output::Stdout => source.agent.read_stdout(&source.container, &source.exec, CHUNK).await,
-            Output::Stderr => source.agent.read_stderr(&source.container, &source.exec, CHUNK).await,
-        };
-        let data = match read {
-            Ok(data) if data.is_empty() => return,
-            Ok(data) => data,
-            Err(error) => {
-                debug!(source.log, "output ended"; "exec" => &source.exec, "why" => error.to_string());
-                return;
+/// One output's way from the guest.
+struct Way {
+    source: Source,
+    output: Output,
+    sink: Option<Sink>,
+    moved: Arc<AtomicU64>,
+}
+
+impl Way {
+    async fn by_wire(mut self, mut wire: Box<dyn Stream>) {
+        // Memory is not touched before there is something to put there.
+        let mut buffer = Vec::with_capacity(CHUNK);
+        loop {
+            buffer.clear();
+            match wire.read_buf(&mut buffer).await {
+                Ok(0) => return,
+                Ok(_) => self.deliver(&buffer).await,
+                Err(error) => return self.note("output ended", &error),
             }
-        };
-        if let Err(error) = sink.write_all(&data).await {
-            // Going on without a reader lets the process finish instead of blocking it for ever.
-            debug!(source.log, "output discarded"; "exec" => &source.exec, "why" => error.to_string());
         }
-        moved.fetch_add(data.len() as u64, Ordering::Relaxed);
+    }
+
+    async fn by_calls(mut self) {
+        loop {
+            let Source { agent, container, exec, .. } = &self.source;
+            let read = match self.output {
+                Output::Stdout => agent.read_stdout(container, exec, CHUNK).await,
+                Output::Stderr => agent.read_stderr(container, exec, CHUNK).await,
+            };
+            match read {
+                Ok(data) if data.is_empty() => return,
+                Ok(data) => self.deliver(&data).await,
+                Err(error) => return self.note("output ended", &error),
+            }
+        }
+    }
+
+    /// Going on without a reader lets the process finish instead of blocking it for ever.
+    async fn deliver(&mut self, data: &[u8]) {
+        if let Some(sink) = &mut self.sink
+            && let Err(error) = sink.write_all(data).await
+        {
+            self.note("output discarded", &error);
+        }
+        self.moved.fetch_add(data.len() as u64, Ordering::Relaxed);
+    }
+
+    fn note(&self, what: &str, why: &dyn Display) {
+        debug!(self.source.log, "{what}"; "exec" => &self.source.exec, "why" => why.to_string());
     }
 }
 
-/// Moves input from a client to the process until the input ends, then ends the process's input.
-pub(crate) async fn feed(source: Source, mut input: Receiver) {
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        let count = match input.read(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(count) => count,
-        };
-        if let Err(error) = write_all(&source, &buffer[..count]).await {
-            debug!(source.log, "input ended"; "exec" => &source.exec, "why" => error.to_string());
-            return;
-        }
-    }
-    if let Err(error) = source.agent.close_stdin(&source.container, &source.exec).await {
-        debug!(source.log, "input not closed"; "exec" => &source.exec, "why" => error.to_string());
+/// Moves input from a client to the process until the input ends, then ends the process's input. Without a client
+/// it ends at once.
+pub(crate) async fn feed(source: Source, input: Option<Receiver>, wire: Wire) {
+    let fed = match (input, wire) {
+        (Some(input), Some(wire)) => copy_in(input, wire).await.map_err(|error| error.to_string()),
+        (None, Some(wire)) => return drop(wire),
+        (input, None) => feed_by_calls(&source, input).await.map_err(|error| error.to_string()),
+    };
+    if let Err(why) = fed {
+        debug!(source.log, "input ended"; "exec" => &source.exec, "why" => why);
     }
 }
 
-async fn write_all(source: &Source, mut data: &[u8]) -> Result<(), agent_client::Error> {
-    while !data.is_empty() {
-        let taken = source.agent.write_stdin(&source.container, &source.exec, data).await?;
-        data = &data[taken.min(data.len())..];
+async fn copy_in(mut input: Receiver, mut wire: Box<dyn Stream>) -> std::io::Result<()> {
+    let mut buffer = Vec::with_capacity(CHUNK);
+    while input.read_buf(&mut buffer).await? > 0 {
+        wire.write_all(&buffer).await?;
+        buffer.clear();
     }
-    Ok(())
+    wire.shutdown().await
+}
+
+async fn feed_by_calls(source: &Source, input: Option<Receiver>) -> Result<(), agent_client::Error> {
+    if let Some(mut input) = input {
+        let mut buffer = Vec::with_capacity(CHUNK);
+        while let Ok(1..) = input.read_buf(&mut buffer).await {
+            let mut data = buffer.as_slice();
+            while !data.is_empty() {
+                let taken = source.agent.write_stdin(&source.container, &source.exec, data).await?;
+                data = &data[taken.min(data.len())..];
+            }
+            buffer.clear();
+        }
+    }
+    source.agent.close_stdin(&source.container, &source.exec).await
 }

@@ -26,9 +26,9 @@ use crate::error::{BootError, QmpError};
 use crate::exit::{VmExit, Who};
 use crate::paths;
 use crate::processes::{Processes, Program};
-use crate::spec::{Boot, Share, ShareKind, VmSpec};
+use crate::spec::{Boot, Share, ShareKind, VmSpec, VsockSpec};
 use crate::virtiofsd;
-use crate::vm::{Hypervisor, Vm, Vsock};
+use crate::vm::{Hypervisor, Vm};
 use crate::vsock;
 
 /// How long QEMU may take for a command. Under TCG and load seconds are not unusual.
@@ -69,9 +69,9 @@ impl Hypervisor for Qemu {
 }
 
 async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
-    // virtiofsd needs no waiting for and comes up while the vsock's daemon is waited for.
+    // virtiofsd needs no waiting for: it comes up while QEMU does.
     let (share, virtiofsd) = share(processes, spec)?;
-    let vsock = vsock::start(processes, &spec.vsock).await?;
+    let vsock = vsock::start(spec.vsock, processes.log())?;
     let image = image(spec)?;
     let (monitor, qemu_monitor) = socketpair()?;
     let (console, qemu_console) = socketpair()?;
@@ -80,9 +80,9 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
         console: qemu_console.as_raw_fd(),
         image: image.as_ref().map(AsRawFd::as_raw_fd),
         share,
-        vsock: match vsock.reach {
-            Vsock::Kernel { cid } => VsockEnd::Vhost { fd: vsock.fd.as_raw_fd(), cid },
-            Vsock::Unix { .. } => VsockEnd::VhostUser { fd: vsock.fd.as_raw_fd() },
+        vsock: match spec.vsock {
+            VsockSpec::Vhost => VsockEnd::Vhost { fd: vsock.fd.as_raw_fd(), cid: vsock.cid },
+            VsockSpec::VhostUser => VsockEnd::VhostUser { fd: vsock.fd.as_raw_fd() },
         },
     };
     let args = command::render(spec, &inherited);
@@ -91,7 +91,7 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
     let qemu = processes.start(Program { who: Who::Qemu, path: &spec.qemu, args, fds, umask: 0o077 })?;
     let console = Console::read(console, processes.log().new(o!("process" => "guest")));
     let monitor = unless_it_ends(processes.exit(), go(processes, spec, monitor)).await?;
-    Ok(Parts { qemu, monitor, console, vsock: vsock.reach })
+    Ok(Parts { qemu, monitor, console, vsock: vsock.host, _device: vsock.device })
 }
 
 /// Negotiates with QEMU and starts the processors.

@@ -44,9 +44,13 @@ pub(crate) enum ShareEnd<'a> {
 pub(crate) enum VsockEnd {
     /// `/dev/vhost-vsock`, on which the guest's address is taken.
     Vhost { fd: RawFd, cid: u32 },
-    /// A socket connected to the daemon.
+    /// A socket connected to the device.
     VhostUser { fd: RawFd },
 }
+
+/// An emulated processor with everything QEMU can emulate, but for "fast" string instructions: Linux copies memory by
+/// them where it finds them, and TCG moves each byte by itself. Streams are twice as fast without.
+const EMULATED: &str = "max,erms=off,fsrm=off";
 
 /// QEMU's arguments. The processors do not run until they are told to.
 pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> {
@@ -80,7 +84,7 @@ fn board(line: &mut Line, spec: &VmSpec) {
     let Machine::Q35(options) = &spec.machine;
     let (accelerator, cpu) = match spec.accelerator {
         Accelerator::Kvm => ("kvm", "host"),
-        Accelerator::Tcg => ("tcg", "max"),
+        Accelerator::Tcg => ("tcg", EMULATED),
     };
     let mut machine = format!("q35,accel={accelerator},memory-backend=memory0");
     options.iter().for_each(|option| machine.extend([",", option]));

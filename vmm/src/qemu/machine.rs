@@ -16,6 +16,7 @@ use crate::exit::VmExit;
 use crate::identity::Process;
 use crate::processes::Processes;
 use crate::vm::{Vm, Vsock};
+use crate::vsock::Device;
 
 /// What boots a machine leaves to it, besides its processes.
 #[derive(Debug)]
@@ -23,7 +24,9 @@ pub(crate) struct Parts {
     pub(crate) qemu: Arc<Child>,
     pub(crate) monitor: Monitor,
     pub(crate) console: Console,
-    pub(crate) vsock: Vsock,
+    pub(crate) vsock: Arc<dyn Vsock>,
+    /// Serves the guest for as long as it is held.
+    pub(crate) _device: Option<Device>,
 }
 
 /// A machine whose QEMU is our child.
@@ -70,7 +73,7 @@ impl Vm for Machine {
         self.processes.exit()
     }
 
-    fn vsock(&self) -> Vsock {
+    fn vsock(&self) -> Arc<dyn Vsock> {
         self.parts.vsock.clone()
     }
 

@@ -3,10 +3,14 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio_vsock::{VsockAddr, VsockStream};
 
 use super::Backend;
 use crate::error::BootError;
-use crate::vm::Vsock;
+use crate::vm::{Connection, Listener, Vsock};
 
 /// The device.
 const DEVICE: &str = "/dev/vhost-vsock";
@@ -26,7 +30,27 @@ pub(super) fn start() -> Result<Backend, BootError> {
         // SAFETY: the request is the device's own and reads one u64, which lives until the call returns.
         unsafe { set_guest_cid(device.as_raw_fd(), &raw const cid) }.map(drop).map_err(io::Error::from)
     })?;
-    Ok(Backend { fd: device.into(), reach: Vsock::Kernel { cid } })
+    Ok(Backend { fd: device.into(), cid, host: Arc::new(Kernel { cid }), device: None })
+}
+
+/// The host's side, `AF_VSOCK`.
+#[derive(Debug)]
+struct Kernel {
+    cid: u32,
+}
+
+#[async_trait]
+impl Vsock for Kernel {
+    async fn connect(&self, port: u32) -> io::Result<Connection> {
+        // Opened close-on-exec: no hook or logger inherits the guest.
+        let stream = VsockStream::connect(VsockAddr::new(self.cid, port)).await?;
+        let local_port = stream.local_addr()?.port();
+        Ok(Connection { stream: Box::new(stream), local_port })
+    }
+
+    fn listen(&self, _: u32) -> Option<Listener> {
+        None
+    }
 }
 
 fn random_address() -> io::Result<u32> {

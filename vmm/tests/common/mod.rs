@@ -37,10 +37,6 @@ pub(crate) fn virtiofsd() -> PathBuf {
     asset("KATA_TEST_VIRTIOFSD", cache().join("bin/virtiofsd"))
 }
 
-fn vsock_daemon() -> PathBuf {
-    asset("KATA_TEST_VHOST_DEVICE_VSOCK", cache().join("bin/vhost-device-vsock"))
-}
-
 fn qemu() -> PathBuf {
     asset("KATA_TEST_QEMU", PathBuf::from("/usr/bin/qemu-system-x86_64"))
 }
@@ -76,7 +72,7 @@ impl Fixture {
                 tag: Tag::new("kataShared").unwrap(),
                 kind: ShareKind::Virtio9p,
             }),
-            vsock: VsockSpec::VhostUser { daemon: vsock_daemon() },
+            vsock: VsockSpec::VhostUser,
             seccomp: Some("on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into()),
             debug: true,
         };

@@ -82,7 +82,7 @@ fn a_machine_with_kvm_and_an_initrd_is_this_line() {
 fn without_kvm_the_processor_is_the_translators_best() {
     let lines = lines(&VmSpec { accelerator: Accelerator::Tcg, ..spec() }, &inherited());
     assert!(has(&lines, "-machine q35,accel=tcg,memory-backend=memory0"));
-    assert!(has(&lines, "-cpu max,pmu=off"));
+    assert!(has(&lines, "-cpu max,erms=off,fsrm=off,pmu=off"));
     assert!(!lines.iter().any(|line| line.contains("kvm")), "{lines:?}");
 }
 

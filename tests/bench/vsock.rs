@@ -20,8 +20,8 @@ use tests::operator::Configuration;
 use tests::{Case, Context, Result, check_eq};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use vmm::spec::{
-    Boot, Console, CpuFeatures, Machine, MachineOptions, Memory, Share, ShareKind, Tag, Vcpus, VmName, VmUuid,
-    VsockSpec,
+    Boot, Console, CpuFeatures, Machine, MachineOptions, Memory, Share, ShareKind, Tag, Vcpus, VmName,
+    VmUuid, VsockSpec,
 };
 use vmm::{Hypervisor, Qemu, Vm, VmSpec, accelerator};
 
@@ -128,14 +128,16 @@ fn container(case: &Case<'_>) -> Result<Spec> {
     let mut spec = spec(case.world, &case.namespace, ID, &args.each_ref().map(String::as_str));
     spec["root"]["path"] = json!(format!("{SHARED}rootfs"));
     // The guest's network is nobody's but the container's.
-    spec["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "mount"}, {"type": "uts"}, {"type": "ipc"}]);
+    spec["linux"]["namespaces"] =
+        json!([{"type": "pid"}, {"type": "mount"}, {"type": "uts"}, {"type": "ipc"}]);
     Ok(serde_json::from_value(spec)?)
 }
 
 /// The machine a shim would boot.
 fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
     let configuration = Configuration::shipped(case.world.assets())?;
-    let path = |key: &str| configuration.text(&format!("hypervisor.qemu.{key}")).map(PathBuf::from).context(key);
+    let path =
+        |key: &str| configuration.text(&format!("hypervisor.qemu.{key}")).map(PathBuf::from).context(key);
     Ok(VmSpec {
         name: VmName::new(ID)?,
         uuid: VmUuid::random()?,
@@ -152,11 +154,7 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         kernel_params: Vec::new(),
         console: Console::Virtio,
         entropy: "/dev/urandom".into(),
-        share: Some(Share {
-            source: share.to_owned(),
-            tag: Tag::new(TAG)?,
-            kind: ShareKind::Virtio9p,
-        }),
+        share: Some(Share { source: share.to_owned(), tag: Tag::new(TAG)?, kind: ShareKind::Virtio9p }),
         vsock: VsockSpec::VhostUser,
         seccomp: None,
         debug: false,

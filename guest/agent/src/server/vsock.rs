@@ -1,28 +1,15 @@
 //! Connections with the host.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use futures::stream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 use ttrpc::asynchronous::transport::Listener;
 
 use crate::error::Error;
 
-/// Most bytes handed to the kernel in one write. A larger write may become one packet in several
-/// descriptors, of which vhost-device-vsock 0.3 reads the first and then waits for ever.
-const MAX_WRITE: usize = 32 * 1024;
-
 /// Pause after a refused accept, which is most likely a lack of memory that lasts.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// A connection with the host whose writes are small enough for every device behind it.
-pub(super) struct HostStream(VsockStream);
 
 /// A port that the host may connect to. Nobody else is let in: a container may have vsock sockets too.
 pub(super) struct HostListener(VsockListener);
@@ -34,11 +21,11 @@ impl HostListener {
     }
 
     /// The next connection, and the host's port it comes from.
-    pub(super) async fn accept(&self) -> io::Result<(HostStream, u32)> {
+    pub(super) async fn accept(&self) -> io::Result<(VsockStream, u32)> {
         loop {
             match self.0.accept().await {
                 Ok((stream, peer)) if peer.cid() == VMADDR_CID_HOST => {
-                    return Ok((HostStream(stream), peer.port()));
+                    return Ok((stream, peer.port()));
                 }
                 Ok((_, peer)) => ::log::warn!("connection from vsock address {} refused", peer.cid()),
                 Err(error) => {
@@ -60,28 +47,4 @@ impl HostListener {
 /// Connects to the host's `port` and hangs up.
 pub(super) async fn touch_host(port: u32) -> io::Result<()> {
     VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port)).await.map(drop)
-}
-
-impl AsyncRead for HostStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for HostStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, &buf[..buf.len().min(MAX_WRITE)])
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }

@@ -12,11 +12,10 @@ use std::{
 use nix::unistd::{Uid, geteuid};
 use oci_spec::runtime::Process;
 
+use crate::files::MAX_TEXT;
+
 /// Keeps libcontainer from looking. Never seen by the process: see [`super::executor`].
 const STAND_IN: &str = "HOME=/";
-
-/// Most bytes read of a passwd file.
-const MAX_PASSWD: u64 = 1024 * 1024;
 
 /// Whether an entry of an environment sets HOME.
 pub(super) fn is_home(entry: &str) -> bool {
@@ -42,7 +41,7 @@ pub(super) fn find() -> Option<String> {
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    File::open(path)?.take(MAX_PASSWD).read_to_end(&mut content)?;
+    File::open(path)?.take(MAX_TEXT).read_to_end(&mut content)?;
     Ok(content)
 }
 

@@ -3,9 +3,9 @@
 //! `make bench`, or `cargo run --release -p tests --bin bench`. Set `KATA_BENCH_ROUNDS` for more than three cold
 //! starts. What a runtime is compared with is measured in the same run on the same machine: runc, and the bare vsock.
 
+mod guest;
 mod measure;
 mod report;
-mod vsock;
 
 use std::process::ExitCode;
 
@@ -14,9 +14,9 @@ use tests::{Result, World};
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    if args.next().as_deref() == Some(vsock::SOURCE) {
+    if args.next().as_deref() == Some(guest::SOURCE) {
         // Inside the guest this program is the other end of the bare stream.
-        return status(vsock::source(args));
+        return status(guest::source(args));
     }
     status(bench())
 }

@@ -11,8 +11,8 @@ use tests::shim::TaskClient;
 use tests::stdio::Fifos;
 use tests::{Case, Context, Failure, Result, World, check_eq};
 
+use crate::guest::{self, rate};
 use crate::report::{Report, median, say};
-use crate::vsock::{bare_mb_s, rate};
 
 const EXECS: usize = 30;
 const STREAM: usize = 64 << 20;
@@ -38,13 +38,8 @@ pub(crate) fn all(world: &World, report: &mut Report) -> Result<()> {
     world.case(|case| cold_starts(case, report))?;
     step("execs, streams and memory");
     world.case(|case| running_pod(case, report))?;
-    step("the bare vsock");
-    world.case(|case| {
-        if let Some(rate) = bare_mb_s(case)? {
-            report.add("bare_vsock_mb_s", rate, "guest to host with nothing of ours in between");
-        }
-        Ok(())
-    })
+    step("a guest without a shim");
+    world.case(|case| guest::measure(case, report))
 }
 
 fn rounds() -> usize {

@@ -1,4 +1,4 @@
-//! How fast the vsock itself is: a stream from the guest to the host with nothing of ours in between.
+//! The guest by itself: what its agent's calls cost, and how fast the vsock is, with no shim before it.
 
 use std::fs::{self, File};
 use std::future::Ready;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent_client::agent::{CreateContainerRequest, CreateSandboxRequest, Storage};
-use agent_client::{AGENT_PORT, Dialing, Timeouts, reach};
+use agent_client::{AGENT_PORT, AgentClient, Dialing, Timeouts, reach};
 use agent_protocol::convert::spec_to_wire;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 use oci_spec::runtime::Spec;
@@ -24,6 +24,8 @@ use vmm::spec::{
     VmUuid, VsockSpec,
 };
 use vmm::{Hypervisor, Qemu, Vm, VmSpec, accelerator};
+
+use crate::report::{Report, median};
 
 /// The argument that makes this program the guest's end.
 pub(crate) const SOURCE: &str = "vsock-source";
@@ -59,29 +61,53 @@ pub(crate) fn source(mut args: impl Iterator<Item = String>) -> Result<()> {
     Ok(())
 }
 
-/// MB/s from a container in the guest to the host; nothing where the kernel's vhost-vsock serves, on which nobody may
-/// listen for one guest alone.
-pub(crate) fn bare_mb_s(case: &Case<'_>) -> Result<Option<f64>> {
+/// What a guest does with no shim before it; nothing where the kernel's vhost-vsock serves, on which nobody may listen
+/// for one guest alone.
+pub(crate) fn measure(case: &Case<'_>, report: &mut Report) -> Result<()> {
     if Path::new("/dev/vhost-vsock").exists() {
-        return Ok(None);
+        return Ok(());
     }
     let (run_dir, share) = (case.dir().join("machine"), case.dir().join("share"));
     fs::create_dir_all(&run_dir)?;
     rootfs(&share.join("rootfs"))?;
-    let spec = container(case)?;
     let machine = machine(case, &run_dir, &share)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let vm = Qemu::new(Logger::root(Discard, o!())).boot(machine).await?;
-        let rate = tokio::time::timeout(PATIENCE, received(vm.as_ref(), spec)).await;
+        let measured = tokio::time::timeout(PATIENCE, containers(vm.as_ref(), case, report)).await;
         vm.stop(Duration::ZERO).await?;
-        rate?.map(Some)
+        measured?
     })
 }
 
-async fn received(vm: &dyn Vm, spec: Spec) -> Result<f64> {
+/// Creates, starts and removes containers one after the other. What the first costs more than the others is the
+/// guest's processor meeting code for the first time, which an emulated one has to translate.
+async fn containers(vm: &dyn Vm, case: &Case<'_>, report: &mut Report) -> Result<()> {
+    let mut connections = vm.vsock().listen(PORT).context("the device")?;
+    let agent = agent(vm).await?;
+    let mut times = Vec::new();
+    for round in 0..10 {
+        times.push(run(&agent, case, &format!("{ID}-{round}"), 0).await?);
+        drain(&mut connections.recv().await.context("the guest's connection")?.stream).await?;
+        agent.remove_container(&format!("{ID}-{round}"), Duration::ZERO).await?;
+    }
+    report.heading("A guest without a shim");
+    report.add(
+        "guest_first_container_ms",
+        times.remove(0),
+        "CreateContainer and StartContainer by the agent",
+    );
+    report.add("guest_further_container_ms", median(times), "the same again in the same guest");
+    run(&agent, case, ID, LENGTH).await?;
+    let mut stream = connections.recv().await.context("the guest's connection")?.stream;
+    let (bytes, took) = drain(&mut stream).await?;
+    check_eq!(bytes, LENGTH, "bytes that came over the bare vsock");
+    report.add("bare_vsock_mb_s", rate(bytes, took), "guest to host with nothing of ours in between");
+    Ok(())
+}
+
+async fn agent(vm: &dyn Vm) -> Result<AgentClient> {
     let vsock = vm.vsock();
-    let mut connections = vsock.listen(PORT).context("the device")?;
     let dial = || {
         let vsock = vsock.clone();
         Box::pin(async move { Ok(vsock.connect(AGENT_PORT).await?.stream) }) as Dialing<'_, _>
@@ -97,17 +123,21 @@ async fn received(vm: &dyn Vm, spec: Spec) -> Result<f64> {
     }];
     let sandbox = CreateSandboxRequest { storages, sandbox_id: ID.into(), ..CreateSandboxRequest::default() };
     agent.create_sandbox(sandbox).await?;
+    Ok(agent)
+}
+
+/// Runs a container that sends `length` bytes; the milliseconds until it is started.
+async fn run(agent: &AgentClient, case: &Case<'_>, id: &str, length: usize) -> Result<f64> {
+    let spec = container(case, id, length)?;
     let request = CreateContainerRequest {
-        container_id: ID.into(),
+        container_id: id.into(),
         oci: Some(spec_to_wire(&spec)).into(),
         ..CreateContainerRequest::default()
     };
+    let began = Instant::now();
     agent.create_container(request).await?;
-    agent.start_container(ID).await?;
-    let mut stream = connections.recv().await.context("the guest's connection")?.stream;
-    let (bytes, took) = drain(&mut stream).await?;
-    check_eq!(bytes, LENGTH, "bytes that came over the bare vsock");
-    Ok(rate(bytes, took))
+    agent.start_container(id).await?;
+    Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
 async fn drain(stream: &mut (impl AsyncRead + Unpin)) -> Result<(usize, Duration)> {
@@ -123,9 +153,9 @@ async fn drain(stream: &mut (impl AsyncRead + Unpin)) -> Result<(usize, Duration
 }
 
 /// A container that runs this program, as the guest is told of it.
-fn container(case: &Case<'_>) -> Result<Spec> {
-    let args = source_args(PORT, LENGTH);
-    let mut spec = spec(case.world, &case.namespace, ID, &args.each_ref().map(String::as_str));
+fn container(case: &Case<'_>, id: &str, length: usize) -> Result<Spec> {
+    let args = source_args(PORT, length);
+    let mut spec = spec(case.world, &case.namespace, id, &args.each_ref().map(String::as_str));
     spec["root"]["path"] = json!(format!("{SHARED}rootfs"));
     // The guest's network is nobody's but the container's.
     spec["linux"]["namespaces"] =

@@ -137,18 +137,37 @@ impl TaskService {
         tokio::spawn(oom::forward(agent, containers, self.events.clone(), self.log.clone()));
     }
 
-    /// Goes on when this call is dropped at its deadline: what the guest may have started is watched.
     async fn start_process(&self, request: StartRequest) -> Result<StartResponse> {
         let container = self.container(&request.id)?;
         let pid = container.pid();
-        let starting = tokio::spawn(async move {
+        to_the_end(async move {
             match request.exec_id.as_str() {
                 "" => container.start().await,
                 exec_id => container.start_exec(exec_id).await,
             }
-        });
-        starting.await.unwrap_or_else(|error| Err(Error::Failed(error.to_string())))?;
+        })
+        .await?;
         Ok(StartResponse { pid, ..Default::default() })
+    }
+
+    async fn pause_container(&self, id: String) -> Result<Empty> {
+        let (container, events) = (self.container(&id)?, self.events.clone());
+        to_the_end(async move {
+            container.pause().await?;
+            events.publish(event::TaskPaused { container_id: id, ..Default::default() });
+            Ok(Empty::new())
+        })
+        .await
+    }
+
+    async fn resume_container(&self, id: String) -> Result<Empty> {
+        let (container, events) = (self.container(&id)?, self.events.clone());
+        to_the_end(async move {
+            container.resume().await?;
+            events.publish(event::TaskResumed { container_id: id, ..Default::default() });
+            Ok(Empty::new())
+        })
+        .await
     }
 
     async fn delete_process(&self, request: DeleteRequest) -> Result<DeleteResponse> {
@@ -203,6 +222,12 @@ impl TaskService {
         info!(self.log, "shutdown asked for");
         self.exit.signal();
     }
+}
+
+/// Does `work`, also when the call it is done for is dropped at its deadline: what the guest may have done of it by
+/// then, the shim must know.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(Error::Failed(error.to_string())))
 }
 
 /// Logs a refusal once, where it leaves the shim, and gives it its status code.
@@ -268,23 +293,13 @@ impl Task for TaskService {
     }
 
     async fn pause(&self, _ctx: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
-        let paused = match self.container(&request.id) {
-            Ok(container) => container.pause().await,
-            Err(error) => Err(error),
-        };
-        answer(&self.log, "pause", &request.id, paused)?;
-        self.publish(event::TaskPaused { container_id: request.id, ..Default::default() });
-        Ok(Empty::new())
+        let id = request.id.clone();
+        answer(&self.log, "pause", &id, self.pause_container(request.id).await)
     }
 
     async fn resume(&self, _ctx: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
-        let resumed = match self.container(&request.id) {
-            Ok(container) => container.resume().await,
-            Err(error) => Err(error),
-        };
-        answer(&self.log, "resume", &request.id, resumed)?;
-        self.publish(event::TaskResumed { container_id: request.id, ..Default::default() });
-        Ok(Empty::new())
+        let id = request.id.clone();
+        answer(&self.log, "resume", &id, self.resume_container(request.id).await)
     }
 
     async fn checkpoint(&self, _ctx: &TtrpcContext, request: CheckpointTaskRequest) -> ttrpc::Result<Empty> {

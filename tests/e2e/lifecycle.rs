@@ -1,8 +1,10 @@
 //! The verbs of a container's life through `ctr`, and the events they make.
 
+use containerd_shim_protos::api::ConnectResponse;
 use tests::case::PATIENCE;
 use tests::command::start;
-use tests::{Case, Result, check, check_eq};
+use tests::world::SHARED;
+use tests::{Case, Context, Result, check, check_eq};
 
 use crate::listed;
 
@@ -14,7 +16,9 @@ listed! {
         a_container_killed_from_outside_ends_with_137_and_its_stdio_ends,
         the_limits_of_a_running_container_change,
     ],
-    ours: []
+    ours: [
+        s_d1_no_core_file_of_the_shim_would_have_the_guests_memory,
+    ]
 }
 
 fn a_detached_container_is_listed_paused_resumed_measured_and_killed(case: &Case<'_>) -> Result<()> {
@@ -134,5 +138,19 @@ fn the_limits_of_a_running_container_change(case: &Case<'_>) -> Result<()> {
     let limited =
         metrics.lines().any(|line| line.starts_with("pids.limit") && line.trim_end().ends_with("33"));
     check!(limited, "the new limit is not in the metrics: {metrics}");
+    Ok(())
+}
+
+fn s_d1_no_core_file_of_the_shim_would_have_the_guests_memory(case: &Case<'_>) -> Result<()> {
+    if std::fs::exists("/dev/vhost-vsock")? {
+        return Ok(());
+    }
+    let shared = case.world.shared()?;
+    let shim = shared.shim_of(SHARED)?.plain::<ConnectResponse>("Connect")?.shim_pid;
+    let maps = std::fs::read_to_string(format!("/proc/{shim}/smaps"))?;
+    let mut lines = maps.lines().skip_while(|line| !line.contains("memory-backend-memfd"));
+    let flags = lines.find_map(|line| line.strip_prefix("VmFlags:"));
+    let flags = flags.context("the vsock device's mapping of the guest's memory")?;
+    check!(flags.split_whitespace().any(|flag| flag == "dd"), "its flags: {flags}");
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Standard streams and exit statuses.
 
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -21,6 +22,8 @@ listed! {
         the_end_of_stdin_reaches_the_process_and_its_output_stays_open,
         a_large_stdout_and_stderr_of_an_exec_are_complete,
         a_reader_that_never_comes_does_not_hide_the_exit,
+        a_slow_reader_gets_all_that_was_written_before_the_exit,
+        a_process_without_clients_can_write_and_finds_the_end_of_its_input,
     ],
     ours: []
 }
@@ -113,5 +116,45 @@ fn a_reader_that_never_comes_does_not_hide_the_exit(case: &Case<'_>) -> Result<(
     check_eq!(task.wait("grandchild")?, 5, "status");
     check!(asked.elapsed() < Duration::from_secs(15), "the exit took {:?}", asked.elapsed());
     task.delete("grandchild")?;
+    Ok(())
+}
+
+/// what does not fit anywhere on the way waits for its reader, though the process has gone.
+fn a_slow_reader_gets_all_that_was_written_before_the_exit(case: &Case<'_>) -> Result<()> {
+    const LENGTH: usize = 700 << 10;
+    let shared = case.world.shared()?;
+    let task = shared.shim_of(SHARED)?;
+    let stdio = Fifos::unread(&case.dir(), "slow")?;
+    let shell = process(
+        &spec(case.world, &case.namespace, SHARED, &[]),
+        &["sh", "-c", "head -c 716800 /dev/zero; exit 3"],
+    );
+    task.exec("slow", &shell, Some(&stdio))?;
+    task.start("slow")?;
+    // Opened by the shim as well, so this does not wait.
+    let mut out = std::fs::File::open(&stdio.stdout)?;
+    let (mut read, mut chunk) = (0, vec![0; 32 << 10]);
+    while read < LENGTH {
+        std::thread::sleep(Duration::from_millis(50));
+        match out.read(&mut chunk)? {
+            0 => break,
+            length => read += length,
+        }
+    }
+    check_eq!(read, LENGTH, "bytes of stdout");
+    check_eq!(task.wait("slow")?, 3, "status");
+    task.delete("slow")?;
+    Ok(())
+}
+
+fn a_process_without_clients_can_write_and_finds_the_end_of_its_input(case: &Case<'_>) -> Result<()> {
+    let shared = case.world.shared()?;
+    let task = shared.shim_of(SHARED)?;
+    let script = "cat; head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2; exit 7";
+    let shell = process(&spec(case.world, &case.namespace, SHARED, &[]), &["sh", "-c", script]);
+    task.exec("alone", &shell, None)?;
+    task.start("alone")?;
+    check_eq!(task.wait("alone")?, 7, "status");
+    task.delete("alone")?;
     Ok(())
 }

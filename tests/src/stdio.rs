@@ -26,15 +26,21 @@ pub struct Fifos {
 }
 
 impl Fifos {
-    /// Makes them in `dir` as `<name>-stdin` and so on.
+    /// Makes them in `dir` as `<name>-stdin` and so on, and reads both outputs.
     pub fn new(dir: &Path, name: &str) -> Result<Fifos> {
+        let mut fifos = Fifos::unread(dir, name)?;
+        (fifos.out, fifos.err) = (reader(fifos.stdout.clone()), reader(fifos.stderr.clone()));
+        Ok(fifos)
+    }
+
+    /// Makes them and leaves the outputs to the caller.
+    pub fn unread(dir: &Path, name: &str) -> Result<Fifos> {
         let [stdin, stdout, stderr] =
             ["stdin", "stdout", "stderr"].map(|stream| dir.join(format!("{name}-{stream}")));
         for path in [&stdin, &stdout, &stderr] {
             mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).context(path.display())?;
         }
-        let (out, err) = (reader(stdout.clone()), reader(stderr.clone()));
-        Ok(Fifos { stdin, stdout, stderr, out, err })
+        Ok(Fifos { stdin, stdout, stderr, out: channel().1, err: channel().1 })
     }
 
     /// The writing end of the input. To be opened after the shim did, or what is written is lost.

@@ -205,6 +205,25 @@ fn a_start_that_is_dropped_at_its_deadline_is_carried_on_with() {
 }
 
 #[test]
+fn a_pause_that_is_dropped_at_its_deadline_is_carried_on_with() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        let late = shim.guest.delays("PauseContainer");
+        let pausing = shim.pausing("c1");
+        shim.guest.is_asked("PauseContainer").await;
+        pausing.abort();
+        assert!(pausing.await.unwrap_err().is_cancelled());
+        drop(late);
+        assert_eq!(shim.published(1).await, ["paused c1"]);
+        assert_eq!(shim.state("c1").await.unwrap().0, Status::PAUSED);
+        shim.resume("c1").await.unwrap();
+        assert_eq!(shim.published(1).await, ["resumed c1"]);
+        shim.guest.init("c1").exits(0);
+        assert_eq!(shim.published(1).await, ["exit c1 0"]);
+    });
+}
+
+#[test]
 fn only_containers_the_shim_has_run_out_of_memory() {
     on_fakes(async |shim| {
         shim.runs("c1").await;

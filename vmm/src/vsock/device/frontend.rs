@@ -4,9 +4,11 @@
 use std::{
     fs::File,
     io,
+    ptr::NonNull,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use nix::sys::mman::{MmapAdvise, madvise};
 use vhost::vhost_user::{
     Error, GpuBackend, Result, VhostUserBackendReqHandlerMut, VhostUserProtocolFeatures,
     VhostUserVirtioFeatures,
@@ -21,7 +23,7 @@ use virtio_bindings::{
     virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC},
 };
 use virtio_queue::QueueT;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use super::ring::{Memory, Ring};
 
@@ -75,6 +77,13 @@ impl Frontend {
         let part = self.parts.iter().find(|part| (part.in_qemu..part.in_qemu + part.len).contains(&in_qemu));
         part.map(|part| in_qemu - part.in_qemu + part.in_guest).ok_or(Error::InvalidParam)
     }
+}
+
+/// The guest's memory is no part of what a crash of this process should leave on a disk.
+fn keep_out_of_core_files(map: &MmapRegion) -> io::Result<()> {
+    let start = NonNull::new(map.as_ptr().cast()).ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: the range is the whole of a mapping that lives, and the advice changes nothing of what is in it.
+    unsafe { madvise(start, map.size(), MmapAdvise::MADV_DONTDUMP) }.map_err(io::Error::from)
 }
 
 fn refused(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
@@ -135,6 +144,7 @@ impl VhostUserBackendReqHandlerMut for Frontend {
         let mut parts = Vec::with_capacity(regions.len());
         for (region, file) in regions.iter().zip(files) {
             let map = region.mmap_region(file)?;
+            keep_out_of_core_files(&map).map_err(Error::ReqHandlerError)?;
             let start = GuestAddress(region.guest_phys_addr);
             mapped.push(GuestRegionMmap::new(map, start).ok_or(Error::InvalidParam)?);
             let (in_qemu, in_guest) = (region.user_addr, region.guest_phys_addr);

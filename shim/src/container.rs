@@ -36,7 +36,7 @@ use crate::{
     metrics,
     process::{Exit, LOST, Process, State},
     sandbox::{Sandbox, share::Mounted},
-    stdio::{Io, Paths, pump::Source, sink, stdin},
+    stdio::{Io, Paths, pump::Source, sink, stdin, wires::Connected},
     table::Table,
 };
 
@@ -96,7 +96,7 @@ impl Container {
         let output = sink::open(&new.stdio, &new.id, &new.namespace).await?;
         let terminal = new.stdio.terminal;
         // The guest answers while the host mounts.
-        let (rootfs, (wires, ports)) = tokio::try_join!(
+        let (rootfs, Connected { wires, ports, turn }) = tokio::try_join!(
             rootfs::share(sandbox.tree(), &new.id, &new.rootfs, &spec, &new.bundle),
             sandbox.wires(terminal),
         )?;
@@ -118,6 +118,7 @@ impl Container {
             ..Default::default()
         };
         sandbox.ask(sandbox.agent().create_container(request)).await?;
+        drop(turn);
         let init = Arc::new(Process::new("", &new.id, new.stdio));
         let input = input.map(|(input, held)| {
             init.hold_input(held);

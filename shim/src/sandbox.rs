@@ -20,14 +20,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_client::{AgentClient, StreamPorts};
+use agent_client::AgentClient;
 use slog::{Logger, error, info, warn};
 use tokio::{sync::watch, time::timeout};
 use vmm::Vm;
 
 use crate::{
     error::{Error, Result},
-    stdio::wires::{Offer, Wires},
+    stdio::wires::{Connected, Offer},
 };
 pub(crate) use only::{Making, OnlySandbox};
 use run_dir::RunDir;
@@ -100,7 +100,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// `Unavailable` when there is no guest any more.
-    pub(crate) async fn wires(&self, terminal: bool) -> Result<(Wires, StreamPorts)> {
+    pub(crate) async fn wires(&self, terminal: bool) -> Result<Connected> {
         self.is_up()?;
         Ok(self.offer.open(self.vm.vsock().as_ref(), terminal, &self.log).await)
     }

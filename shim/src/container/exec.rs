@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     ids,
     process::{Exit, NEVER_RAN, Process, State},
-    stdio::{Io, Paths, sink, stdin},
+    stdio::{Io, Paths, sink, stdin, wires::Connected},
 };
 
 impl Container {
@@ -66,10 +66,11 @@ impl Container {
         let input = stdin::open(&process.stdio.stdin)?;
         let output = sink::open(&process.stdio, &self.id, &self.namespace).await?;
         let terminal = process.stdio.terminal;
-        let (wires, ports) = self.sandbox.wires(terminal).await?;
+        let Connected { wires, ports, turn } = self.sandbox.wires(terminal).await?;
         let request = convert::process_to_wire(&spec);
         let made = self.sandbox.agent().exec_process(&self.id, &process.guest_id, request, ports);
         self.sandbox.ask(made).await?;
+        drop(turn);
         process.set_running();
         self.events.publish(event::TaskExecStarted {
             container_id: self.id.clone(),

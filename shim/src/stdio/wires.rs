@@ -2,17 +2,28 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use agent_client::{STREAM_PORT, StreamPorts};
 use slog::{Logger, info};
-use tokio::{time::timeout, try_join};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+    try_join,
+};
 use vmm::{Connection, Stream, Vsock};
 
 /// How long the guest may take over a connection before its streams go by calls instead.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Processes whose connections the agent may not know of yet. A guest's kernel refuses connections when 128 wait for
+/// the agent to take them, and each process has three.
+const AT_A_TIME: usize = 32;
 
 /// What one stream is connected by; `None` when it goes by calls.
 pub(crate) type Wire = Option<Box<dyn Stream>>;
@@ -26,30 +37,44 @@ pub(crate) struct Wires {
     pub(crate) stderr: Wire,
 }
 
+/// What a process that is about to be made is connected by.
+#[derive(Default)]
+pub(crate) struct Connected {
+    pub(crate) wires: Wires,
+    /// What the agent is told of them.
+    pub(crate) ports: StreamPorts,
+    /// To be held until the agent knows.
+    pub(crate) turn: Option<OwnedSemaphorePermit>,
+}
+
 /// Whether a guest takes such connections. Its agent says so by listening; one that does not is asked once.
 #[derive(Debug)]
-pub(crate) struct Offer(AtomicBool);
+pub(crate) struct Offer {
+    stands: AtomicBool,
+    turns: Arc<Semaphore>,
+}
 
 impl Default for Offer {
     fn default() -> Offer {
-        Offer(AtomicBool::new(true))
+        Offer { stands: AtomicBool::new(true), turns: Arc::new(Semaphore::new(AT_A_TIME)) }
     }
 }
 
 impl Offer {
-    /// Connects the streams of a process that is about to be made, with what the agent is to be told of them.
-    pub(crate) async fn open(&self, vsock: &dyn Vsock, terminal: bool, log: &Logger) -> (Wires, StreamPorts) {
-        if !self.0.load(Ordering::Relaxed) {
-            return Default::default();
+    /// Connects the streams of a process.
+    pub(crate) async fn open(&self, vsock: &dyn Vsock, terminal: bool, log: &Logger) -> Connected {
+        if !self.stands.load(Ordering::Relaxed) {
+            return Connected::default();
         }
+        let turn = self.turns.clone().acquire_owned().await.ok();
         let late = |_| io::ErrorKind::TimedOut.into();
         match timeout(PATIENCE, connect(vsock, terminal)).await.unwrap_or_else(|elapsed| Err(late(elapsed))) {
-            Ok(connected) => connected,
+            Ok((wires, ports)) => Connected { wires, ports, turn },
             Err(error) => {
-                self.0.store(false, Ordering::Relaxed);
+                self.stands.store(false, Ordering::Relaxed);
                 info!(log, "the guest's agent takes no streams on connections of their own, so they go by calls";
                     "why" => error.to_string());
-                Default::default()
+                Connected::default()
             }
         }
     }
@@ -70,4 +95,81 @@ async fn connect(vsock: &dyn Vsock, terminal: bool) -> io::Result<(Wires, Stream
         stderr: stderr.map(|stderr| stderr.stream),
     };
     Ok((wires, ports))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, sync::atomic::AtomicU32, task::Poll};
+
+    use async_trait::async_trait;
+    use slog::{Discard, o};
+    use tokio::io::duplex;
+    use vmm::Listener;
+
+    use super::*;
+
+    /// A guest, and how often it was asked for a connection.
+    #[derive(Debug)]
+    struct Guest {
+        listens: bool,
+        asked: AtomicU32,
+    }
+
+    impl Guest {
+        fn new(listens: bool) -> Guest {
+            Guest { listens, asked: AtomicU32::new(0) }
+        }
+    }
+
+    #[async_trait]
+    impl Vsock for Guest {
+        async fn connect(&self, port: u32) -> io::Result<Connection> {
+            assert_eq!(port, STREAM_PORT);
+            let local_port = 1 + self.asked.fetch_add(1, Ordering::Relaxed);
+            let stream = Box::new(duplex(1).0);
+            self.listens
+                .then_some(Connection { stream, local_port })
+                .ok_or_else(|| io::ErrorKind::ConnectionRefused.into())
+        }
+
+        fn listen(&self, _: u32) -> Option<Listener> {
+            None
+        }
+    }
+
+    fn log() -> Logger {
+        Logger::root(Discard, o!())
+    }
+
+    #[tokio::test]
+    async fn each_stream_has_a_connection_and_a_terminal_one_less() {
+        let (offer, guest) = (Offer::default(), Guest::new(true));
+        let three = offer.open(&guest, false, &log()).await;
+        assert_eq!(three.ports, StreamPorts { stdin: 1, stdout: 2, stderr: 3 });
+        let two = offer.open(&guest, true, &log()).await;
+        assert_eq!(two.ports, StreamPorts { stdin: 4, stdout: 5, stderr: 0 });
+        assert!(two.wires.stdin.is_some() && two.wires.stdout.is_some() && two.wires.stderr.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_takes_none_is_asked_once() {
+        let (offer, guest) = (Offer::default(), Guest::new(false));
+        assert_eq!(offer.open(&guest, false, &log()).await.ports, StreamPorts::default());
+        let asked = guest.asked.load(Ordering::Relaxed);
+        assert!(offer.open(&guest, false, &log()).await.wires.stdout.is_none());
+        assert_eq!(guest.asked.load(Ordering::Relaxed), asked);
+    }
+
+    #[tokio::test]
+    async fn connections_the_agent_does_not_know_of_are_no_more_than_its_kernel_keeps() {
+        let (offer, guest, log) = (Offer::default(), Guest::new(true), log());
+        let mut unknown = Vec::new();
+        for _ in 0..AT_A_TIME {
+            unknown.push(offer.open(&guest, false, &log).await);
+        }
+        let mut next = Box::pin(offer.open(&guest, false, &log));
+        assert!(poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx).is_pending())).await);
+        unknown.pop();
+        assert!(next.await.wires.stdin.is_some());
+    }
 }

@@ -89,6 +89,20 @@ choice! {
 }
 
 choice! {
+    /// `extra_monitor_socket`: a second monitor of QEMU's, for looking into a running sandbox.
+    ExtraMonitor {
+        /// None, the default.
+        None = "",
+        /// The one for humans.
+        Hmp = "hmp",
+        /// QMP.
+        Qmp = "qmp",
+        /// QMP with line breaks.
+        QmpPretty = "qmp-pretty",
+    }
+}
+
+choice! {
     /// `rootfs_type`: the file system of the guest image.
     FsType {
         /// ext4, the default.

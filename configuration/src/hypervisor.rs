@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::choice::{AcceleratorChoice, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice};
+use crate::choice::{
+    AcceleratorChoice, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
+};
 use crate::program::Program;
 
 /// `[hypervisor.qemu]`, checked. Files named here existed when the configuration was loaded.
@@ -38,6 +40,10 @@ pub struct Hypervisor {
     pub memory_slots: u32,
     /// Memory the guest may grow to, at least `default_memory_mib`.
     pub default_maxmemory_mib: u64,
+    /// Where the host has the guest's memory.
+    pub memory_backing: MemoryBacking,
+    /// All of the memory is taken from the host at the start.
+    pub enable_mem_prealloc: bool,
     /// How the guest sees the host's directories.
     pub shared_fs: SharedFs,
     /// `virtiofsd`; checked at load only when `shared_fs` asks for it.
@@ -54,10 +60,23 @@ pub struct Hypervisor {
     pub entropy_source: PathBuf,
     /// The value of QEMU's `-sandbox`; empty means QEMU's default.
     pub seccompsandbox: String,
+    /// A further monitor of QEMU's.
+    pub extra_monitor: ExtraMonitor,
     /// The guest's console is a serial port rather than virtio.
     pub use_legacy_serial: bool,
     /// Kernel, agent and QEMU say more, and the guest's console is logged.
     pub enable_debug: bool,
+}
+
+/// Where the host has the guest's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemoryBacking {
+    /// Nowhere but in its own memory.
+    Anonymous,
+    /// In its reserve of huge pages.
+    HugePages,
+    /// In a file without a name in this directory.
+    Directory(PathBuf),
 }
 
 /// What the guest's kernel starts from.

@@ -27,9 +27,11 @@ mod tree;
 use std::path::{Path, PathBuf};
 
 pub use agent::{Agent, KernelModule};
-pub use choice::{AcceleratorChoice, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice};
+pub use choice::{
+    AcceleratorChoice, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
+};
 pub use finding::{Finding, LoadError, Place};
-pub use hypervisor::{Hypervisor, Rootfs};
+pub use hypervisor::{Hypervisor, MemoryBacking, Rootfs};
 pub use program::Program;
 pub use runtime::Runtime;
 

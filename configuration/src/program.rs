@@ -63,6 +63,14 @@ pub(crate) fn content(path: &Path) -> Result<u64, String> {
     }
 }
 
+/// Checks that `path` is a directory.
+pub(crate) fn directory(path: &Path) -> Result<(), String> {
+    if metadata(path)?.is_dir() {
+        return Ok(());
+    }
+    Err(format!("{} is not a directory; set the path of one", path.display()))
+}
+
 /// Checks that `path` can be a source of random numbers: a device or a file.
 pub(crate) fn readable_source(path: &Path) -> Result<(), String> {
     let kind = metadata(path)?.file_type();

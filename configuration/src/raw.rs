@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::choice::{AcceleratorChoice, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice};
+use crate::choice::{
+    AcceleratorChoice, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +30,9 @@ pub(crate) struct RawHypervisor {
     pub(crate) default_memory: u32,
     pub(crate) memory_slots: u32,
     pub(crate) default_maxmemory: u64,
+    pub(crate) enable_hugepages: bool,
+    pub(crate) enable_mem_prealloc: bool,
+    pub(crate) file_mem_backend: PathBuf,
     pub(crate) shared_fs: SharedFs,
     pub(crate) virtio_fs_daemon: PathBuf,
     pub(crate) virtio_fs_cache: VirtioFsCache,
@@ -36,6 +41,7 @@ pub(crate) struct RawHypervisor {
     pub(crate) msize_9p: u32,
     pub(crate) entropy_source: PathBuf,
     pub(crate) seccompsandbox: String,
+    pub(crate) extra_monitor_socket: ExtraMonitor,
     pub(crate) use_legacy_serial: bool,
     pub(crate) enable_debug: bool,
 }

@@ -20,8 +20,8 @@ use tests::operator::Configuration;
 use tests::{Case, Context, Result, check_eq};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use vmm::spec::{
-    Boot, Console, CpuFeatures, Machine, MachineOptions, Memory, Share, ShareKind, Tag, Vcpus, VmName,
-    VmUuid, VsockSpec,
+    Backing, Boot, Console, CpuFeatures, Machine, MachineOptions, Memory, Share, ShareKind, Tag, Vcpus,
+    VmName, VmUuid, VsockSpec,
 };
 use vmm::{Hypervisor, Qemu, Vm, VmSpec, accelerator};
 
@@ -178,6 +178,8 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         cpu_features: CpuFeatures::parse("pmu=off")?,
         vcpus: Vcpus::new(1, 1)?,
         memory: Memory::new(512, 4, 1024)?,
+        backing: Backing::Anonymous,
+        prealloc: false,
         kernel: path("kernel")?,
         boot: Boot::Initrd(path("initrd")?),
         firmware: None,
@@ -187,6 +189,7 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         share: Some(Share { source: share.to_owned(), tag: Tag::new(TAG)?, kind: ShareKind::Virtio9p }),
         vsock: VsockSpec::VhostUser,
         seccomp: None,
+        extra_monitor: None,
         debug: false,
     })
 }

@@ -24,7 +24,26 @@ pub(crate) enum Object {
         /// Bytes.
         size: u64,
         share: bool,
+        /// In huge pages.
+        #[serde(skip_serializing_if = "is_off")]
+        hugetlb: bool,
+        #[serde(skip_serializing_if = "is_off")]
+        prealloc: bool,
+    },
+    /// The same in a file that QEMU makes in the directory `mem_path`.
+    MemoryBackendFile {
+        id: &'static str,
+        /// Bytes.
+        size: u64,
+        mem_path: String,
+        share: bool,
+        #[serde(skip_serializing_if = "is_off")]
+        prealloc: bool,
     },
     /// A source of random numbers.
     RngRandom { id: &'static str, filename: String },
+}
+
+fn is_off(switch: &bool) -> bool {
+    !switch
 }

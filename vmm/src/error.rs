@@ -37,6 +37,21 @@ pub enum BootError {
         /// Its version.
         found: String,
     },
+    /// The host has too few huge pages.
+    #[error(
+        "the guest's {mib} MiB need {needed} huge pages of {page_kib} KiB, and the host has {free} free: reserve more \
+         (sysctl vm.nr_hugepages), or do without enable_hugepages"
+    )]
+    HugePages {
+        /// The guest's memory.
+        mib: u64,
+        /// Pages it needs.
+        needed: u64,
+        /// The size of one; 0 where the kernel has none.
+        page_kib: u64,
+        /// Pages there are.
+        free: u64,
+    },
     /// No free address for the guest was found.
     #[error("no free vsock address in {0} attempts")]
     NoFreeCid(u32),

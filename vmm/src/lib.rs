@@ -19,6 +19,7 @@ mod console;
 mod device;
 mod error;
 mod exit;
+mod huge_pages;
 mod identity;
 mod kernel_params;
 mod lines;

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use crate::error::{PathError, PathProblem};
-use crate::spec::{Boot, ShareKind, VmSpec};
+use crate::spec::{Backing, Boot, ShareKind, VmSpec};
 
 /// What is asked of a path.
 #[derive(Clone, Copy)]
@@ -32,6 +32,9 @@ pub(crate) fn check(spec: &VmSpec) -> Result<(), PathError> {
     }
     if let Some(firmware) = &spec.firmware {
         one("firmware", firmware, Kind::File)?;
+    }
+    if let Backing::Directory(directory) = &spec.backing {
+        one("directory for the guest's memory", directory, Kind::Directory)?;
     }
     one("entropy source", &spec.entropy, Kind::Source)?;
     if let Some(share) = &spec.share {

@@ -33,6 +33,10 @@ pub struct VmSpec {
     pub vcpus: Vcpus,
     /// Memory, now and at most.
     pub memory: Memory,
+    /// Where the host has that memory.
+    pub backing: Backing,
+    /// All of it is taken from the host before the guest runs.
+    pub prealloc: bool,
     /// The guest's kernel: a bzImage, or an ELF file with a PVH entry.
     pub kernel: PathBuf,
     /// What the kernel starts from.
@@ -51,8 +55,35 @@ pub struct VmSpec {
     pub vsock: VsockSpec,
     /// The value of QEMU's `-sandbox`, its system-call filter; `None` leaves the filter off.
     pub seccomp: Option<String>,
+    /// A second monitor, on the socket [`EXTRA_MONITOR`] in the run directory.
+    pub extra_monitor: Option<ExtraMonitor>,
     /// The guest's kernel says more while it boots.
     pub debug: bool,
+}
+
+/// The socket of the second monitor.
+pub const EXTRA_MONITOR: &str = "extra-monitor.sock";
+
+/// What a second monitor speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExtraMonitor {
+    /// What humans type.
+    Hmp,
+    /// QMP.
+    Qmp,
+    /// QMP with line breaks.
+    QmpPretty,
+}
+
+/// Where the host has a guest's memory. Other processes can map all of them, as vhost-user devices must.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backing {
+    /// Nowhere but in memory.
+    Anonymous,
+    /// In huge pages of the host's default size.
+    HugePages,
+    /// In a file without a name in this directory.
+    Directory(PathBuf),
 }
 
 /// The board QEMU emulates.

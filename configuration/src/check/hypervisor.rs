@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Checker;
 use super::memory::Size;
 use crate::choice::SharedFs;
-use crate::hypervisor::{Hypervisor, Rootfs};
+use crate::hypervisor::{Hypervisor, MemoryBacking, Rootfs};
 use crate::program::{self, Program};
 use crate::raw::RawHypervisor;
 
@@ -13,6 +13,8 @@ const PATH: &str = "hypervisor.qemu.path";
 const KERNEL: &str = "hypervisor.qemu.kernel";
 const INITRD: &str = "hypervisor.qemu.initrd";
 const IMAGE: &str = "hypervisor.qemu.image";
+const HUGE_PAGES: &str = "hypervisor.qemu.enable_hugepages";
+const MEMORY_FILE: &str = "hypervisor.qemu.file_mem_backend";
 const FIRMWARE: &str = "hypervisor.qemu.firmware";
 const ENTROPY: &str = "hypervisor.qemu.entropy_source";
 const QUEUE_SIZE: &str = "hypervisor.qemu.virtio_fs_queue_size";
@@ -28,6 +30,7 @@ impl Checker<'_> {
         let size = self.size(&raw);
         let rootfs = self.rootfs(&raw, size.memory_mib);
         self.files(&raw);
+        let memory_backing = self.memory_backing(&raw);
         let virtio_fs_daemon =
             self.program(VIRTIO_FS_DAEMON, &raw.virtio_fs_daemon, raw.shared_fs == SharedFs::VirtioFs);
         let virtio_fs_queue_size = self.queue_size(raw.virtio_fs_queue_size);
@@ -50,6 +53,8 @@ impl Checker<'_> {
             default_memory_mib: memory_mib,
             memory_slots: slots,
             default_maxmemory_mib: max_memory_mib,
+            memory_backing,
+            enable_mem_prealloc: raw.enable_mem_prealloc,
             shared_fs: raw.shared_fs,
             virtio_fs_daemon,
             virtio_fs_cache: raw.virtio_fs_cache,
@@ -58,6 +63,7 @@ impl Checker<'_> {
             msize_9p,
             entropy_source: raw.entropy_source,
             seccompsandbox: raw.seccompsandbox,
+            extra_monitor: raw.extra_monitor_socket,
             use_legacy_serial: raw.use_legacy_serial,
             enable_debug: raw.enable_debug,
         })
@@ -70,6 +76,23 @@ impl Checker<'_> {
         if !raw.firmware.as_os_str().is_empty() {
             self.note(FIRMWARE, program::content(&raw.firmware));
         }
+    }
+
+    fn memory_backing(&mut self, raw: &RawHypervisor) -> MemoryBacking {
+        let directory = &raw.file_mem_backend;
+        match (directory.as_os_str().is_empty(), raw.enable_hugepages) {
+            (true, false) => return MemoryBacking::Anonymous,
+            (true, true) => return MemoryBacking::HugePages,
+            (false, true) if self.sound(&[MEMORY_FILE, HUGE_PAGES]) => {
+                let what =
+                    format!("set together with {HUGE_PAGES}; huge pages are in no file, so choose one");
+                self.problem(MEMORY_FILE, what);
+            }
+            (false, _) => {
+                self.note(MEMORY_FILE, program::directory(directory));
+            }
+        }
+        MemoryBacking::Directory(directory.clone())
     }
 
     /// Exactly one of `initrd` and `image`. An empty string counts as absent: a drop-in cannot remove a key.

@@ -1,7 +1,9 @@
 //! `[hypervisor.qemu]`.
 
 use super::{Key, Kind, Preset, U32, choice, flag, integer, text, texts};
-use crate::choice::{AcceleratorChoice, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice};
+use crate::choice::{
+    AcceleratorChoice, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
+};
 
 const EXTRA_ARGS: &[&str] = &["--thread-pool-size=1", "--announce-submounts"];
 const ANNOTATIONS: &[&str] = &["enable_iommu", "kernel_params", "kernel_verity_params"];
@@ -33,6 +35,9 @@ pub(super) const KEYS: &[Key] = &[
     integer("default_memory", 2048, U32, "memory in MiB, at least 256; 0 means 2048"),
     integer("memory_slots", 10, 256, "slots for memory plugged in later; 0 means 10"),
     integer("default_maxmemory", 0, i64::MAX, "memory in MiB the guest may grow to; 0 means all of the host's"),
+    flag("enable_hugepages", false, "back the guest's memory with the host's huge pages of the default size"),
+    flag("enable_mem_prealloc", false, "take all of the guest's memory from the host at the start"),
+    text("file_mem_backend", "", "directory for a file that backs the guest's memory; empty means no file"),
     choice("shared_fs", SharedFs::WORDS, "auto", "how the guest sees host directories; auto is virtio-fs with KVM and virtio-9p with TCG"),
     text("virtio_fs_daemon", "/usr/libexec/virtiofsd", "the daemon for virtio-fs"),
     choice("virtio_fs_cache", VirtioFsCache::WORDS, "auto", "what the guest keeps in memory of a virtio-fs share"),
@@ -41,6 +46,7 @@ pub(super) const KEYS: &[Key] = &[
     integer("msize_9p", 8192, U32, "largest 9p message in bytes, at least 4096; 0 means 8192"),
     text("entropy_source", "/dev/urandom", "where the guest's random numbers come from"),
     text("seccompsandbox", "", "value of QEMU's -sandbox"),
+    choice("extra_monitor_socket", ExtraMonitor::WORDS, "", "a further monitor of QEMU's, extra-monitor.sock in the run directory; empty means none"),
     flag("use_legacy_serial", false, "the guest's console is a serial port rather than virtio"),
     flag("enable_debug", false, "guest kernel and QEMU say more, and the guest's console is logged"),
 
@@ -55,14 +61,11 @@ pub(super) const KEYS: &[Key] = &[
     integer("default_bridges", 1, U32, "PCI bridges for devices plugged in later").later().also(&[Preset::Integer(0)]),
     integer("memory_offset", 0, i64::MAX, "address space for NVDIMM devices in MiB").later(),
     flag("enable_virtio_mem", false, "resize memory by virtio-mem").later(),
-    flag("enable_mem_prealloc", false, "take all memory from the host at the start").later(),
-    flag("enable_hugepages", false, "back the guest's memory with huge pages").later(),
     flag("enable_iommu", false, "give the guest an IOMMU").later(),
     flag("enable_iommu_platform", false, "put virtio devices behind it").later(),
     flag("reclaim_guest_freed_memory", false, "return memory the guest has freed").later(),
     flag("enable_numa", false, "show the host's NUMA nodes to the guest").later(),
     texts("numa_mapping", &[], "which host nodes").later(),
-    text("file_mem_backend", "", "directory for the file that backs memory").later(),
     texts("valid_file_mem_backends", &[], "values that an annotation may give to file_mem_backend").later().also(NO_TEXTS),
     flag("disable_block_device_use", true, "share a root file system rather than attach its block device").later(),
     text("vm_rootfs_driver", "", "driver for the image (Kata's Rust runtime)").later(),
@@ -83,7 +86,6 @@ pub(super) const KEYS: &[Key] = &[
     flag("enable_vhost_user_store", false, "attach vhost-user block devices").later(),
     text("vhost_user_store_path", STORE, "where their sockets are").later(),
     integer("vhost_user_reconnect_timeout_sec", 0, U32, "seconds until a lost vhost-user socket is tried again").later(),
-    text("extra_monitor_socket", "", "a further QEMU monitor: hmp, qmp or qmp-pretty").later(),
     integer("hypervisor_loglevel", 1, U32, "how much the hypervisor logs").later(),
     flag("hotplug_vfio_on_root_bus", false, "attach passed-through devices to the root bus").later(),
     text("hot_plug_vfio", "no-port", "where passed-through devices are attached later").later(),

@@ -4,15 +4,16 @@ use std::path::Path;
 
 use agent_protocol::agent::Storage;
 use configuration::{
-    AcceleratorChoice, Configuration, FsType, Hypervisor, MachineType, Rootfs, SharedFs, VirtioFsCache,
-    VsockChoice,
+    AcceleratorChoice, Configuration, FsType, Hypervisor, MachineType, MemoryBacking, Rootfs, SharedFs,
+    VirtioFsCache, VsockChoice,
 };
 use slog::{Logger, warn};
 use vmm::{
     VmSpec, accelerator,
     spec::{
-        Accelerator, Boot, Console, CpuFeatures, ExtraArgs, FsCache, ImageFs, KernelParam, Machine,
-        MachineOptions, Memory, Share, ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec,
+        Accelerator, Backing, Boot, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache, ImageFs,
+        KernelParam, Machine, MachineOptions, Memory, Share, ShareKind, SpecError, Tag, Vcpus, VirtioFs,
+        VmName, VmUuid, VsockSpec,
     },
 };
 
@@ -55,6 +56,12 @@ pub(super) fn of(
         vcpus: Vcpus::new(hypervisor.default_vcpus, hypervisor.default_maxvcpus)
             .map_err(unusable("default_vcpus"))?,
         memory: memory_of(hypervisor)?,
+        backing: match &hypervisor.memory_backing {
+            MemoryBacking::Anonymous => Backing::Anonymous,
+            MemoryBacking::HugePages => Backing::HugePages,
+            MemoryBacking::Directory(directory) => Backing::Directory(directory.clone()),
+        },
+        prealloc: hypervisor.enable_mem_prealloc,
         kernel: hypervisor.kernel.clone(),
         boot: boot_of(&hypervisor.rootfs),
         firmware: hypervisor.firmware.clone(),
@@ -64,6 +71,12 @@ pub(super) fn of(
         share,
         vsock,
         seccomp: (!hypervisor.seccompsandbox.is_empty()).then(|| hypervisor.seccompsandbox.clone()),
+        extra_monitor: match hypervisor.extra_monitor {
+            configuration::ExtraMonitor::None => None,
+            configuration::ExtraMonitor::Hmp => Some(ExtraMonitor::Hmp),
+            configuration::ExtraMonitor::Qmp => Some(ExtraMonitor::Qmp),
+            configuration::ExtraMonitor::QmpPretty => Some(ExtraMonitor::QmpPretty),
+        },
         debug: hypervisor.enable_debug,
     };
     Ok(MachinePlan { spec, storages })

@@ -24,9 +24,10 @@ use super::qmp::{Cont, Qmp};
 use crate::console::Console;
 use crate::error::{BootError, QmpError};
 use crate::exit::{VmExit, Who};
+use crate::huge_pages;
 use crate::paths;
 use crate::processes::{Processes, Program};
-use crate::spec::{Boot, Share, ShareKind, VmSpec, VsockSpec};
+use crate::spec::{Boot, EXTRA_MONITOR, Share, ShareKind, VmSpec, VsockSpec};
 use crate::virtiofsd;
 use crate::vm::{Hypervisor, Vm};
 use crate::vsock;
@@ -56,6 +57,7 @@ impl Qemu {
 impl Hypervisor for Qemu {
     async fn boot(&self, spec: VmSpec) -> Result<Box<dyn Vm>, BootError> {
         paths::check(&spec)?;
+        huge_pages::check(&spec.memory, &spec.backing)?;
         let processes = Processes::new(&spec.run_dir, self.log.clone())?;
         match run(&processes, &spec).await {
             Ok(parts) => Ok(Box::new(Machine::new(processes, parts))),
@@ -73,6 +75,9 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
     let (share, virtiofsd) = share(processes, spec)?;
     let vsock = vsock::start(spec.vsock, processes.log())?;
     let image = image(spec)?;
+    if spec.extra_monitor.is_some() {
+        processes.claim(EXTRA_MONITOR);
+    }
     let (monitor, qemu_monitor) = socketpair()?;
     let (console, qemu_console) = socketpair()?;
     let inherited = Inherited {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::accelerator::Accelerator;
 use crate::device::{Blockdev, Chardev, Device, Fsdev, Object};
 use crate::kernel_params;
-use crate::spec::{Boot, Console, Machine, Tag, VmSpec};
+use crate::spec::{Backing, Boot, Console, EXTRA_MONITOR, ExtraMonitor, Machine, Tag, VmSpec};
 
 /// What is there for QEMU to connect to, by the descriptors it inherits.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +67,9 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     board(&mut line, spec);
     line.chardev(&Chardev { id: "qmp0", fd: inherited.qmp });
     line.option("-mon", "chardev=qmp0,mode=control");
+    if let Some(kind) = spec.extra_monitor {
+        extra_monitor(&mut line, kind);
+    }
     console(&mut line, spec.console, inherited.console);
     random(&mut line, spec);
     if let Some(fd) = inherited.image {
@@ -99,11 +102,38 @@ fn board(line: &mut Line, spec: &VmSpec) {
         memory.push_str(&format!(",slots={slots},maxmem={max_mib}M"));
     }
     line.option("-m", memory);
-    line.object(&Object::MemoryBackendMemfd { id: "memory0", size: spec.memory.bytes(), share: true });
+    line.object(&memory_backend(spec));
     line.option("-rtc", "base=utc,driftfix=slew,clock=host");
     if spec.accelerator == Accelerator::Kvm {
         line.option("-global", "kvm-pit.lost_tick_policy=discard");
     }
+}
+
+fn memory_backend(spec: &VmSpec) -> Object {
+    let (id, size, share, prealloc) = ("memory0", spec.memory.bytes(), true, spec.prealloc);
+    match &spec.backing {
+        Backing::Directory(directory) => {
+            let mem_path = directory.to_string_lossy().into_owned();
+            Object::MemoryBackendFile { id, size, mem_path, share, prealloc }
+        }
+        backing => {
+            let hugetlb = *backing == Backing::HugePages;
+            Object::MemoryBackendMemfd { id, size, share, hugetlb, prealloc }
+        }
+    }
+}
+
+/// QEMU makes the socket in its working directory, by the umask it has for itself alone.
+fn extra_monitor(line: &mut Line, kind: ExtraMonitor) {
+    line.option("-chardev", format!("socket,id=monitor1,path={EXTRA_MONITOR},server=on,wait=off"));
+    line.option(
+        "-mon",
+        match kind {
+            ExtraMonitor::Hmp => "chardev=monitor1,mode=readline",
+            ExtraMonitor::Qmp => "chardev=monitor1,mode=control",
+            ExtraMonitor::QmpPretty => "chardev=monitor1,mode=control,pretty=on",
+        },
+    );
 }
 
 fn console(line: &mut Line, kind: Console, fd: RawFd) {

@@ -1,5 +1,7 @@
 //! A machine to boot with whatever this host offers, and a look at what is left of it.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -7,8 +9,8 @@ use slog::{Drain, Logger, OwnedKVList, Record, o};
 use tempfile::TempDir;
 use vmm::accelerator::Accelerator;
 use vmm::spec::{
-    Boot, Console, CpuFeatures, ExtraArgs, FsCache, KernelParam, Machine, MachineOptions, Memory, Share,
-    ShareKind, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec,
+    Backing, Boot, Console, CpuFeatures, ExtraArgs, FsCache, KernelParam, Machine, MachineOptions, Memory,
+    Share, ShareKind, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec,
 };
 use vmm::{Process, VmSpec};
 
@@ -61,6 +63,8 @@ impl Fixture {
             cpu_features: CpuFeatures::parse("pmu=off").unwrap(),
             vcpus: Vcpus::new(1, 2).unwrap(),
             memory: Memory::new(256, 4, 1024).unwrap(),
+            backing: Backing::Anonymous,
+            prealloc: false,
             kernel: asset("KATA_TEST_KERNEL", cache().join("guest/vmlinuz")),
             boot: Boot::Initrd(initrd),
             firmware: None,
@@ -74,6 +78,7 @@ impl Fixture {
             }),
             vsock: VsockSpec::VhostUser,
             seccomp: Some("on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into()),
+            extra_monitor: None,
             debug: true,
         };
         Fixture { dir, spec }

@@ -14,6 +14,8 @@ fn spec() -> VmSpec {
         cpu_features: CpuFeatures::parse("pmu=off").unwrap(),
         vcpus: Vcpus::new(1, 8).unwrap(),
         memory: Memory::new(2048, 10, 8192).unwrap(),
+        backing: Backing::Anonymous,
+        prealloc: false,
         kernel: "/guest/vmlinuz".into(),
         boot: Boot::Initrd("/guest/initrd.img".into()),
         firmware: None,
@@ -23,6 +25,7 @@ fn spec() -> VmSpec {
         share: None,
         vsock: VsockSpec::Vhost,
         seccomp: None,
+        extra_monitor: None,
         debug: false,
     }
 }
@@ -172,4 +175,33 @@ fn the_operators_wishes_reach_the_line() {
     assert!(has(&lines, r#"-device {"driver":"isa-serial","id":"console0","chardev":"charconsole0"}"#));
     assert!(has(&lines, r#"-object {"qom-type":"rng-random","id":"rng0","filename":"/dev/a,\"b"}"#));
     assert!(lines.last().unwrap().ends_with(" console=ttyS0 debug panic=1 nr_cpus=8 panic=0 x=\"a b\""));
+}
+
+#[test]
+fn a11_a22_memory_is_where_the_specification_has_it() {
+    let backend = |backing, prealloc| {
+        let lines = lines(&VmSpec { backing, prealloc, ..spec() }, &inherited());
+        lines.into_iter().find(|line| line.contains("memory0\",")).unwrap()
+    };
+    assert_eq!(
+        backend(Backing::HugePages, true),
+        r#"-object {"qom-type":"memory-backend-memfd","id":"memory0","size":2147483648,"share":true,"hugetlb":true,"prealloc":true}"#
+    );
+    assert_eq!(
+        backend(Backing::Directory("/mnt/a,b".into()), false),
+        r#"-object {"qom-type":"memory-backend-file","id":"memory0","size":2147483648,"mem-path":"/mnt/a,b","share":true}"#
+    );
+}
+
+#[test]
+fn a13_a_second_monitor_listens_beside_the_first() {
+    for (kind, mode) in [
+        (ExtraMonitor::Hmp, "mode=readline"),
+        (ExtraMonitor::Qmp, "mode=control"),
+        (ExtraMonitor::QmpPretty, "mode=control,pretty=on"),
+    ] {
+        let lines = lines(&VmSpec { extra_monitor: Some(kind), ..spec() }, &inherited());
+        assert!(has(&lines, "-chardev socket,id=monitor1,path=extra-monitor.sock,server=on,wait=off"));
+        assert!(has(&lines, &format!("-mon chardev=monitor1,{mode}")));
+    }
 }

@@ -1,0 +1,113 @@
+//! What the real QEMU makes of a specification, read back from it over a second monitor.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use common::{Fixture, log};
+use serde_json::{Value, json};
+use vmm::spec::{Backing, EXTRA_MONITOR, ExtraMonitor};
+use vmm::{BootError, Hypervisor, Qemu, Vm};
+
+/// A machine that runs, and the test's own conversation with its QEMU.
+struct Machine {
+    fixture: Fixture,
+    vm: Box<dyn Vm>,
+    monitor: BufReader<UnixStream>,
+}
+
+impl Machine {
+    async fn boot(mut fixture: Fixture) -> Machine {
+        fixture.spec.extra_monitor = Some(ExtraMonitor::Qmp);
+        let vm = Qemu::new(log()).boot(fixture.spec.clone()).await.unwrap();
+        let socket = UnixStream::connect(fixture.spec.run_dir.join(EXTRA_MONITOR)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut machine = Machine { fixture, vm, monitor: BufReader::new(socket) };
+        assert!(machine.line().get("QMP").is_some());
+        machine.ask("qmp_capabilities", json!({}));
+        machine
+    }
+
+    fn line(&mut self) -> Value {
+        let mut line = String::new();
+        self.monitor.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// What QEMU returns for a command.
+    fn ask(&mut self, command: &str, arguments: Value) -> Value {
+        let request = json!({"execute": command, "arguments": arguments});
+        writeln!(self.monitor.get_mut(), "{request}").unwrap();
+        loop {
+            let mut answer = self.line();
+            assert!(answer.get("error").is_none(), "{command}: {answer}");
+            if answer.get("return").is_some() {
+                return answer["return"].take();
+            }
+        }
+    }
+
+    async fn end(self) {
+        self.vm.stop(Duration::ZERO).await.unwrap();
+        self.fixture.assert_nothing_left();
+    }
+}
+
+#[tokio::test]
+async fn a11_the_memory_is_shared_and_as_big_as_asked_for_and_prealloc_reserves_it() {
+    for prealloc in [false, true] {
+        let mut fixture = Fixture::new();
+        fixture.spec.prealloc = prealloc;
+        let mut machine = Machine::boot(fixture).await;
+        let memory = machine.ask("query-memdev", json!({}))[0].take();
+        assert_eq!(memory["id"], "memory0");
+        assert_eq!(memory["size"], 256_u64 << 20);
+        assert_eq!((&memory["share"], &memory["prealloc"]), (&json!(true), &json!(prealloc)));
+        machine.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a22_memory_in_a_directory_is_a_file_that_has_no_name() {
+    let mut fixture = Fixture::new();
+    let directory = fixture.dir.path().join("memory,share=off");
+    std::fs::create_dir(&directory).unwrap();
+    fixture.spec.backing = Backing::Directory(directory.clone());
+    let mut machine = Machine::boot(fixture).await;
+    let path = machine.ask("qom-get", json!({"path": "/objects/memory0", "property": "mem-path"}));
+    assert_eq!(path, directory.to_str().unwrap());
+    let shared = machine.ask("qom-get", json!({"path": "/objects/memory0", "property": "share"}));
+    assert_eq!(shared, true);
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn a11_huge_pages_the_host_does_not_have_are_told_before_anything_starts() {
+    let mut fixture = Fixture::new();
+    fixture.spec.backing = Backing::HugePages;
+    // As much as no machine has reserved.
+    fixture.spec.memory = vmm::spec::Memory::new(1 << 30, 4, 1 << 30).unwrap();
+    let error = Qemu::new(log()).boot(fixture.spec.clone()).await.err().unwrap();
+    assert!(matches!(error, BootError::HugePages { .. }), "{error}");
+    assert!(error.to_string().contains("vm.nr_hugepages"), "{error}");
+    fixture.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn s_c3_a13_the_second_monitor_is_for_its_owner_alone_and_goes_with_the_machine() {
+    let machine = Machine::boot(Fixture::new()).await;
+    let socket = machine.fixture.spec.run_dir.join(EXTRA_MONITOR);
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o077, 0);
+    machine.end().await;
+}

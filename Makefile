@@ -64,8 +64,9 @@ e2e: guest build ## whole-system tests: real containerd, real QEMU, real guest (
 test: setup check e2e ## set up, check, e2e: everything, on a machine that has only the Rust toolchain
 
 .PHONY: matrix
-matrix: guest build ## e2e again with a newer containerd and QEMU, unpacked into the cache
+matrix: guest build ## e2e and whole machines again with a newer containerd and QEMU, unpacked into the cache
 	@tools/fetch-matrix
+	KATA_TEST_QEMU=$(MATRIX)/qemu/qemu-system-x86_64 cargo test --quiet --locked --package vmm
 	KATA_TEST_CONTAINERD=$(MATRIX)/containerd/usr/bin/containerd KATA_TEST_CTR=$(MATRIX)/containerd/usr/bin/ctr \
 		KATA_TEST_QEMU=$(MATRIX)/qemu/qemu-system-x86_64 $(MAKE) --no-print-directory e2e
 

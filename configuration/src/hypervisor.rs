@@ -44,6 +44,10 @@ pub struct Hypervisor {
     pub memory_backing: MemoryBacking,
     /// All of the memory is taken from the host at the start.
     pub enable_mem_prealloc: bool,
+    /// PCI bridges for devices that are plugged in later, at most 5.
+    pub default_bridges: u32,
+    /// PCI Express root ports for such devices, at most 16.
+    pub pcie_root_port: u32,
     /// How the guest sees the host's directories.
     pub shared_fs: SharedFs,
     /// `virtiofsd`; checked at load only when `shared_fs` asks for it.

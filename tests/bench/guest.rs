@@ -20,8 +20,8 @@ use tests::operator::Configuration;
 use tests::{Case, Context, Result, check_eq};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use vmm::spec::{
-    Backing, Boot, Console, CpuFeatures, Machine, MachineOptions, Memory, Share, ShareKind, Tag, Vcpus,
-    VmName, VmUuid, VsockSpec,
+    Backing, Boot, Console, CpuFeatures, HOST_DEVICES, Machine, MachineOptions, Memory, PciPlaces, Share,
+    ShareKind, Tag, Vcpus, VmName, VmUuid, VsockSpec, Window,
 };
 use vmm::{Hypervisor, Qemu, Vm, VmSpec, accelerator};
 
@@ -178,6 +178,7 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         cpu_features: CpuFeatures::parse("pmu=off")?,
         vcpus: Vcpus::new(1, 1)?,
         memory: Memory::new(512, 4, 1024)?,
+        pci: PciPlaces::new(0, 0, Window::for_host(Path::new(HOST_DEVICES)))?,
         backing: Backing::Anonymous,
         prealloc: false,
         kernel: path("kernel")?,

@@ -3,11 +3,13 @@
 //! Values that could be wrong are types of their own, checked when they are made; the paths are looked at when the
 //! machine boots, because only then is it known what lies there.
 
+mod pci;
 mod value;
 
 use std::path::PathBuf;
 
 pub use crate::accelerator::Accelerator;
+pub use pci::{HOST_DEVICES, MOST_BRIDGES, MOST_ROOT_PORTS, PciPlaces, Window};
 pub use value::{
     CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, SpecError, Tag, Vcpus, VmName, VmUuid,
 };
@@ -37,6 +39,8 @@ pub struct VmSpec {
     pub backing: Backing,
     /// All of it is taken from the host before the guest runs.
     pub prealloc: bool,
+    /// Places for PCI devices that come later.
+    pub pci: PciPlaces,
     /// The guest's kernel: a bzImage, or an ELF file with a PVH entry.
     pub kernel: PathBuf,
     /// What the kernel starts from.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use common::{Fixture, log};
 use serde_json::{Value, json};
-use vmm::spec::{Backing, EXTRA_MONITOR, ExtraMonitor};
+use vmm::spec::{Backing, EXTRA_MONITOR, ExtraMonitor, PciPlaces, Window};
 use vmm::{BootError, Hypervisor, Qemu, Vm};
 
 /// A machine that runs, and the test's own conversation with its QEMU.
@@ -102,6 +102,34 @@ async fn a11_huge_pages_the_host_does_not_have_are_told_before_anything_starts()
     assert!(matches!(error, BootError::HugePages { .. }), "{error}");
     assert!(error.to_string().contains("vm.nr_hugepages"), "{error}");
     fixture.assert_nothing_left();
+}
+
+/// The devices on the root bus, by the ids they were given, with their slots.
+fn on_root_bus(machine: &mut Machine) -> Vec<(String, u64)> {
+    let buses = machine.ask("query-pci", json!({}));
+    let devices = buses[0]["devices"].as_array().unwrap().clone();
+    let named = devices.iter().map(|device| {
+        (device["qdev_id"].as_str().unwrap_or_default().to_owned(), device["slot"].as_u64().unwrap())
+    });
+    named.filter(|(id, _)| !id.is_empty()).collect()
+}
+
+#[tokio::test]
+async fn a15_a30_bridges_and_root_ports_are_where_later_devices_look_for_them() {
+    let mut fixture = Fixture::new();
+    let window = Window { mem: 4 << 20, pref64: 1 << 30 };
+    fixture.spec.pci = PciPlaces::new(5, 16, window).unwrap();
+    let mut machine = Machine::boot(fixture).await;
+    let devices = on_root_bus(&mut machine);
+    for bridge in 0..5_u64 {
+        assert!(devices.contains(&(format!("pci-bridge-{bridge}"), 2 + bridge)), "{devices:?}");
+    }
+    for port in 0..16 {
+        assert!(devices.iter().any(|(id, _)| *id == format!("rp{port}")), "{devices:?}");
+    }
+    let reserve = json!({"path": "/machine/peripheral/rp7", "property": "pref64-reserve"});
+    assert_eq!(machine.ask("qom-get", reserve), 1 << 30);
+    machine.end().await;
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@ const PATH: &str = "hypervisor.qemu.path";
 const KERNEL: &str = "hypervisor.qemu.kernel";
 const INITRD: &str = "hypervisor.qemu.initrd";
 const IMAGE: &str = "hypervisor.qemu.image";
+const BRIDGES: &str = "hypervisor.qemu.default_bridges";
+const ROOT_PORTS: &str = "hypervisor.qemu.pcie_root_port";
 const HUGE_PAGES: &str = "hypervisor.qemu.enable_hugepages";
 const MEMORY_FILE: &str = "hypervisor.qemu.file_mem_backend";
 const FIRMWARE: &str = "hypervisor.qemu.firmware";
@@ -30,6 +32,8 @@ impl Checker<'_> {
         let size = self.size(&raw);
         let rootfs = self.rootfs(&raw, size.memory_mib);
         self.files(&raw);
+        let default_bridges = self.at_most(BRIDGES, raw.default_bridges, 5);
+        let pcie_root_port = self.at_most(ROOT_PORTS, raw.pcie_root_port, 16);
         let memory_backing = self.memory_backing(&raw);
         let virtio_fs_daemon =
             self.program(VIRTIO_FS_DAEMON, &raw.virtio_fs_daemon, raw.shared_fs == SharedFs::VirtioFs);
@@ -54,6 +58,8 @@ impl Checker<'_> {
             memory_slots: slots,
             default_maxmemory_mib: max_memory_mib,
             memory_backing,
+            default_bridges,
+            pcie_root_port,
             enable_mem_prealloc: raw.enable_mem_prealloc,
             shared_fs: raw.shared_fs,
             virtio_fs_daemon,
@@ -76,6 +82,14 @@ impl Checker<'_> {
         if !raw.firmware.as_os_str().is_empty() {
             self.note(FIRMWARE, program::content(&raw.firmware));
         }
+    }
+
+    /// Kata takes a larger number for the largest, so a file of its may have one.
+    fn at_most(&mut self, key: &'static str, asked: u32, most: u32) -> u32 {
+        if asked > most {
+            self.warning(key, format!("{asked} is more than the board has room for; {most} is used"));
+        }
+        asked.min(most)
     }
 
     fn memory_backing(&mut self, raw: &RawHypervisor) -> MemoryBacking {

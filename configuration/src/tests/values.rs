@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{Place, problems, texts};
-use crate::{KernelModule, LoadError, Rootfs};
+use crate::{KernelModule, LoadError, MemoryBacking, Rootfs};
 
 /// Each drop-in gives exactly one problem: with this key and this text.
 #[track_caller]
@@ -50,6 +50,35 @@ fn files_that_are_missing_or_unusable_are_named_with_their_keys() {
             ("hypervisor.qemu.entropy_source = '/dev'", "hypervisor.qemu.entropy_source", "use /dev/urandom"),
         ],
     );
+}
+
+#[test]
+fn memory_is_in_one_place() {
+    let place = Place::new();
+    let file = "hypervisor.qemu.file_mem_backend";
+    refused(
+        &place,
+        &[
+            ("hypervisor.qemu = {file_mem_backend = '/usr', enable_hugepages = true}", file, "choose one"),
+            ("hypervisor.qemu.file_mem_backend = '/no'", file, "/no: no such file or directory"),
+            ("hypervisor.qemu.file_mem_backend = '@DIR@/kernel'", file, "is not a directory"),
+            ("hypervisor.qemu.file_mem_backend = 'shm'", file, "not an absolute path"),
+        ],
+    );
+    let backing = |text| place.load_with(text).unwrap().configuration.hypervisor.memory_backing;
+    assert_eq!(backing(""), MemoryBacking::Anonymous);
+    assert_eq!(backing("hypervisor.qemu.enable_hugepages = true"), MemoryBacking::HugePages);
+    assert_eq!(backing("hypervisor.qemu.file_mem_backend = '/usr'"), MemoryBacking::Directory("/usr".into()));
+}
+
+#[test]
+fn more_places_for_devices_than_the_board_has_are_as_many_as_it_has_with_a_warning() {
+    let loaded =
+        Place::new().load_with("hypervisor.qemu = {default_bridges = 9, pcie_root_port = 17}").unwrap();
+    let hypervisor = loaded.configuration.hypervisor;
+    assert_eq!((hypervisor.default_bridges, hypervisor.pcie_root_port), (5, 16));
+    assert!(loaded.warnings[0].concerns("hypervisor.qemu.default_bridges"));
+    assert!(loaded.warnings[1].concerns("hypervisor.qemu.pcie_root_port"));
 }
 
 #[test]

@@ -11,9 +11,9 @@ use slog::{Logger, warn};
 use vmm::{
     VmSpec, accelerator,
     spec::{
-        Accelerator, Backing, Boot, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache, ImageFs,
-        KernelParam, Machine, MachineOptions, Memory, Share, ShareKind, SpecError, Tag, Vcpus, VirtioFs,
-        VmName, VmUuid, VsockSpec,
+        Accelerator, Backing, Boot, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache, HOST_DEVICES,
+        ImageFs, KernelParam, Machine, MachineOptions, Memory, PciPlaces, Share, ShareKind, SpecError, Tag,
+        Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
     },
 };
 
@@ -61,6 +61,7 @@ pub(super) fn of(
             MemoryBacking::HugePages => Backing::HugePages,
             MemoryBacking::Directory(directory) => Backing::Directory(directory.clone()),
         },
+        pci: places_of(hypervisor)?,
         prealloc: hypervisor.enable_mem_prealloc,
         kernel: hypervisor.kernel.clone(),
         boot: boot_of(&hypervisor.rootfs),
@@ -214,6 +215,12 @@ fn memory_of(hypervisor: &Hypervisor) -> Result<Memory> {
     let mib = u64::from(hypervisor.default_memory_mib);
     Memory::new(mib, hypervisor.memory_slots, hypervisor.default_maxmemory_mib)
         .map_err(unusable("default_memory"))
+}
+
+fn places_of(hypervisor: &Hypervisor) -> Result<PciPlaces> {
+    let window = Window::for_host(Path::new(HOST_DEVICES));
+    PciPlaces::new(hypervisor.default_bridges, hypervisor.pcie_root_port, window)
+        .map_err(unusable("default_bridges"))
 }
 
 fn boot_of(rootfs: &Rootfs) -> Boot {

@@ -6,6 +6,30 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 #[serde(tag = "driver", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub(crate) enum Device {
+    /// A bridge to a conventional bus. The reserved space is for devices that come later.
+    PciBridge {
+        id: String,
+        bus: &'static str,
+        /// The slot, in hexadecimal.
+        addr: String,
+        #[serde(rename = "chassis_nr")]
+        chassis_nr: u32,
+        /// Hot plug by a controller of the bridge's own, which Linux does not need where ACPI does it.
+        shpc: bool,
+        /// Bytes.
+        io_reserve: u64,
+        mem_reserve: u64,
+        pref64_reserve: u64,
+    },
+    /// A port for one PCI Express device.
+    PcieRootPort {
+        id: String,
+        bus: &'static str,
+        chassis: u32,
+        slot: u32,
+        mem_reserve: u64,
+        pref64_reserve: u64,
+    },
     /// The controller of virtio consoles.
     VirtioSerialPci { id: &'static str },
     /// `hvc0`.

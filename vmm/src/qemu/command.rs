@@ -13,7 +13,9 @@ use serde::Serialize;
 use crate::accelerator::Accelerator;
 use crate::device::{Blockdev, Chardev, Device, Fsdev, Object};
 use crate::kernel_params;
-use crate::spec::{Backing, Boot, Console, EXTRA_MONITOR, ExtraMonitor, Machine, Tag, VmSpec};
+use crate::spec::{
+    Backing, Boot, Console, EXTRA_MONITOR, ExtraMonitor, Machine, PciPlaces, Tag, VmSpec, Window,
+};
 
 /// What is there for QEMU to connect to, by the descriptors it inherits.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +54,10 @@ pub(crate) enum VsockEnd {
 /// them where it finds them, and TCG moves each byte by itself. Streams are twice as fast without.
 const EMULATED: &str = "max,erms=off,fsrm=off";
 
+const ROOT_BUS: &str = "pcie.0";
+/// Where bridges begin on the root bus. The agents in the field find a device by its bridge's slot.
+const FIRST_BRIDGE: u32 = 2;
+
 /// QEMU's arguments. The processors do not run until they are told to.
 pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> {
     let mut line = Line::default();
@@ -65,6 +71,7 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
         line.option("-sandbox", filter);
     }
     board(&mut line, spec);
+    places(&mut line, spec.pci);
     line.chardev(&Chardev { id: "qmp0", fd: inherited.qmp });
     line.option("-mon", "chardev=qmp0,mode=control");
     if let Some(kind) = spec.extra_monitor {
@@ -106,6 +113,33 @@ fn board(line: &mut Line, spec: &VmSpec) {
     line.option("-rtc", "base=utc,driftfix=slew,clock=host");
     if spec.accelerator == Accelerator::Kvm {
         line.option("-global", "kvm-pit.lost_tick_policy=discard");
+    }
+}
+
+/// Before every other device: those have no place of their own and take the first that is free.
+fn places(line: &mut Line, pci: PciPlaces) {
+    for number in 0..pci.bridges() {
+        line.device(&Device::PciBridge {
+            id: format!("pci-bridge-{number}"),
+            bus: ROOT_BUS,
+            addr: format!("{:x}", FIRST_BRIDGE + number),
+            chassis_nr: number + 1,
+            shpc: false,
+            io_reserve: 4 << 10,
+            mem_reserve: 1 << 20,
+            pref64_reserve: 1 << 20,
+        });
+    }
+    let Window { mem, pref64 } = pci.window();
+    for number in 0..pci.root_ports() {
+        line.device(&Device::PcieRootPort {
+            id: format!("rp{number}"),
+            bus: ROOT_BUS,
+            chassis: 0,
+            slot: number,
+            mem_reserve: mem,
+            pref64_reserve: pref64,
+        });
     }
 }
 

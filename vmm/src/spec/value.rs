@@ -47,6 +47,14 @@ pub enum SpecError {
     /// More memory slots than QEMU has.
     #[error("{0} memory slots are more than the 256 QEMU has")]
     MemorySlots(u32),
+    /// More places for PCI devices than the root bus has slots for.
+    #[error("{bridges} PCI bridges and {root_ports} root ports: at most 5 and 16 would do")]
+    PciPlaces {
+        /// Bridges.
+        bridges: u32,
+        /// Root ports.
+        root_ports: u32,
+    },
     /// A kernel parameter that would be read as none or as several.
     #[error("kernel parameter {0:?} is empty, or has a blank or control character outside double quotes")]
     KernelParam(String),

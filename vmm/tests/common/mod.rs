@@ -9,8 +9,9 @@ use slog::{Drain, Logger, OwnedKVList, Record, o};
 use tempfile::TempDir;
 use vmm::accelerator::Accelerator;
 use vmm::spec::{
-    Backing, Boot, Console, CpuFeatures, ExtraArgs, FsCache, KernelParam, Machine, MachineOptions, Memory,
-    Share, ShareKind, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec,
+    Backing, Boot, Console, CpuFeatures, ExtraArgs, FsCache, HOST_DEVICES, KernelParam, Machine,
+    MachineOptions, Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec,
+    Window,
 };
 use vmm::{Process, VmSpec};
 
@@ -63,6 +64,7 @@ impl Fixture {
             cpu_features: CpuFeatures::parse("pmu=off").unwrap(),
             vcpus: Vcpus::new(1, 2).unwrap(),
             memory: Memory::new(256, 4, 1024).unwrap(),
+            pci: PciPlaces::new(0, 0, Window::for_host(Path::new(HOST_DEVICES))).unwrap(),
             backing: Backing::Anonymous,
             prealloc: false,
             kernel: asset("KATA_TEST_KERNEL", cache().join("guest/vmlinuz")),

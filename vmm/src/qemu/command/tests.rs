@@ -14,6 +14,7 @@ fn spec() -> VmSpec {
         cpu_features: CpuFeatures::parse("pmu=off").unwrap(),
         vcpus: Vcpus::new(1, 8).unwrap(),
         memory: Memory::new(2048, 10, 8192).unwrap(),
+        pci: PciPlaces::new(0, 0, Window { mem: 4 << 20, pref64: 4 << 20 }).unwrap(),
         backing: Backing::Anonymous,
         prealloc: false,
         kernel: "/guest/vmlinuz".into(),
@@ -204,4 +205,20 @@ fn a13_a_second_monitor_listens_beside_the_first() {
         assert!(has(&lines, "-chardev socket,id=monitor1,path=extra-monitor.sock,server=on,wait=off"));
         assert!(has(&lines, &format!("-mon chardev=monitor1,{mode}")));
     }
+}
+
+#[test]
+fn a15_a30_places_for_later_devices_come_before_other_devices() {
+    let pci = PciPlaces::new(2, 1, Window { mem: 4 << 20, pref64: 64 << 30 }).unwrap();
+    let lines = lines(&VmSpec { pci, ..spec() }, &inherited());
+    let devices: Vec<&String> = lines.iter().filter(|line| line.starts_with("-device")).take(3).collect();
+    let bridge = |number: u32| {
+        format!(
+            r#"-device {{"driver":"pci-bridge","id":"pci-bridge-{number}","bus":"pcie.0","addr":"{}","chassis_nr":{},"shpc":false,"io-reserve":4096,"mem-reserve":1048576,"pref64-reserve":1048576}}"#,
+            number + 2,
+            number + 1
+        )
+    };
+    let port = r#"-device {"driver":"pcie-root-port","id":"rp0","bus":"pcie.0","chassis":0,"slot":0,"mem-reserve":4194304,"pref64-reserve":68719476736}"#;
+    assert_eq!(devices, [&bridge(0), &bridge(1), port]);
 }

@@ -44,6 +44,8 @@ pub struct Hypervisor {
     pub memory_backing: MemoryBacking,
     /// All of the memory is taken from the host at the start.
     pub enable_mem_prealloc: bool,
+    /// The guest has an IOMMU.
+    pub enable_iommu: bool,
     /// PCI bridges for devices that are plugged in later, at most 5.
     pub default_bridges: u32,
     /// PCI Express root ports for such devices, at most 16.

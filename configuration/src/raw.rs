@@ -33,6 +33,7 @@ pub(crate) struct RawHypervisor {
     pub(crate) enable_hugepages: bool,
     pub(crate) enable_mem_prealloc: bool,
     pub(crate) file_mem_backend: PathBuf,
+    pub(crate) enable_iommu: bool,
     pub(crate) default_bridges: u32,
     pub(crate) pcie_root_port: u32,
     pub(crate) shared_fs: SharedFs,

@@ -178,6 +178,7 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         cpu_features: CpuFeatures::parse("pmu=off")?,
         vcpus: Vcpus::new(1, 1)?,
         memory: Memory::new(512, 4, 1024)?,
+        iommu: false,
         pci: PciPlaces::new(0, 0, Window::for_host(Path::new(HOST_DEVICES)))?,
         backing: Backing::Anonymous,
         prealloc: false,

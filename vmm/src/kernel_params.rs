@@ -27,6 +27,9 @@ const SYSTEMD: [&str; 3] = [
     "systemd.mask=systemd-networkd.socket",
 ];
 
+/// Devices the guest's own kernel drives keep seeing memory as it is; those it passes on go through the IOMMU.
+const IOMMU: [&str; 2] = ["intel_iommu=on", "iommu=pt"];
+
 /// The whole line. Later words win, so the specification's own come last.
 pub(crate) fn command_line(spec: &VmSpec) -> String {
     let mut words: Vec<String> = Vec::new();
@@ -43,6 +46,9 @@ pub(crate) fn command_line(spec: &VmSpec) -> String {
     // Without this a guest whose kernel panicked would stay, doing nothing; with it QEMU ends, as it may not reboot.
     add(&["panic=1"]);
     add(&[&format!("nr_cpus={}", spec.vcpus.max())]);
+    if spec.iommu {
+        add(&IOMMU);
+    }
     if matches!(spec.boot, Boot::Image { .. }) {
         add(&SYSTEMD);
     }

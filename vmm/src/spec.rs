@@ -9,7 +9,7 @@ mod value;
 use std::path::PathBuf;
 
 pub use crate::accelerator::Accelerator;
-pub use pci::{HOST_DEVICES, MOST_BRIDGES, MOST_ROOT_PORTS, PciPlaces, Window};
+pub use pci::{HOST_DEVICES, PciPlaces, Window};
 pub use value::{
     CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, SpecError, Tag, Vcpus, VmName, VmUuid,
 };
@@ -39,6 +39,8 @@ pub struct VmSpec {
     pub backing: Backing,
     /// All of it is taken from the host before the guest runs.
     pub prealloc: bool,
+    /// An IOMMU, which the guest sees its PCI devices through.
+    pub iommu: bool,
     /// Places for PCI devices that come later.
     pub pci: PciPlaces,
     /// The guest's kernel: a bzImage, or an ELF file with a PVH entry.

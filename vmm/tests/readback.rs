@@ -133,6 +133,20 @@ async fn a15_a30_bridges_and_root_ports_are_where_later_devices_look_for_them() 
 }
 
 #[tokio::test]
+async fn a18_an_iommu_remaps_interrupts() {
+    let mut fixture = Fixture::new();
+    fixture.spec.iommu = true;
+    let mut machine = Machine::boot(fixture).await;
+    for (property, wanted) in
+        [("intremap", json!("on")), ("device-iotlb", json!(true)), ("caching-mode", json!(true))]
+    {
+        let asked = json!({"path": "/machine/peripheral/iommu0", "property": property});
+        assert_eq!(machine.ask("qom-get", asked), wanted, "{property}");
+    }
+    machine.end().await;
+}
+
+#[tokio::test]
 async fn s_c3_a13_the_second_monitor_is_for_its_owner_alone_and_goes_with_the_machine() {
     let machine = Machine::boot(Fixture::new()).await;
     let socket = machine.fixture.spec.run_dir.join(EXTRA_MONITOR);

@@ -58,6 +58,7 @@ impl Checker<'_> {
             memory_slots: slots,
             default_maxmemory_mib: max_memory_mib,
             memory_backing,
+            enable_iommu: raw.enable_iommu,
             default_bridges,
             pcie_root_port,
             enable_mem_prealloc: raw.enable_mem_prealloc,

@@ -61,6 +61,7 @@ pub(super) fn of(
             MemoryBacking::HugePages => Backing::HugePages,
             MemoryBacking::Directory(directory) => Backing::Directory(directory.clone()),
         },
+        iommu: hypervisor.enable_iommu,
         pci: places_of(hypervisor)?,
         prealloc: hypervisor.enable_mem_prealloc,
         kernel: hypervisor.kernel.clone(),

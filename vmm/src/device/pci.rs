@@ -6,6 +6,9 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 #[serde(tag = "driver", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub(crate) enum Device {
+    /// An IOMMU that remaps interrupts too and tells a host driver of every change (caching mode), as devices that
+    /// are passed through need it.
+    IntelIommu { id: &'static str, intremap: &'static str, device_iotlb: bool, caching_mode: bool },
     /// A bridge to a conventional bus. The reserved space is for devices that come later.
     PciBridge {
         id: String,

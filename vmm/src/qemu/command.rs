@@ -71,6 +71,15 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
         line.option("-sandbox", filter);
     }
     board(&mut line, spec);
+    if spec.iommu {
+        // Before every device that is behind it.
+        line.device(&Device::IntelIommu {
+            id: "iommu0",
+            intremap: "on",
+            device_iotlb: true,
+            caching_mode: true,
+        });
+    }
     places(&mut line, spec.pci);
     line.chardev(&Chardev { id: "qmp0", fd: inherited.qmp });
     line.option("-mon", "chardev=qmp0,mode=control");
@@ -97,6 +106,10 @@ fn board(line: &mut Line, spec: &VmSpec) {
         Accelerator::Tcg => ("tcg", EMULATED),
     };
     let mut machine = format!("q35,accel={accelerator},memory-backend=memory0");
+    if spec.iommu && spec.accelerator == Accelerator::Kvm {
+        // Interrupts are remapped by QEMU, which therefore has to see them.
+        machine.push_str(",kernel_irqchip=split");
+    }
     options.iter().for_each(|option| machine.extend([",", option]));
     line.option("-machine", machine);
     let mut model = cpu.to_owned();

@@ -6,9 +6,9 @@ use std::path::Path;
 use super::value::SpecError;
 
 /// Most bridges: each takes a slot of the root bus.
-pub const MOST_BRIDGES: u32 = 5;
+const MOST_BRIDGES: u32 = 5;
 /// Most root ports, likewise.
-pub const MOST_ROOT_PORTS: u32 = 16;
+const MOST_ROOT_PORTS: u32 = 16;
 
 /// Where the kernel shows the host's PCI devices.
 pub const HOST_DEVICES: &str = "/sys/bus/pci/devices";

@@ -64,6 +64,7 @@ impl Fixture {
             cpu_features: CpuFeatures::parse("pmu=off").unwrap(),
             vcpus: Vcpus::new(1, 2).unwrap(),
             memory: Memory::new(256, 4, 1024).unwrap(),
+            iommu: false,
             pci: PciPlaces::new(0, 0, Window::for_host(Path::new(HOST_DEVICES))).unwrap(),
             backing: Backing::Anonymous,
             prealloc: false,

@@ -14,6 +14,7 @@ fn spec() -> VmSpec {
         cpu_features: CpuFeatures::parse("pmu=off").unwrap(),
         vcpus: Vcpus::new(1, 8).unwrap(),
         memory: Memory::new(2048, 10, 8192).unwrap(),
+        iommu: false,
         pci: PciPlaces::new(0, 0, Window { mem: 4 << 20, pref64: 4 << 20 }).unwrap(),
         backing: Backing::Anonymous,
         prealloc: false,
@@ -221,4 +222,16 @@ fn a15_a30_places_for_later_devices_come_before_other_devices() {
     };
     let port = r#"-device {"driver":"pcie-root-port","id":"rp0","bus":"pcie.0","chassis":0,"slot":0,"mem-reserve":4194304,"pref64-reserve":68719476736}"#;
     assert_eq!(devices, [&bridge(0), &bridge(1), port]);
+}
+
+#[test]
+fn a18_an_iommu_comes_first_and_the_guest_is_told_to_use_it() {
+    let lines = lines(&VmSpec { iommu: true, ..spec() }, &inherited());
+    let first = lines.iter().find(|line| line.starts_with("-device")).unwrap();
+    let iommu =
+        r#"{"driver":"intel-iommu","id":"iommu0","intremap":"on","device-iotlb":true,"caching-mode":true}"#;
+    assert_eq!(*first, format!("-device {iommu}"));
+    assert!(has(&lines, "-machine q35,accel=kvm,memory-backend=memory0,kernel_irqchip=split"));
+    let append = lines.iter().find(|line| line.starts_with("-append")).unwrap();
+    assert!(append.contains(" intel_iommu=on iommu=pt "), "{append}");
 }

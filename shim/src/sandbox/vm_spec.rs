@@ -1,6 +1,6 @@
 //! From the operator's configuration to the machine to boot: every `auto` is decided here.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use agent_protocol::agent::Storage;
 use configuration::{
@@ -22,6 +22,9 @@ use crate::error::{Error, Result};
 
 /// The kernel's own vsock, where it has one.
 const VHOST_VSOCK: &str = "/dev/vhost-vsock";
+
+/// Whether the host translates filters or interprets them.
+const BPF_JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
 
 /// A machine, and what the guest is to mount in it.
 pub(super) struct MachinePlan {
@@ -72,7 +75,7 @@ pub(super) fn of(
         entropy: hypervisor.entropy_source.clone(),
         share,
         vsock,
-        seccomp: (!hypervisor.seccompsandbox.is_empty()).then(|| hypervisor.seccompsandbox.clone()),
+        seccomp: seccomp_of(hypervisor, log),
         extra_monitor: match hypervisor.extra_monitor {
             configuration::ExtraMonitor::None => None,
             configuration::ExtraMonitor::Hmp => Some(ExtraMonitor::Hmp),
@@ -86,6 +89,16 @@ pub(super) fn of(
 
 fn unusable(key: &'static str) -> impl Fn(SpecError) -> Error {
     move |error| Error::InvalidArgument(format!("hypervisor.qemu.{key}: {error}"))
+}
+
+/// QEMU's filter runs at every system call, so it should at least be translated.
+fn seccomp_of(hypervisor: &Hypervisor, log: &Logger) -> Option<String> {
+    let filter = Some(hypervisor.seccompsandbox.clone()).filter(|filter| !filter.is_empty())?;
+    if fs::read_to_string(BPF_JIT).is_ok_and(|value| value.trim() == "0") {
+        warn!(log, "seccompsandbox is set, but the host interprets its filter: QEMU's system calls are slow";
+            "to_be_faster" => "sysctl net.core.bpf_jit_enable=1");
+    }
+    Some(filter)
 }
 
 fn accelerator_of(hypervisor: &Hypervisor, log: &Logger) -> Result<Accelerator> {

@@ -2,6 +2,8 @@
 //! QEMU inherits.
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use std::ffi::{OsStr, OsString};

@@ -3,7 +3,7 @@
 use super::*;
 use crate::spec::*;
 
-fn spec() -> VmSpec {
+pub(super) fn spec() -> VmSpec {
     VmSpec {
         name: VmName::new("sandbox-pod-1").unwrap(),
         uuid: VmUuid::new("01234567-89ab-4def-8123-456789abcdef").unwrap(),

@@ -1,0 +1,110 @@
+//! What holds for every specification.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::spec::*;
+
+fn any_pci() -> impl Strategy<Value = PciPlaces> {
+    let window =
+        (1..=40_u32, 1..=40_u32).prop_map(|(mem, pref64)| Window { mem: 1 << mem, pref64: 1 << pref64 });
+    (0..=5_u32, 0..=16_u32, window)
+        .prop_map(|(bridges, ports, window)| PciPlaces::new(bridges, ports, window).unwrap())
+}
+
+fn any_board() -> impl Strategy<Value = (Accelerator, Vcpus, Memory, Backing, bool)> {
+    let accelerator = prop_oneof![Just(Accelerator::Kvm), Just(Accelerator::Tcg)];
+    let vcpus =
+        (1..=255_u32).prop_flat_map(|max| (1..=max).prop_map(move |boot| Vcpus::new(boot, max).unwrap()));
+    let memory = (256..=65_536_u64, 0..=65_536_u64, 0..=256_u32)
+        .prop_map(|(mib, more, slots)| Memory::new(mib, slots, mib + more).unwrap());
+    let backing = prop_oneof![
+        Just(Backing::Anonymous),
+        Just(Backing::HugePages),
+        "/[a-z,=\"\\\\ ]{1,20}".prop_map(|path| Backing::Directory(path.into())),
+    ];
+    (accelerator, vcpus, memory, backing, any::<bool>())
+}
+
+fn any_ends() -> impl Strategy<Value = (Boot, Console, VsockEnd, Option<ExtraMonitor>, bool)> {
+    let boot = prop_oneof![
+        Just(Boot::Initrd("/guest/initrd".into())),
+        Just(Boot::Image { path: "/guest/image".into(), fs: ImageFs::Ext4 }),
+    ];
+    let console = prop_oneof![Just(Console::Virtio), Just(Console::Serial)];
+    let vsock = prop_oneof![
+        (3..=u32::MAX).prop_map(|cid| VsockEnd::Vhost { fd: 30, cid }),
+        Just(VsockEnd::VhostUser { fd: 30 })
+    ];
+    let monitor = prop_oneof![
+        Just(None),
+        Just(Some(ExtraMonitor::Hmp)),
+        Just(Some(ExtraMonitor::Qmp)),
+        Just(Some(ExtraMonitor::QmpPretty))
+    ];
+    (boot, console, vsock, monitor, any::<bool>())
+}
+
+/// Every identifier of a command line, each kind of thing by itself, and every place on a bus.
+fn claims(arguments: &[OsString]) -> Vec<String> {
+    let mut claims = Vec::new();
+    for pair in arguments.windows(2) {
+        let (option, value) = (pair[0].to_string_lossy(), pair[1].to_string_lossy());
+        let kind = match option.as_ref() {
+            "-device" => "device",
+            "-object" => "object",
+            "-blockdev" => "block",
+            "-chardev" => "chardev",
+            "-fsdev" => "fsdev",
+            _ => continue,
+        };
+        let Ok(json) = serde_json::from_str::<Value>(&value) else {
+            let id = value.split(',').find_map(|word| word.strip_prefix("id=")).unwrap();
+            claims.push(format!("{kind} {id}"));
+            continue;
+        };
+        for name in ["id", "node-name"] {
+            claims.extend(json.get(name).map(|id| format!("{kind} {id}")));
+        }
+        if let (Some(bus), Some(addr)) = (json.get("bus"), json.get("addr")) {
+            claims.push(format!("address {bus} {addr}"));
+        }
+        if let (Some(chassis), Some(slot)) = (json.get("chassis"), json.get("slot")) {
+            claims.push(format!("slot {chassis} {slot}"));
+        }
+        claims.extend(json.get("chassis_nr").map(|number| format!("chassis {number}")));
+    }
+    claims
+}
+
+proptest! {
+    #[test]
+    fn no_identifier_slot_or_address_is_given_twice(
+        (accelerator, vcpus, memory, backing, prealloc) in any_board(),
+        (boot, console, vsock, extra_monitor, iommu) in any_ends(),
+        pci in any_pci(),
+        shares in 0..3_u8,
+    ) {
+        let image = matches!(boot, Boot::Image { .. }).then_some(20);
+        let spec = VmSpec {
+            accelerator, vcpus, memory, backing, prealloc, boot, console, extra_monitor, iommu, pci,
+            ..super::tests::spec()
+        };
+        let tag = Tag::new("kataShared").unwrap();
+        let share = match shares {
+            0 => None,
+            1 => Some(ShareEnd::Virtio9p { tag: &tag, source: Path::new("/run/kata/a,b/share") }),
+            _ => Some(ShareEnd::VirtioFs { tag: &tag, queue_size: 1024, fd: 31 }),
+        };
+        let arguments = render(&spec, &Inherited { qmp: 10, console: 11, image, share, vsock });
+        let claims = claims(&arguments);
+        let distinct: HashSet<&String> = claims.iter().collect();
+        prop_assert_eq!(distinct.len(), claims.len(), "{:?}", claims);
+        // The root bus has 31 slots besides the host bridge's, one of which is the board's own.
+        let on_root_bus = arguments.iter().filter(|argument| argument.to_string_lossy().contains("-pci\"")).count();
+        prop_assert!(on_root_bus + 21 <= 30);
+    }
+}

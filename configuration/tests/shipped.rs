@@ -18,11 +18,10 @@ const HEAD: &str = "\
 ";
 
 /// Values that fit the guest this project builds, where the default is Kata's.
-const OURS: [(&str, &str); 4] = [
+const OURS: [(&str, &str); 3] = [
     ("initrd", "\"/usr/share/kata-containers/kata-containers-initrd.img\""),
     // Linux's own choice since 5.15; QEMU warns of less.
     ("msize_9p", "131072"),
-    ("ready_notification", "true"),
     // Our agent applies the profiles.
     ("disable_guest_seccomp", "false"),
 ];

@@ -92,7 +92,7 @@ impl Container {
         sandbox: Arc<Sandbox>,
         events: Events,
     ) -> Result<Arc<Container>> {
-        let input = stdin::open(&new.stdio.stdin)?;
+        stdin::check(&new.stdio.stdin)?;
         let output = sink::open(&new.stdio, &new.id, &new.namespace).await?;
         let terminal = new.stdio.terminal;
         // The guest answers while the host mounts.
@@ -120,10 +120,6 @@ impl Container {
         sandbox.ask(sandbox.agent().create_container(request)).await?;
         drop(turn);
         let init = Arc::new(Process::new("", &new.id, new.stdio));
-        let input = input.map(|(input, held)| {
-            init.hold_input(held);
-            input
-        });
         let container = Arc::new(Container {
             id: new.id,
             namespace: new.namespace,
@@ -134,7 +130,7 @@ impl Container {
             execs: Table::new("exec"),
             paused: AtomicBool::new(false),
             phase: AsyncMutex::new(()),
-            io: Mutex::new(Some(Io { input, output, wires, terminal })),
+            io: Mutex::new(Some(Io { input: None, output, wires, terminal })),
             shared: Mutex::new(shared),
             events,
             log: new.log,
@@ -176,7 +172,11 @@ impl Container {
         if self.init.state() != State::Created {
             return Err(self.wrong_state("start"));
         }
-        self.sandbox.ask(self.sandbox.agent().start_container(&self.id)).await?;
+        let input = self.init.open_input()?;
+        if let Err(error) = self.sandbox.ask(self.sandbox.agent().start_container(&self.id)).await {
+            self.init.let_go_of_input();
+            return Err(error);
+        }
         self.sandbox.mark("started");
         self.init.set_running();
         self.events.publish(event::TaskStart {
@@ -185,6 +185,7 @@ impl Container {
             ..Default::default()
         });
         if let Some(io) = take(&self.io) {
+            let io = Io { input, ..io };
             tokio::spawn(supervise::process(self.clone(), self.init.clone(), io));
         }
         drop(phase);

@@ -10,9 +10,12 @@ use std::{
 };
 
 use containerd_shim_protos::{api, protobuf::well_known_types::timestamp::Timestamp};
-use tokio::sync::watch;
+use tokio::{net::unix::pipe::Receiver, sync::watch};
 
-use crate::stdio::{Paths, stdin};
+use crate::{
+    error::Result,
+    stdio::{Paths, stdin},
+};
 
 /// The status of a process that its virtual machine took along: as if killed by SIGKILL.
 pub(crate) const LOST: u32 = 128 + 9;
@@ -52,6 +55,14 @@ pub(crate) enum State {
     Stopped(Exit),
 }
 
+/// The client's end of the input.
+enum Input {
+    Unopened,
+    Held(#[expect(dead_code, reason = "held for its open descriptor alone")] stdin::Held),
+    /// The client has said that nothing more comes.
+    Closed,
+}
+
 /// A process as the shim knows it. Its state is published; nobody who looks at it waits for anybody.
 pub(crate) struct Process {
     /// containerd's name of the exec; empty for a container's first process.
@@ -60,7 +71,7 @@ pub(crate) struct Process {
     pub(crate) guest_id: String,
     pub(crate) stdio: Paths,
     state: watch::Sender<State>,
-    input: Mutex<Option<stdin::Held>>,
+    input: Mutex<Input>,
     /// What an exec is to run, until its start takes it.
     spec: Mutex<Option<oci_spec::runtime::Process>>,
 }
@@ -72,7 +83,7 @@ impl Process {
             guest_id: guest_id.to_string(),
             stdio,
             state: watch::Sender::new(State::Created),
-            input: Mutex::new(None),
+            input: Mutex::new(Input::Unopened),
             spec: Mutex::new(None),
         }
     }
@@ -126,14 +137,32 @@ impl Process {
         }
     }
 
-    /// Keeps the input open until [`Process::close_input`].
-    pub(crate) fn hold_input(&self, held: stdin::Held) {
-        *lock(&self.input) = Some(held);
+    /// Opens the client's input, and keeps it open until [`Process::close_input`], which a quick client may have
+    /// asked for already. To be done when the process is started: the client's end opens with it, and a client that
+    /// knows of no process yet has nobody to tell of its end.
+    ///
+    /// # Errors
+    /// Names the FIFO.
+    pub(crate) fn open_input(&self) -> Result<Option<Receiver>> {
+        let Some((input, held)) = stdin::open(&self.stdio.stdin)? else { return Ok(None) };
+        let mut state = lock(&self.input);
+        if !matches!(*state, Input::Closed) {
+            *state = Input::Held(held);
+        }
+        Ok(Some(input))
+    }
+
+    /// As before [`Process::open_input`]: the start failed.
+    pub(crate) fn let_go_of_input(&self) {
+        let mut state = lock(&self.input);
+        if matches!(*state, Input::Held(_)) {
+            *state = Input::Unopened;
+        }
     }
 
     /// Lets the input end once the client's side is closed and all of it was read.
     pub(crate) fn close_input(&self) {
-        *lock(&self.input) = None;
+        *lock(&self.input) = Input::Closed;
     }
 
     /// The status containerd's State shows; `paused` is the container's business.

@@ -44,11 +44,17 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     let listener = inherited_listener()?;
     let bundle = std::env::current_dir().map_err(Error::io("working directory"))?;
     let log = logging::open(&bundle, flags.debug, &flags.id)?;
+    log_panics(log.clone());
     let outcome = serve_on(listener, flags, &log);
     if let Err(error) = &outcome {
         slog::crit!(log, "{error}");
     }
     outcome
+}
+
+/// Nobody reads the standard error of a shim.
+fn log_panics(log: Logger) {
+    std::panic::set_hook(Box::new(move |panic| slog::crit!(log, "panic"; "what" => panic.to_string())));
 }
 
 fn serve_on(listener: std::os::unix::net::UnixListener, flags: &Flags, log: &Logger) -> Result<()> {

@@ -1,6 +1,6 @@
 //! containerd's Task API: one method a call, each handing over to the container or process it is about.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use containerd_shim::{ExitSignal, event::Event};
@@ -17,6 +17,7 @@ use containerd_shim_protos::{
     shim_async::Task,
     ttrpc::{self, r#async::TtrpcContext},
 };
+use futures::FutureExt;
 use slog::{Logger, info, o, warn};
 use vmm::Hypervisor;
 
@@ -246,7 +247,10 @@ impl Task for TaskService {
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
         let id = request.id.clone();
-        answer(&self.log, "create", &id, self.create_container(request).await)
+        // A caller that gets no answer waits for ever, whatever went wrong.
+        let created = AssertUnwindSafe(self.create_container(request)).catch_unwind().await;
+        let panicked = |_| Err(Error::Failed("the shim made a mistake; its log says which".into()));
+        answer(&self.log, "create", &id, created.unwrap_or_else(panicked))
     }
 
     async fn start(&self, _ctx: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {

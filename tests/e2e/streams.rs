@@ -24,6 +24,7 @@ listed! {
         a_reader_that_never_comes_does_not_hide_the_exit,
         a_slow_reader_gets_all_that_was_written_before_the_exit,
         a_process_without_clients_can_write_and_finds_the_end_of_its_input,
+        input_that_ends_before_the_process_runs_ends_for_the_process_too,
     ],
     ours: []
 }
@@ -156,5 +157,21 @@ fn a_process_without_clients_can_write_and_finds_the_end_of_its_input(case: &Cas
     task.start("alone")?;
     check_eq!(task.wait("alone")?, 7, "status");
     task.delete("alone")?;
+    Ok(())
+}
+
+/// What a pipe does: its input is there, and over, before the task is.
+fn input_that_ends_before_the_process_runs_ends_for_the_process_too(case: &Case<'_>) -> Result<()> {
+    let piped = |ctr: &Command| -> Result<String> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "printf 'a\\nb\\n' | \"$@\"", "sh"]).arg(ctr.get_program()).args(ctr.get_args());
+        Ok(run(&mut shell, PATIENCE)?.exits(0)?.out().trim().to_owned())
+    };
+    let shared = case.world.shared()?;
+    for round in 0..5 {
+        let exec = format!("piped-{round}");
+        let exec = shared.ctr_command(["task", "exec", "--exec-id", &exec, SHARED, "wc", "-l"]);
+        check_eq!(piped(&exec)?, "2", "lines that exec number {round} has read");
+    }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     ids,
     process::{Exit, NEVER_RAN, Process, State},
-    stdio::{Io, Paths, sink, stdin, wires::Connected},
+    stdio::{Io, Paths, sink, wires::Connected},
 };
 
 impl Container {
@@ -58,12 +58,13 @@ impl Container {
         let started = self.run_exec(&process, spec).await;
         if started.is_err() {
             process.set_stopped(Exit::now(NEVER_RAN));
+            process.close_input();
         }
         started
     }
 
     async fn run_exec(self: &Arc<Self>, process: &Arc<Process>, spec: OciProcess) -> Result<()> {
-        let input = stdin::open(&process.stdio.stdin)?;
+        let input = process.open_input()?;
         let output = sink::open(&process.stdio, &self.id, &self.namespace).await?;
         let terminal = process.stdio.terminal;
         let Connected { wires, ports, turn } = self.sandbox.wires(terminal).await?;
@@ -77,10 +78,6 @@ impl Container {
             exec_id: process.exec_id.clone(),
             pid: self.pid(),
             ..Default::default()
-        });
-        let input = input.map(|(input, held)| {
-            process.hold_input(held);
-            input
         });
         let io = Io { input, output, wires, terminal };
         tokio::spawn(supervise::process(self.clone(), process.clone(), io));

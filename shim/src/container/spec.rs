@@ -128,6 +128,9 @@ fn guest_mounts(mounts: Vec<Mount>, id: &str, binds: &mut Vec<Bind>) -> Result<V
     Ok(kept)
 }
 
+/// Bytes of a mount's name that are from its destination.
+const LONGEST_LABEL: usize = 64;
+
 /// The host's `/proc` and `/sys` are not the guest's: such a bind mount is left out.
 fn bind_of(mount: &Mount, options: &[String], id: &str, index: usize) -> Result<Option<Bind>> {
     let destination = mount.destination();
@@ -144,6 +147,8 @@ fn bind_of(mount: &Mount, options: &[String], id: &str, index: usize) -> Result<
     }
     let last =
         destination.file_name().map_or_else(|| "root".into(), |name| name.to_string_lossy().into_owned());
+    // For whoever looks; a name may be long, and a longer one made of it would be no name any more.
+    let last = &last[..last.floor_char_boundary(LONGEST_LABEL)];
     Ok(Some(Bind {
         name: format!("{id}-{index}-{last}"),
         recursive: options.iter().any(|option| option == "rbind"),

@@ -108,7 +108,7 @@ fn with_console(error: Error, tail: &str) -> Error {
 
 fn sandbox_request(plan: &Plan<'_>, storages: Vec<agent_protocol::agent::Storage>) -> CreateSandboxRequest {
     let mut hostname = plan.spec.hostname().clone().unwrap_or_default();
-    hostname.truncate(LONGEST_HOSTNAME);
+    hostname.truncate(hostname.floor_char_boundary(LONGEST_HOSTNAME));
     let modules = plan.configuration.agent.kernel_modules.iter().map(|module| KernelModule {
         name: module.name.clone(),
         parameters: module.parameters.clone(),

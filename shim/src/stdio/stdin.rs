@@ -1,6 +1,10 @@
 //! The FIFO a client writes a process's input to.
 
-use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
+    path::Path,
+};
 
 use tokio::net::unix::pipe::{self, Receiver};
 
@@ -9,6 +13,20 @@ use crate::error::{Error, Result};
 /// Keeps a process's input open. While it lives, a client may go and another come; once it is dropped the input
 /// ends when the last client has closed its side and everything written has been read.
 pub(crate) struct Held(#[expect(dead_code, reason = "held for its open descriptor alone")] std::fs::File);
+
+/// Whether the input at `path`, if there is to be one, can be opened later.
+///
+/// # Errors
+/// Names the path when it is no FIFO or not there.
+pub(crate) fn check(path: &str) -> Result<()> {
+    let path = Path::new(path.strip_prefix("fifo://").unwrap_or(path));
+    if path.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let what = || format!("stdin FIFO {}", path.display());
+    let kind = std::fs::metadata(path).map_err(Error::io(what()))?.file_type();
+    if kind.is_fifo() { Ok(()) } else { Err(Error::InvalidArgument(format!("{}: is no FIFO", what()))) }
+}
 
 /// Opens the input at `path`, or nothing when the path is empty.
 ///

@@ -47,16 +47,22 @@ pub(crate) struct Connected {
     pub(crate) turn: Option<OwnedSemaphorePermit>,
 }
 
-/// Whether a guest takes such connections. Its agent says so by listening; one that does not is asked once.
+/// Whether a guest takes such connections. Its agent says so by listening; one that does not is asked once. One that
+/// did and then refuses is short of something, and asked again the next time.
 #[derive(Debug)]
 pub(crate) struct Offer {
     stands: AtomicBool,
+    proven: AtomicBool,
     turns: Arc<Semaphore>,
 }
 
 impl Default for Offer {
     fn default() -> Offer {
-        Offer { stands: AtomicBool::new(true), turns: Arc::new(Semaphore::new(AT_A_TIME)) }
+        Offer {
+            stands: AtomicBool::new(true),
+            proven: AtomicBool::new(false),
+            turns: Arc::new(Semaphore::new(AT_A_TIME)),
+        }
     }
 }
 
@@ -69,7 +75,14 @@ impl Offer {
         let turn = self.turns.clone().acquire_owned().await.ok();
         let late = |_| io::ErrorKind::TimedOut.into();
         match timeout(PATIENCE, connect(vsock, terminal)).await.unwrap_or_else(|elapsed| Err(late(elapsed))) {
-            Ok((wires, ports)) => Connected { wires, ports, turn },
+            Ok((wires, ports)) => {
+                self.proven.store(true, Ordering::Relaxed);
+                Connected { wires, ports, turn }
+            }
+            Err(error) if self.proven.load(Ordering::Relaxed) => {
+                info!(log, "a process's streams go by calls"; "why" => error.to_string());
+                Connected::default()
+            }
             Err(error) => {
                 self.stands.store(false, Ordering::Relaxed);
                 info!(log, "the guest's agent takes no streams on connections of their own, so they go by calls";
@@ -158,6 +171,15 @@ mod tests {
         let asked = guest.asked.load(Ordering::Relaxed);
         assert!(offer.open(&guest, false, &log()).await.wires.stdout.is_none());
         assert_eq!(guest.asked.load(Ordering::Relaxed), asked);
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_took_some_is_asked_again_after_a_refusal() {
+        let (offer, guest) = (Offer::default(), Guest::new(true));
+        offer.open(&guest, false, &log()).await;
+        let deaf = Guest::new(false);
+        assert!(offer.open(&deaf, false, &log()).await.wires.stdin.is_none());
+        assert!(offer.open(&guest, false, &log()).await.wires.stdin.is_some());
     }
 
     #[tokio::test]

@@ -243,3 +243,18 @@ fn a_guest_that_does_not_say_farewell_is_ended_all_the_same() {
         assert!(shim.nothing_is_left());
     });
 }
+
+#[test]
+fn a_hostname_of_any_letters_is_cut_between_two_of_them() {
+    on_fakes(async |shim| {
+        let request = shim.request("c1");
+        let file = std::path::Path::new(&request.bundle).join("config.json");
+        let mut spec: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        spec["hostname"] = format!("a{}", "é".repeat(40)).into();
+        std::fs::write(&file, spec.to_string()).unwrap();
+        shim.create_as(request).await.unwrap();
+        shim.start("c1").await.unwrap();
+        shim.guest.init("c1").exits(0);
+        assert_eq!(shim.published(3).await, ["create c1", "start c1", "exit c1 0"]);
+    });
+}

@@ -145,3 +145,27 @@ fn an_execs_streams_are_its_own() {
         assert_eq!(shim.state("c1").await.unwrap().0, Status::RUNNING);
     });
 }
+
+#[test]
+fn input_closed_before_the_process_runs_ends_when_it_has_been_read() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        let stdin = fifo(shim, "in");
+        shim.exec_as("c1/e1", |request| request.stdin = stdin.clone()).await.unwrap();
+        let late = shim.guest.delays("ExecProcess");
+        let starting = shim.starting("c1/e1");
+        shim.guest.is_asked("ExecProcess").await;
+        // The shim has opened its end, so this does not wait.
+        fs::write(&stdin, "all").unwrap();
+        shim.close_stdin("c1/e1").await.unwrap();
+        drop(late);
+        starting.await.unwrap().unwrap();
+        let process = shim.guest.exec();
+        assert_eq!(process.reads_to_the_end().await, b"all");
+        process.exits(0);
+        shim.guest.init("c1").exits(0);
+        assert_eq!(shim.wait("c1").await.unwrap(), 0);
+        let told = ["exec-added c1/e1", "exec-started c1/e1", "exit c1/e1 0", "exit c1 0"];
+        assert_eq!(shim.published(4).await, told);
+    });
+}

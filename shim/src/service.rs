@@ -175,7 +175,7 @@ impl TaskService {
         let container = self.container(&request.id)?;
         let exit = if request.exec_id.is_empty() {
             let exit = container.delete().await?;
-            self.containers.remove(&request.id);
+            self.containers.remove(&request.id, &container)?;
             self.publish(event::TaskDelete {
                 container_id: request.id,
                 pid: container.pid(),

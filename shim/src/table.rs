@@ -43,8 +43,19 @@ impl<T> Table<T> {
         Ok(Reserved { table: self, id: id.to_string() })
     }
 
-    pub(crate) fn remove(&self, id: &str) {
-        self.entries().remove(id);
+    /// Frees the id of `thing`.
+    ///
+    /// # Errors
+    /// `NotFound` when somebody else has done so; the id may be another thing's by now.
+    pub(crate) fn remove(&self, id: &str, thing: &Arc<T>) -> Result<()> {
+        let mut entries = self.entries();
+        let is_its =
+            entries.get(id).is_some_and(|there| there.as_ref().is_some_and(|it| Arc::ptr_eq(it, thing)));
+        if !is_its {
+            return Err(Error::NotFound(format!("{} {id}", self.what)));
+        }
+        entries.remove(id);
+        Ok(())
     }
 
     /// Every id that is taken.
@@ -97,7 +108,11 @@ mod tests {
         table.reserve("c1").unwrap().fill(Arc::new(1));
         assert_eq!(*table.get("c1").unwrap(), 1);
         assert!(matches!(table.reserve("c1"), Err(Error::AlreadyExists(_))));
-        table.remove("c1");
+        let first = table.get("c1").unwrap();
+        table.remove("c1", &first).unwrap();
         assert!(table.is_empty());
+        table.reserve("c1").unwrap().fill(Arc::new(2));
+        assert!(matches!(table.remove("c1", &first), Err(Error::NotFound(_))));
+        assert_eq!(*table.get("c1").unwrap(), 2);
     }
 }

@@ -1,6 +1,6 @@
 //! What containerd prepared for a container: the bundle with its OCI configuration, and whose sandbox it joins.
 
-use std::{collections::HashMap, fs::File, io::Read, path::Path};
+use std::{collections::HashMap, fs::File, io::Read, os::unix::fs::MetadataExt, path::Path};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
@@ -47,8 +47,8 @@ pub(crate) fn read_spec(bundle: &Path) -> Result<Spec> {
     spec.root().as_ref().ok_or_else(|| wrong(&"has no root: it names the root filesystem"))?;
     if shares_the_hosts_network(&spec) {
         return Err(wrong(
-            &"host networking is asked for (linux.namespaces has no network entry), which a virtual machine cannot \
-              give: leave out hostNetwork or --net-host",
+            &"host networking is asked for (linux.namespaces has no network entry, or the host's own), which a \
+              virtual machine cannot give: leave out hostNetwork or --net-host",
         ));
     }
     Ok(spec)
@@ -56,7 +56,15 @@ pub(crate) fn read_spec(bundle: &Path) -> Result<Spec> {
 
 fn shares_the_hosts_network(spec: &Spec) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    !namespaces.is_some_and(|all| all.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Network))
+    let mut all = namespaces.into_iter().flatten();
+    let network = all.find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
+    network.is_none_or(|network| network.path().as_deref().is_some_and(is_the_hosts))
+}
+
+/// Whether the namespace at `path` is the one this process is in, as containerd is: the host's.
+fn is_the_hosts(path: &Path) -> bool {
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    identity(path).is_some_and(|given| identity(Path::new("/proc/self/ns/net")) == Some(given))
 }
 
 /// Whose sandbox the container `id` belongs to: its own when it stands alone or *is* a pod's sandbox container, else
@@ -118,6 +126,8 @@ mod tests {
         let host = r#"{"ociVersion":"1.0.2","process":{"user":{"uid":0,"gid":0},"cwd":"/","args":["sh"]},
             "root":{"path":"r"},"linux":{"namespaces":[{"type":"pid"}]}}"#;
         assert!(refused(host).contains("host networking"));
+        let by_path = host.replace("\"pid\"", "\"network\",\"path\":\"/proc/self/ns/net\"");
+        assert!(refused(&by_path).contains("host networking"));
         assert!(
             read_spec(Path::new("/nonexistent"))
                 .unwrap_err()

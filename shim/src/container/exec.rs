@@ -97,7 +97,7 @@ impl Container {
             State::Created => Exit::now(NEVER_RAN),
             State::Stopped(exit) => exit,
         };
-        self.execs.remove(exec_id);
+        self.execs.remove(exec_id, &process)?;
         Ok(exit)
     }
 }

@@ -128,6 +128,19 @@ fn what_is_killed_before_its_start_has_its_exit_told_and_cannot_be_started() {
 }
 
 #[test]
+fn one_of_two_deletes_at_once_deletes() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        shim.guest.init("c1").exits(0);
+        shim.wait("c1").await.unwrap();
+        let (first, second) = (shim.deleting("c1"), shim.deleting("c1"));
+        let answers = [first.await.unwrap(), second.await.unwrap()];
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+        assert_eq!(shim.published(2).await, ["exit c1 0", "delete c1 0"]);
+    });
+}
+
+#[test]
 fn what_was_never_started_can_be_deleted() {
     on_fakes(async |shim| {
         shim.create("c1").await.unwrap();

@@ -249,7 +249,12 @@ impl Task for TaskService {
         let id = request.id.clone();
         // A caller that gets no answer waits for ever, whatever went wrong.
         let created = AssertUnwindSafe(self.create_container(request)).catch_unwind().await;
-        let panicked = |_| Err(Error::Failed("the shim made a mistake; its log says which".into()));
+        let panicked = |_| {
+            Err(Error::Failed(
+                "the shim panicked: containerd's log says where, in a line with \"panic\"; please report it"
+                    .into(),
+            ))
+        };
         answer(&self.log, "create", &id, created.unwrap_or_else(panicked))
     }
 

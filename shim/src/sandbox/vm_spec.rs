@@ -232,7 +232,10 @@ fn memory_of(hypervisor: &Hypervisor) -> Result<Memory> {
 }
 
 fn places_of(hypervisor: &Hypervisor) -> Result<PciPlaces> {
-    let window = Window::for_host(Path::new(HOST_DEVICES));
+    let window = match hypervisor.pcie_root_port {
+        0 => Window::default(),
+        _ => Window::for_host(Path::new(HOST_DEVICES)),
+    };
     PciPlaces::new(hypervisor.default_bridges, hypervisor.pcie_root_port, window)
         .map_err(unusable("default_bridges"))
 }

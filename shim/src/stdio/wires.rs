@@ -2,10 +2,7 @@
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -51,42 +48,38 @@ pub(crate) struct Connected {
 /// did and then refuses is short of something, and asked again the next time.
 #[derive(Debug)]
 pub(crate) struct Offer {
-    stands: AtomicBool,
-    proven: AtomicBool,
+    /// The first answer, once there is one.
+    takes: OnceLock<bool>,
     turns: Arc<Semaphore>,
 }
 
 impl Default for Offer {
     fn default() -> Offer {
-        Offer {
-            stands: AtomicBool::new(true),
-            proven: AtomicBool::new(false),
-            turns: Arc::new(Semaphore::new(AT_A_TIME)),
-        }
+        Offer { takes: OnceLock::new(), turns: Arc::new(Semaphore::new(AT_A_TIME)) }
     }
 }
 
 impl Offer {
     /// Connects the streams of a process.
     pub(crate) async fn open(&self, vsock: &dyn Vsock, terminal: bool, log: &Logger) -> Connected {
-        if !self.stands.load(Ordering::Relaxed) {
+        let turn = self.turns.clone().acquire_owned().await.ok();
+        if self.takes.get() == Some(&false) {
             return Connected::default();
         }
-        let turn = self.turns.clone().acquire_owned().await.ok();
         let late = |_| io::ErrorKind::TimedOut.into();
         match timeout(PATIENCE, connect(vsock, terminal)).await.unwrap_or_else(|elapsed| Err(late(elapsed))) {
             Ok((wires, ports)) => {
-                self.proven.store(true, Ordering::Relaxed);
+                let _ = self.takes.set(true);
                 Connected { wires, ports, turn }
             }
-            Err(error) if self.proven.load(Ordering::Relaxed) => {
-                info!(log, "a process's streams go by calls"; "why" => error.to_string());
-                Connected::default()
-            }
             Err(error) => {
-                self.stands.store(false, Ordering::Relaxed);
-                info!(log, "the guest's agent takes no streams on connections of their own, so they go by calls";
-                    "why" => error.to_string());
+                let why = error.to_string();
+                if *self.takes.get_or_init(|| false) {
+                    info!(log, "a process's streams go by calls"; "why" => why);
+                } else {
+                    info!(log, "the guest's agent takes no streams on connections of their own, so they go by calls";
+                        "why" => why);
+                }
                 Connected::default()
             }
         }
@@ -112,7 +105,11 @@ async fn connect(vsock: &dyn Vsock, terminal: bool) -> io::Result<(Wires, Stream
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, sync::atomic::AtomicU32, task::Poll};
+    use std::{
+        future::poll_fn,
+        sync::atomic::{AtomicU32, Ordering},
+        task::Poll,
+    };
 
     use async_trait::async_trait;
     use slog::{Discard, o};

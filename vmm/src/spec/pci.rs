@@ -63,6 +63,13 @@ pub struct Window {
     pub pref64: u64,
 }
 
+/// Room for a usual device.
+impl Default for Window {
+    fn default() -> Window {
+        Window { mem: 2 * USUAL, pref64: 2 * USUAL }
+    }
+}
+
 impl Window {
     /// Enough for any graphics or compute device of the host at `devices` (see [`HOST_DEVICES`]): those are the ones
     /// that are passed through and whose memory is large.

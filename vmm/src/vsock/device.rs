@@ -38,7 +38,7 @@ use tokio::{
 };
 use vhost::vhost_user::{BackendReqHandler, Error as Protocol};
 
-use frontend::Frontend;
+use frontend::{Frontend, RINGS};
 use host::Request;
 use packet::{HEADER, Header};
 use ring::{Chain, Memory, Ring, kicked};
@@ -164,25 +164,26 @@ impl Running {
     fn move_packets(&mut self) -> io::Result<bool> {
         let mut frontend = frontend::lock(&self.frontend);
         let Some(memory) = frontend.memory() else { return Ok(false) };
-        let rings = &mut frontend.rings;
-        let more = take_from_guest(&mut rings[FROM_GUEST], &memory, &mut self.table);
-        let more =
-            more.and_then(|more| Ok(more | give_to_guest(&mut rings[TO_GUEST], &memory, &mut self.table)?));
-        more.map_err(io::Error::other)
+        exchange(&mut frontend.rings, &memory, &mut self.table).map_err(io::Error::other)
     }
+}
+
+fn exchange(
+    rings: &mut [Ring; RINGS],
+    memory: &Memory,
+    table: &mut Table,
+) -> Result<bool, virtio_queue::Error> {
+    let more = take_from_guest(&mut rings[FROM_GUEST], memory, table)?
+        | give_to_guest(&mut rings[TO_GUEST], memory, table)?;
+    rings.iter_mut().try_for_each(|ring| ring.call(memory))?;
+    Ok(more)
 }
 
 /// Takes what the guest has sent; tells whether there is more.
 fn take_from_guest(ring: &mut Ring, memory: &Memory, table: &mut Table) -> Result<bool, virtio_queue::Error> {
     let mut payload = Vec::new();
     for _ in 0..AT_A_TIME {
-        let Some(chain) = ring.pop(memory)? else {
-            if ring.wants_kick(memory)? {
-                continue;
-            }
-            ring.call(memory)?;
-            return Ok(false);
-        };
+        let Some(chain) = ring.next(memory)? else { return Ok(false) };
         let head = chain.head_index();
         let mut header = [0; HEADER];
         payload.clear();
@@ -194,7 +195,6 @@ fn take_from_guest(ring: &mut Ring, memory: &Memory, table: &mut Table) -> Resul
         }
         ring.give_back(memory, head, 0)?;
     }
-    ring.call(memory)?;
     Ok(true)
 }
 
@@ -203,21 +203,13 @@ fn give_to_guest(ring: &mut Ring, memory: &Memory, table: &mut Table) -> Result<
     let mut payload = Vec::new();
     for _ in 0..AT_A_TIME {
         if !table.owes() {
-            ring.call(memory)?;
             return Ok(false);
         }
-        let Some(chain) = ring.pop(memory)? else {
-            if ring.wants_kick(memory)? {
-                continue;
-            }
-            ring.call(memory)?;
-            return Ok(false);
-        };
+        let Some(chain) = ring.next(memory)? else { return Ok(false) };
         let head = chain.head_index();
         let written = write_packet(chain, memory, table, &mut payload);
         ring.give_back(memory, head, written.unwrap_or(0))?;
     }
-    ring.call(memory)?;
     Ok(true)
 }
 

@@ -46,7 +46,6 @@ struct Part {
 #[derive(Debug)]
 pub(super) struct Frontend {
     cid: u64,
-    acked: u64,
     parts: Vec<Part>,
     memory: Option<Memory>,
     pub(super) rings: [Ring; RINGS],
@@ -61,7 +60,7 @@ impl Frontend {
     pub(super) fn new(cid: u32) -> io::Result<Frontend> {
         let ring = || Ring::new().map_err(io::Error::other);
         let rings = [ring()?, ring()?];
-        Ok(Frontend { cid: cid.into(), acked: 0, parts: Vec::new(), memory: None, rings })
+        Ok(Frontend { cid: cid.into(), parts: Vec::new(), memory: None, rings })
     }
 
     /// The guest's memory, once all rings run.
@@ -100,13 +99,11 @@ impl VhostUserBackendReqHandlerMut for Frontend {
     }
 
     fn reset_owner(&mut self) -> Result<()> {
-        self.acked = 0;
         Ok(())
     }
 
     fn reset_device(&mut self) -> Result<()> {
         self.rings.iter_mut().for_each(|ring| ring.enabled = false);
-        self.acked = 0;
         Ok(())
     }
 
@@ -118,7 +115,6 @@ impl VhostUserBackendReqHandlerMut for Frontend {
         if features & !FEATURES != 0 {
             return Err(Error::InvalidParam);
         }
-        self.acked = features;
         for ring in &mut self.rings {
             ring.queue.set_event_idx(features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0);
             // Without the protocol's own features there is no message that would enable them.

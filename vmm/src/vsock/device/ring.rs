@@ -71,8 +71,16 @@ impl Ring {
         self.enabled && self.queue.ready()
     }
 
-    /// The next chain the driver offers.
-    pub(super) fn pop(&mut self, memory: &Memory) -> Result<Option<Chain>, Error> {
+    /// The next chain the driver offers. When there is none, the driver kicks for the next.
+    pub(super) fn next(&mut self, memory: &Memory) -> Result<Option<Chain>, Error> {
+        match self.pop(memory)? {
+            // One may have come before the driver knew that it should kick.
+            None if self.queue.enable_notification(memory.as_ref())? => self.pop(memory),
+            chain => Ok(chain),
+        }
+    }
+
+    fn pop(&mut self, memory: &Memory) -> Result<Option<Chain>, Error> {
         // Unlike `pop_descriptor_chain`, this tells an index that cannot be from an empty ring.
         Ok(self.queue.iter(memory.clone())?.next())
     }
@@ -80,11 +88,6 @@ impl Ring {
     /// Gives a chain back with `len` bytes written to it.
     pub(super) fn give_back(&mut self, memory: &Memory, head: u16, len: usize) -> Result<(), Error> {
         self.queue.add_used(memory.as_ref(), head, u32::try_from(len).unwrap_or(u32::MAX))
-    }
-
-    /// Asks for a kick at the driver's next chain; tells whether there is one already.
-    pub(super) fn wants_kick(&mut self, memory: &Memory) -> Result<bool, Error> {
-        self.queue.enable_notification(memory.as_ref())
     }
 
     /// Wakes the driver if it wants to hear of what it was given back.

@@ -20,12 +20,13 @@ use tests::operator::Configuration;
 use tests::{Case, Context, Result, check_eq};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use vmm::spec::{
-    Backing, Boot, Console, CpuFeatures, HOST_DEVICES, Machine, MachineOptions, Memory, PciPlaces, Share,
-    ShareKind, Tag, Vcpus, VmName, VmUuid, VsockSpec, Window,
+    Backing, Boot, Console, CpuFeatures, EXTRA_MONITOR, ExtraMonitor, HOST_DEVICES, Machine, MachineOptions,
+    Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VmName, VmUuid, VsockSpec, Window,
 };
-use vmm::{Hypervisor, Qemu, Vm, VmSpec, accelerator};
+use vmm::{Hypervisor, Listener, Qemu, Vm, VmSpec, accelerator};
 
 use crate::report::{Report, median};
+use crate::translation::Translator;
 
 /// The argument that makes this program the guest's end.
 pub(crate) const SOURCE: &str = "vsock-source";
@@ -36,6 +37,9 @@ const LENGTH: usize = 128 << 20;
 
 /// The longest packet there is.
 const CHUNK: usize = 64 << 10;
+
+/// How many containers are made one after the other.
+const ROUNDS: usize = 10;
 
 /// The container's name, and the machine's.
 const ID: &str = "bare";
@@ -74,36 +78,103 @@ pub(crate) fn measure(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let vm = Qemu::new(Logger::root(Discard, o!())).boot(machine).await?;
-        let measured = tokio::time::timeout(PATIENCE, containers(vm.as_ref(), case, report)).await;
+        let translator = Translator::of(&run_dir.join(EXTRA_MONITOR))?;
+        let measured = tokio::time::timeout(PATIENCE, guest(vm.as_ref(), translator, case, report)).await;
         vm.stop(Duration::ZERO).await?;
         measured?
     })
 }
 
-/// Creates, starts and removes containers one after the other. What the first costs more than the others is the
-/// guest's processor meeting code for the first time, which an emulated one has to translate.
-async fn containers(vm: &dyn Vm, case: &Case<'_>, report: &mut Report) -> Result<()> {
-    let mut connections = vm.vsock().listen(PORT).context("the device")?;
-    let agent = agent(vm).await?;
-    let mut times = Vec::new();
-    for round in 0..10 {
-        times.push(run(&agent, case, &format!("{ID}-{round}"), 0).await?);
-        drain(&mut connections.recv().await.context("the guest's connection")?.stream).await?;
-        agent.remove_container(&format!("{ID}-{round}"), Duration::ZERO).await?;
-    }
+/// What the guest's agent and its vsock do.
+async fn guest(
+    vm: &dyn Vm,
+    translator: Option<Translator>,
+    case: &Case<'_>,
+    report: &mut Report,
+) -> Result<()> {
+    let connections = vm.vsock().listen(PORT).context("the device")?;
+    let mut guest = Guest { agent: agent(vm).await?, connections, translator, case, made: 0 };
+    let first = guest.container().await?;
+    let further = guest.containers(false).await?;
     report.heading("A guest without a shim");
-    report.add(
-        "guest_first_container_ms",
-        times.remove(0),
-        "CreateContainer and StartContainer by the agent",
-    );
-    report.add("guest_further_container_ms", median(times), "the same again in the same guest");
-    run(&agent, case, ID, LENGTH).await?;
-    let mut stream = connections.recv().await.context("the guest's connection")?.stream;
-    let (bytes, took) = drain(&mut stream).await?;
-    check_eq!(bytes, LENGTH, "bytes that came over the bare vsock");
-    report.add("bare_vsock_mb_s", rate(bytes, took), "guest to host with nothing of ours in between");
+    report.add("guest_first_container_ms", first.0, "CreateContainer and StartContainer by the agent");
+    report.add("guest_further_container_ms", further.0, "the same again in the same guest");
+    if guest.translator.is_some() {
+        // All caches of the guest are warm by now, so this is what translation costs.
+        let forgotten = guest.containers(true).await?;
+        report.add("guest_forgotten_container_ms", forgotten.0, "the same again, translations forgotten");
+        report.add("guest_first_container_blocks", first.1, "blocks of code translated for the first");
+        report.add("guest_further_container_blocks", further.1, "for the further ones");
+        report.add("guest_forgotten_container_blocks", forgotten.1, "for those after forgetting");
+        let each = (forgotten.0 - further.0) * 1e3 / (forgotten.1 - further.1);
+        report.add("translation_us_per_block", each, "by what these two differ");
+    }
+    let rate = guest.stream().await?;
+    report.add("bare_vsock_mb_s", rate, "guest to host with nothing of ours in between");
     Ok(())
+}
+
+/// A machine with its agent, in which containers connect back.
+struct Guest<'a> {
+    agent: AgentClient,
+    connections: Listener,
+    /// Where the processor is emulated.
+    translator: Option<Translator>,
+    case: &'a Case<'a>,
+    made: usize,
+}
+
+impl Guest<'_> {
+    /// The milliseconds that CreateContainer and StartContainer take, and the blocks of code that are translated
+    /// meanwhile. The container is gone afterwards.
+    async fn container(&mut self) -> Result<(f64, f64)> {
+        self.made += 1;
+        let id = format!("{ID}-{}", self.made);
+        let before = self.blocks()?;
+        let took = run(&self.agent, self.case, &id, 0).await?;
+        let blocks = self.blocks()? - before;
+        self.drain().await?;
+        self.agent.remove_container(&id, Duration::ZERO).await?;
+        Ok((took, blocks))
+    }
+
+    /// The medians of some, before each of which QEMU forgets its translations if it is to.
+    async fn containers(&mut self, forgetful: bool) -> Result<(f64, f64)> {
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            if forgetful {
+                self.forget().await?;
+            }
+            rounds.push(self.container().await?);
+        }
+        let (times, blocks) = rounds.into_iter().unzip();
+        Ok((median(times), median(blocks)))
+    }
+
+    fn blocks(&mut self) -> Result<f64> {
+        self.translator.as_mut().map_or(Ok(0.0), Translator::blocks)
+    }
+
+    /// On a thread of its own, because this one serves the vsock device.
+    async fn forget(&mut self) -> Result<()> {
+        let mut translator = self.translator.take().context("a translator")?;
+        let socket = self.case.dir().join("debugger.sock");
+        let forgot = tokio::task::spawn_blocking(move || translator.forget(&socket).map(|()| translator));
+        self.translator = Some(forgot.await??);
+        Ok(())
+    }
+
+    /// Megabytes per second of a container that does nothing but write.
+    async fn stream(&mut self) -> Result<f64> {
+        run(&self.agent, self.case, ID, LENGTH).await?;
+        let (bytes, took) = self.drain().await?;
+        check_eq!(bytes, LENGTH, "bytes that came over the bare vsock");
+        Ok(rate(bytes, took))
+    }
+
+    async fn drain(&mut self) -> Result<(usize, Duration)> {
+        drain(&mut self.connections.recv().await.context("the guest's connection")?.stream).await
+    }
 }
 
 async fn agent(vm: &dyn Vm) -> Result<AgentClient> {
@@ -191,7 +262,7 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         share: Some(Share { source: share.to_owned(), tag: Tag::new(TAG)?, kind: ShareKind::Virtio9p }),
         vsock: VsockSpec::VhostUser,
         seccomp: None,
-        extra_monitor: None,
+        extra_monitor: Some(ExtraMonitor::Qmp),
         debug: false,
     })
 }

@@ -1,6 +1,7 @@
 //! From right types to values that can be used.
 
 mod agent;
+mod block;
 mod hypervisor;
 mod memory;
 

@@ -89,6 +89,18 @@ choice! {
 }
 
 choice! {
+    /// `block_device_aio`: how QEMU reads and writes block devices.
+    BlockAio {
+        /// io_uring, the default.
+        IoUring = "io_uring",
+        /// Threads of QEMU's.
+        Threads = "threads",
+        /// Linux AIO, past the page cache.
+        Native = "native",
+    }
+}
+
+choice! {
     /// `extra_monitor_socket`: a second monitor of QEMU's, for looking into a running sandbox.
     ExtraMonitor {
         /// None, the default.

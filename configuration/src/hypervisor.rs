@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::block::BlockDevices;
 use crate::choice::{
     AcceleratorChoice, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
 };
@@ -62,6 +63,8 @@ pub struct Hypervisor {
     pub virtio_fs_extra_args: Vec<String>,
     /// Largest 9p message in bytes.
     pub msize_9p: u32,
+    /// How containers' block devices reach the guest.
+    pub block: BlockDevices,
     /// Where the guest's random numbers come from.
     pub entropy_source: PathBuf,
     /// The value of QEMU's `-sandbox`; empty means QEMU's default.

@@ -9,6 +9,7 @@
 //! honoured, or a warning names it. All problems of all files are reported at once, each with its key and file.
 
 mod agent;
+mod block;
 mod check;
 mod choice;
 mod find;
@@ -27,8 +28,9 @@ mod tree;
 use std::path::{Path, PathBuf};
 
 pub use agent::{Agent, KernelModule};
+pub use block::{BlockCache, BlockDevices, BlockDriver};
 pub use choice::{
-    AcceleratorChoice, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
+    AcceleratorChoice, BlockAio, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
 };
 pub use finding::{Finding, LoadError, Place};
 pub use hypervisor::{Hypervisor, MemoryBacking, Rootfs};

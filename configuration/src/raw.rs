@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::choice::{
-    AcceleratorChoice, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
+    AcceleratorChoice, BlockAio, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
 };
 
 #[derive(Debug, Deserialize)]
@@ -42,6 +42,17 @@ pub(crate) struct RawHypervisor {
     pub(crate) virtio_fs_queue_size: u32,
     pub(crate) virtio_fs_extra_args: Vec<String>,
     pub(crate) msize_9p: u32,
+    pub(crate) block_device_driver: String,
+    pub(crate) block_device_aio: BlockAio,
+    pub(crate) block_device_cache_set: bool,
+    pub(crate) block_device_cache_direct: bool,
+    pub(crate) block_device_cache_noflush: bool,
+    pub(crate) block_device_logical_sector_size: u32,
+    pub(crate) block_device_physical_sector_size: u32,
+    pub(crate) queue_size: u32,
+    pub(crate) num_queues: u32,
+    pub(crate) enable_iothreads: bool,
+    pub(crate) indep_iothreads: u32,
     pub(crate) entropy_source: PathBuf,
     pub(crate) seccompsandbox: String,
     pub(crate) extra_monitor_socket: ExtraMonitor,

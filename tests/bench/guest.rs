@@ -20,8 +20,8 @@ use tests::operator::Configuration;
 use tests::{Case, Context, Result, check_eq};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use vmm::spec::{
-    Backing, Boot, Console, CpuFeatures, EXTRA_MONITOR, ExtraMonitor, HOST_DEVICES, Machine, MachineOptions,
-    Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VmName, VmUuid, VsockSpec, Window,
+    Backing, Block, Boot, Console, CpuFeatures, EXTRA_MONITOR, ExtraMonitor, HOST_DEVICES, Machine,
+    MachineOptions, Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VmName, VmUuid, VsockSpec, Window,
 };
 use vmm::{Hypervisor, Listener, Qemu, Vm, VmSpec, accelerator};
 
@@ -251,6 +251,7 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         memory: Memory::new(512, 4, 1024)?,
         iommu: false,
         pci: PciPlaces::new(0, 0, Window::for_host(Path::new(HOST_DEVICES)))?,
+        block: Block::default(),
         backing: Backing::Anonymous,
         prealloc: false,
         kernel: path("kernel")?,

@@ -40,6 +40,8 @@ pub(crate) enum Object {
         #[serde(skip_serializing_if = "is_off")]
         prealloc: bool,
     },
+    /// A thread for devices to do their work on.
+    Iothread { id: String },
     /// A source of random numbers.
     RngRandom { id: &'static str, filename: String },
 }

@@ -1,6 +1,6 @@
 //! The guest kernel's command line.
 
-use crate::spec::{Boot, Console, ImageFs, VmSpec};
+use crate::spec::{BlockDriver, Boot, Console, ImageFs, VmSpec};
 
 /// What the board and the hypervisor make known or unnecessary. The first three are about clocks, which the guest
 /// would otherwise spend time to distrust; the keyboard controller has no mouse and no surprises; a reset goes
@@ -46,6 +46,10 @@ pub(crate) fn command_line(spec: &VmSpec) -> String {
     // Without this a guest whose kernel panicked would stay, doing nothing; with it QEMU ends, as it may not reboot.
     add(&["panic=1"]);
     add(&[&format!("nr_cpus={}", spec.vcpus.max())]);
+    if spec.block.driver == BlockDriver::VirtioScsi {
+        // The agent asks for each disk it is told of; looking for others takes time.
+        add(&["scsi_mod.scan=none"]);
+    }
     if spec.iommu {
         add(&IOMMU);
     }

@@ -3,12 +3,14 @@
 //! Values that could be wrong are types of their own, checked when they are made; the paths are looked at when the
 //! machine boots, because only then is it known what lies there.
 
+mod block;
 mod pci;
 mod value;
 
 use std::path::PathBuf;
 
 pub use crate::accelerator::Accelerator;
+pub use block::{Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, Queues, Sectors};
 pub use pci::{HOST_DEVICES, PciPlaces, Window};
 pub use value::{
     CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, SpecError, Tag, Vcpus, VmName, VmUuid,
@@ -43,6 +45,8 @@ pub struct VmSpec {
     pub iommu: bool,
     /// Places for PCI devices that come later.
     pub pci: PciPlaces,
+    /// What block devices that come later are driven by.
+    pub block: Block,
     /// The guest's kernel: a bzImage, or an ELF file with a PVH entry.
     pub kernel: PathBuf,
     /// What the kernel starts from.

@@ -40,6 +40,7 @@ impl Checker<'_> {
         let virtio_fs_queue_size = self.queue_size(raw.virtio_fs_queue_size);
         self.extra_args(&raw.virtio_fs_extra_args);
         let msize_9p = self.msize(raw.msize_9p);
+        let block = self.block(&raw);
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
         Some(Hypervisor {
             path: raw.path,
@@ -68,6 +69,7 @@ impl Checker<'_> {
             virtio_fs_queue_size,
             virtio_fs_extra_args: raw.virtio_fs_extra_args,
             msize_9p,
+            block: block?,
             entropy_source: raw.entropy_source,
             seccompsandbox: raw.seccompsandbox,
             extra_monitor: raw.extra_monitor_socket,

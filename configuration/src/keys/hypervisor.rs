@@ -2,7 +2,7 @@
 
 use super::{Key, Kind, Preset, U32, choice, flag, integer, text, texts};
 use crate::choice::{
-    AcceleratorChoice, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
+    AcceleratorChoice, BlockAio, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
 };
 
 const EXTRA_ARGS: &[&str] = &["--thread-pool-size=1", "--announce-submounts"];
@@ -47,6 +47,17 @@ pub(super) const KEYS: &[Key] = &[
     integer("virtio_fs_queue_size", 1024, 1024, "descriptors in a virtio-fs queue, a power of two; 0 means 1024"),
     texts("virtio_fs_extra_args", EXTRA_ARGS, "further arguments for virtio_fs_daemon"),
     integer("msize_9p", 8192, U32, "largest 9p message in bytes, at least 4096; 0 means 8192"),
+    text("block_device_driver", "virtio-scsi", "what drives containers' block devices: virtio-scsi, virtio-blk or nvdimm"),
+    choice("block_device_aio", BlockAio::WORDS, "io_uring", "how QEMU reads and writes them; native needs block_device_cache_direct"),
+    flag("block_device_cache_set", false, "set the two cache options of block devices that follow"),
+    flag("block_device_cache_direct", false, "bypass the host's page cache"),
+    flag("block_device_cache_noflush", false, "ignore the guest's flush requests"),
+    integer("block_device_logical_sector_size", 0, 65536, "bytes in a sector the guest addresses, a power of two from 512; 0 means the host's"),
+    integer("block_device_physical_sector_size", 0, 65536, "bytes in a sector of the medium, likewise and no smaller; 0 means the host's"),
+    integer("queue_size", 128, 1024, "descriptors in a queue of a block device or of the SCSI controller, a power of two; 0 means 128"),
+    integer("num_queues", 1, 1022, "queues of a block device or of the SCSI controller; 0 means 1"),
+    flag("enable_iothreads", false, "serve the SCSI controller from a thread of its own"),
+    integer("indep_iothreads", 0, 64, "further threads that serve block devices"),
     text("entropy_source", "/dev/urandom", "where the guest's random numbers come from"),
     text("seccompsandbox", "", "value of QEMU's -sandbox"),
     choice("extra_monitor_socket", ExtraMonitor::WORDS, "", "a further monitor of QEMU's, extra-monitor.sock in the run directory; empty means none"),
@@ -70,18 +81,7 @@ pub(super) const KEYS: &[Key] = &[
     texts("valid_file_mem_backends", &[], "values that an annotation may give to file_mem_backend").later().also(NO_TEXTS),
     flag("disable_block_device_use", true, "share a root file system rather than attach its block device").later(),
     text("vm_rootfs_driver", "", "driver for the image (Kata's Rust runtime)").later(),
-    text("block_device_driver", "virtio-scsi", "driver for containers' block devices").later(),
-    text("block_device_aio", "io_uring", "how QEMU reads and writes block devices").later(),
-    flag("block_device_cache_set", false, "set cache options of block devices").later(),
-    flag("block_device_cache_direct", false, "bypass the host's page cache").later(),
-    flag("block_device_cache_noflush", false, "ignore flush requests").later(),
-    integer("block_device_logical_sector_size", 0, 65536, "logical sector size in bytes").later(),
-    integer("block_device_physical_sector_size", 0, 65536, "physical sector size in bytes").later(),
-    integer("queue_size", 128, U32, "descriptors in a block device's queue").later(),
-    integer("num_queues", 1, U32, "queues of a block device").later(),
     integer("network_queues", 1, U32, "queues of a network device").later(),
-    flag("enable_iothreads", false, "serve block devices from a thread of their own").later(),
-    integer("indep_iothreads", 0, U32, "further such threads").later(),
     text("virtio_fs_inode_file_handles", "", "whether virtiofsd uses file handles").later().also(&[Preset::Text("prefer")]),
     flag("virtio_fs_is_dax", false, "map a virtio-fs share into guest memory").later(),
     flag("enable_vhost_user_store", false, "attach vhost-user block devices").later(),

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{Place, problems, texts};
-use crate::{KernelModule, LoadError, MemoryBacking, Rootfs};
+use crate::{BlockAio, BlockCache, BlockDriver, KernelModule, LoadError, MemoryBacking, Rootfs};
 
 /// Each drop-in gives exactly one problem: with this key and this text.
 #[track_caller]
@@ -69,6 +69,45 @@ fn memory_is_in_one_place() {
     assert_eq!(backing(""), MemoryBacking::Anonymous);
     assert_eq!(backing("hypervisor.qemu.enable_hugepages = true"), MemoryBacking::HugePages);
     assert_eq!(backing("hypervisor.qemu.file_mem_backend = '/usr'"), MemoryBacking::Directory("/usr".into()));
+}
+
+#[test]
+fn a20_block_devices_are_what_qemu_can_make_of_them() {
+    let place = Place::new();
+    let (driver, aio) = ("hypervisor.qemu.block_device_driver", "hypervisor.qemu.block_device_aio");
+    let logical = "hypervisor.qemu.block_device_logical_sector_size";
+    refused(
+        &place,
+        &[
+            (
+                "hypervisor.qemu.block_device_driver = 'virtio-mmio'",
+                driver,
+                "nothing can be plugged into those",
+            ),
+            ("hypervisor.qemu.block_device_driver = 'virtio-blk-ccw'", driver, "is for s390x"),
+            ("hypervisor.qemu.block_device_driver = 'ide'", driver, "is unknown; use virtio-scsi"),
+            ("hypervisor.qemu.block_device_aio = 'native'", aio, "set block_device_cache_set"),
+            ("hypervisor.qemu.block_device_logical_sector_size = 1000", logical, "not a power of two"),
+            (
+                "hypervisor.qemu = {block_device_logical_sector_size = 4096, block_device_physical_sector_size = 512}",
+                logical,
+                "lower it",
+            ),
+            ("hypervisor.qemu.queue_size = 100", "hypervisor.qemu.queue_size", "not a power of two"),
+            ("hypervisor.qemu.indep_iothreads = 65", "hypervisor.qemu.indep_iothreads", "from 0 to 64"),
+        ],
+    );
+    let loaded = place.load_with(
+        "[hypervisor.qemu]\nblock_device_driver = 'virtio-blk'\nblock_device_aio = 'native'\n\
+         block_device_cache_set = true\nblock_device_cache_direct = true\nqueue_size = 0\nnum_queues = 0\n",
+    );
+    let block = loaded.unwrap().configuration.hypervisor.block;
+    assert_eq!((block.driver, block.aio), (BlockDriver::VirtioBlk, BlockAio::Native));
+    assert_eq!(block.cache, Some(BlockCache { direct: true, no_flush: false }));
+    assert_eq!((block.queue_size, block.num_queues), (128, 1));
+    let loaded = place.load_with("hypervisor.qemu.block_device_cache_direct = true").unwrap();
+    assert!(loaded.warnings[0].concerns("hypervisor.qemu.block_device_cache_set"));
+    assert_eq!(loaded.configuration.hypervisor.block.cache, None);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! From the operator's configuration to the machine to boot: every `auto` is decided here.
 
+mod block;
+
 use std::{fs, path::Path};
 
 use agent_protocol::agent::Storage;
@@ -66,6 +68,7 @@ pub(super) fn of(
         },
         iommu: hypervisor.enable_iommu,
         pci: places_of(hypervisor)?,
+        block: block::of(&hypervisor.block)?,
         prealloc: hypervisor.enable_mem_prealloc,
         kernel: hypervisor.kernel.clone(),
         boot: boot_of(&hypervisor.rootfs),

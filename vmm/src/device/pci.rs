@@ -39,6 +39,16 @@ pub(crate) enum Device {
     Virtconsole { id: &'static str, chardev: &'static str },
     /// `ttyS0`.
     IsaSerial { id: &'static str, chardev: &'static str },
+    /// The controller of SCSI disks.
+    VirtioScsiPci {
+        id: &'static str,
+        #[serde(rename = "num_queues")]
+        num_queues: u16,
+        #[serde(rename = "virtqueue_size")]
+        virtqueue_size: u16,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        iothread: Option<&'static str>,
+    },
     /// Random numbers.
     VirtioRngPci { id: &'static str, rng: &'static str },
     /// A disk.

@@ -1,6 +1,9 @@
 //! The command line of QEMU 7.2 to 10: a pure function of the specification and the numbers of the descriptors that
 //! QEMU inherits.
 
+mod block;
+mod board;
+mod places;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -12,12 +15,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::accelerator::Accelerator;
 use crate::device::{Blockdev, Chardev, Device, Fsdev, Object};
 use crate::kernel_params;
-use crate::spec::{
-    Backing, Boot, Console, EXTRA_MONITOR, ExtraMonitor, Machine, PciPlaces, Tag, VmSpec, Window,
-};
+use crate::spec::{Boot, Console, EXTRA_MONITOR, ExtraMonitor, Tag, VmSpec};
 
 /// What is there for QEMU to connect to, by the descriptors it inherits.
 #[derive(Debug, Clone, Copy)]
@@ -52,14 +52,6 @@ pub(crate) enum VsockEnd {
     VhostUser { fd: RawFd },
 }
 
-/// An emulated processor with everything QEMU can emulate, but for "fast" string instructions: Linux copies memory by
-/// them where it finds them, and TCG moves each byte by itself. Streams are twice as fast without.
-const EMULATED: &str = "max,erms=off,fsrm=off";
-
-const ROOT_BUS: &str = "pcie.0";
-/// Where bridges begin on the root bus. The agents in the field find a device by its bridge's slot.
-const FIRST_BRIDGE: u32 = 2;
-
 /// QEMU's arguments. The processors do not run until they are told to.
 pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> {
     let mut line = Line::default();
@@ -72,7 +64,7 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     if let Some(filter) = &spec.seccomp {
         line.option("-sandbox", filter);
     }
-    board(&mut line, spec);
+    board::board(&mut line, spec);
     if spec.iommu {
         // Before every device that is behind it.
         line.device(&Device::IntelIommu {
@@ -82,7 +74,7 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
             caching_mode: true,
         });
     }
-    places(&mut line, spec.pci);
+    places::places(&mut line, spec.pci);
     line.chardev(&Chardev { id: "qmp0", fd: inherited.qmp });
     line.option("-mon", "chardev=qmp0,mode=control");
     if let Some(kind) = spec.extra_monitor {
@@ -90,6 +82,7 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     }
     console(&mut line, spec.console, inherited.console);
     random(&mut line, spec);
+    block::controller(&mut line, &spec.block);
     if let Some(fd) = inherited.image {
         disk(&mut line, fd);
     }
@@ -99,77 +92,6 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     vsock(&mut line, inherited.vsock);
     kernel(&mut line, spec);
     line.0
-}
-
-fn board(line: &mut Line, spec: &VmSpec) {
-    let Machine::Q35(options) = &spec.machine;
-    let (accelerator, cpu) = match spec.accelerator {
-        Accelerator::Kvm => ("kvm", "host"),
-        Accelerator::Tcg => ("tcg", EMULATED),
-    };
-    let mut machine = format!("q35,accel={accelerator},memory-backend=memory0");
-    if spec.iommu && spec.accelerator == Accelerator::Kvm {
-        // Interrupts are remapped by QEMU, which therefore has to see them.
-        machine.push_str(",kernel_irqchip=split");
-    }
-    options.iter().for_each(|option| machine.extend([",", option]));
-    line.option("-machine", machine);
-    let mut model = cpu.to_owned();
-    spec.cpu_features.iter().for_each(|feature| model.extend([",", feature]));
-    line.option("-cpu", model);
-    let max = spec.vcpus.max();
-    line.option("-smp", format!("{},cores=1,threads=1,sockets={max},maxcpus={max}", spec.vcpus.boot()));
-    let mut memory = format!("{}M", spec.memory.mib());
-    if let Some((slots, max_mib)) = spec.memory.growth() {
-        memory.push_str(&format!(",slots={slots},maxmem={max_mib}M"));
-    }
-    line.option("-m", memory);
-    line.object(&memory_backend(spec));
-    line.option("-rtc", "base=utc,driftfix=slew,clock=host");
-    if spec.accelerator == Accelerator::Kvm {
-        line.option("-global", "kvm-pit.lost_tick_policy=discard");
-    }
-}
-
-/// Before every other device: those have no place of their own and take the first that is free.
-fn places(line: &mut Line, pci: PciPlaces) {
-    for number in 0..pci.bridges() {
-        line.device(&Device::PciBridge {
-            id: format!("pci-bridge-{number}"),
-            bus: ROOT_BUS,
-            addr: format!("{:x}", FIRST_BRIDGE + number),
-            chassis_nr: number + 1,
-            shpc: false,
-            io_reserve: 4 << 10,
-            mem_reserve: 1 << 20,
-            pref64_reserve: 1 << 20,
-        });
-    }
-    let Window { mem, pref64 } = pci.window();
-    for number in 0..pci.root_ports() {
-        line.device(&Device::PcieRootPort {
-            id: format!("rp{number}"),
-            bus: ROOT_BUS,
-            chassis: 0,
-            slot: number,
-            mem_reserve: mem,
-            pref64_reserve: pref64,
-        });
-    }
-}
-
-fn memory_backend(spec: &VmSpec) -> Object {
-    let (id, size, share, prealloc) = ("memory0", spec.memory.bytes(), true, spec.prealloc);
-    match &spec.backing {
-        Backing::Directory(directory) => {
-            let mem_path = directory.to_string_lossy().into_owned();
-            Object::MemoryBackendFile { id, size, mem_path, share, prealloc }
-        }
-        backing => {
-            let hugetlb = *backing == Backing::HugePages;
-            Object::MemoryBackendMemfd { id, size, share, hugetlb, prealloc }
-        }
-    }
 }
 
 /// QEMU makes the socket in its working directory, by the umask it has for itself alone.

@@ -55,6 +55,28 @@ pub enum SpecError {
         /// Root ports.
         root_ports: u32,
     },
+    /// More threads for block devices than make sense.
+    #[error("{0} independent I/O threads: at most 64 would do")]
+    IoThreads(u32),
+    /// Sizes of sectors that no disk has.
+    #[error(
+        "sectors of {logical} bytes on a medium with {physical}: powers of two from 512 to 65536, or 0, would do, the \
+         logical one no larger than the physical one"
+    )]
+    Sectors {
+        /// What the guest addresses.
+        logical: u32,
+        /// What the medium writes at once.
+        physical: u32,
+    },
+    /// Queues that no virtio device has.
+    #[error("{count} queues of {size} descriptors: 1 to 1022 of a power of two from 4 to 1024 would do")]
+    Queues {
+        /// How many.
+        count: u32,
+        /// Descriptors in each.
+        size: u32,
+    },
     /// A kernel parameter that would be read as none or as several.
     #[error("kernel parameter {0:?} is empty, or has a blank or control character outside double quotes")]
     KernelParam(String),

@@ -9,7 +9,7 @@ use slog::{Drain, Logger, OwnedKVList, Record, o};
 use tempfile::TempDir;
 use vmm::accelerator::Accelerator;
 use vmm::spec::{
-    Backing, Boot, Console, CpuFeatures, ExtraArgs, FsCache, HOST_DEVICES, KernelParam, Machine,
+    Backing, Block, Boot, Console, CpuFeatures, ExtraArgs, FsCache, HOST_DEVICES, KernelParam, Machine,
     MachineOptions, Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec,
     Window,
 };
@@ -66,6 +66,7 @@ impl Fixture {
             memory: Memory::new(256, 4, 1024).unwrap(),
             iommu: false,
             pci: PciPlaces::new(0, 0, Window::for_host(Path::new(HOST_DEVICES))).unwrap(),
+            block: Block::default(),
             backing: Backing::Anonymous,
             prealloc: false,
             kernel: asset("KATA_TEST_KERNEL", cache().join("guest/vmlinuz")),

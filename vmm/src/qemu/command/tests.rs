@@ -16,6 +16,7 @@ pub(super) fn spec() -> VmSpec {
         memory: Memory::new(2048, 10, 8192).unwrap(),
         iommu: false,
         pci: PciPlaces::new(0, 0, Window { mem: 4 << 20, pref64: 4 << 20 }).unwrap(),
+        block: Block::default(),
         backing: Backing::Anonymous,
         prealloc: false,
         kernel: "/guest/vmlinuz".into(),
@@ -76,10 +77,11 @@ fn a_machine_with_kvm_and_an_initrd_is_this_line() {
 -device {"driver":"virtconsole","id":"console0","chardev":"charconsole0"}
 -object {"qom-type":"rng-random","id":"rng0","filename":"/dev/urandom"}
 -device {"driver":"virtio-rng-pci","id":"virtio-rng0","rng":"rng0"}
+-device {"driver":"virtio-scsi-pci","id":"scsi0","num_queues":1,"virtqueue_size":128}
 -device {"driver":"vhost-vsock-pci","id":"vsock0","guest-cid":1234,"vhostfd":"7"}
 -kernel /guest/vmlinuz
 -initrd /guest/initrd.img
--append tsc=reliable no_timer_check rcupdate.rcu_expedited=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1 i8042.noaux=1 noreplace-smp reboot=k cryptomgr.notests net.ifnames=0 pci=lastbus=0 console=hvc0 quiet panic=1 nr_cpus=8 agent.log=info"#;
+-append tsc=reliable no_timer_check rcupdate.rcu_expedited=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1 i8042.noaux=1 noreplace-smp reboot=k cryptomgr.notests net.ifnames=0 pci=lastbus=0 console=hvc0 quiet panic=1 nr_cpus=8 scsi_mod.scan=none agent.log=info"#;
     assert_eq!(lines(&spec(), &inherited()).join("\n"), expected);
 }
 
@@ -125,7 +127,7 @@ fn an_image_is_a_raw_disk_that_the_guest_cannot_write() {
     );
     assert!(
         append.contains(
-            " quiet systemd.show_status=false panic=1 nr_cpus=8 systemd.unit=kata-containers.target "
+            " quiet systemd.show_status=false panic=1 nr_cpus=8 scsi_mod.scan=none systemd.unit=kata-containers.target "
         )
     );
 }
@@ -176,7 +178,12 @@ fn the_operators_wishes_reach_the_line() {
     assert!(has(&lines, "-bios /fw,1"));
     assert!(has(&lines, r#"-device {"driver":"isa-serial","id":"console0","chardev":"charconsole0"}"#));
     assert!(has(&lines, r#"-object {"qom-type":"rng-random","id":"rng0","filename":"/dev/a,\"b"}"#));
-    assert!(lines.last().unwrap().ends_with(" console=ttyS0 debug panic=1 nr_cpus=8 panic=0 x=\"a b\""));
+    assert!(
+        lines
+            .last()
+            .unwrap()
+            .ends_with(" console=ttyS0 debug panic=1 nr_cpus=8 scsi_mod.scan=none panic=0 x=\"a b\"")
+    );
 }
 
 #[test]
@@ -234,4 +241,27 @@ fn a18_an_iommu_comes_first_and_the_guest_is_told_to_use_it() {
     assert!(has(&lines, "-machine q35,accel=kvm,memory-backend=memory0,kernel_irqchip=split"));
     let append = lines.iter().find(|line| line.starts_with("-append")).unwrap();
     assert!(append.contains(" intel_iommu=on iommu=pt "), "{append}");
+}
+
+#[test]
+fn a20_the_scsi_controller_has_the_threads_and_queues_asked_for_and_the_guest_waits_to_be_told_of_disks() {
+    let queues = Queues::new(4, 256).unwrap();
+    let block = Block {
+        options: BlockOptions::new(Access::IoUring, Sectors::default(), queues),
+        threads: IoThreads::new(true, 2).unwrap(),
+        ..Block::default()
+    };
+    let all = lines(&VmSpec { block: block.clone(), ..spec() }, &inherited());
+    for id in ["iothread0", "indep-iothread0", "indep-iothread1"] {
+        assert!(has(&all, &format!(r#"-object {{"qom-type":"iothread","id":"{id}"}}"#)), "{id}");
+    }
+    assert!(has(
+        &all,
+        r#"-device {"driver":"virtio-scsi-pci","id":"scsi0","num_queues":4,"virtqueue_size":256,"iothread":"iothread0"}"#
+    ));
+    assert!(all.last().unwrap().contains(" scsi_mod.scan=none "));
+    let block = Block { driver: BlockDriver::VirtioBlk, ..block };
+    let without = lines(&VmSpec { block, ..spec() }, &inherited());
+    assert!(!without.iter().any(|line| line.contains("scsi")), "{without:?}");
+    assert!(has(&without, r#"-object {"qom-type":"iothread","id":"iothread0"}"#));
 }

@@ -1,0 +1,93 @@
+//! Block devices.
+
+use super::Checker;
+use crate::block::{BlockCache, BlockDevices, BlockDriver};
+use crate::choice::BlockAio;
+use crate::raw::RawHypervisor;
+
+const DRIVER: &str = "hypervisor.qemu.block_device_driver";
+const AIO: &str = "hypervisor.qemu.block_device_aio";
+const CACHE_SET: &str = "hypervisor.qemu.block_device_cache_set";
+const LOGICAL: &str = "hypervisor.qemu.block_device_logical_sector_size";
+const PHYSICAL: &str = "hypervisor.qemu.block_device_physical_sector_size";
+const QUEUE_SIZE: &str = "hypervisor.qemu.queue_size";
+
+impl Checker<'_> {
+    pub(super) fn block(&mut self, raw: &RawHypervisor) -> Option<BlockDevices> {
+        let driver = self.driver(&raw.block_device_driver);
+        let cache = self.cache(raw);
+        if raw.block_device_aio == BlockAio::Native
+            && !cache.is_some_and(|cache| cache.direct)
+            && self.sound(&[AIO, CACHE_SET])
+        {
+            let what = "native works past the page cache only: set block_device_cache_set and \
+                        block_device_cache_direct, or use io_uring or threads";
+            self.problem(AIO, what.to_owned());
+        }
+        self.sectors(raw);
+        let (queue_size, num_queues) = self.queues(raw);
+        Some(BlockDevices {
+            driver: driver?,
+            aio: raw.block_device_aio,
+            cache,
+            logical_sector_size: raw.block_device_logical_sector_size,
+            physical_sector_size: raw.block_device_physical_sector_size,
+            queue_size,
+            num_queues,
+            enable_iothreads: raw.enable_iothreads,
+            indep_iothreads: raw.indep_iothreads,
+        })
+    }
+
+    fn queues(&mut self, raw: &RawHypervisor) -> (u32, u32) {
+        let size = if raw.queue_size == 0 { 128 } else { raw.queue_size };
+        if size < 4 || !size.is_power_of_two() {
+            self.problem(QUEUE_SIZE, format!("{size} is not a power of two from 4 to 1024; 128 is usual"));
+        }
+        (size, raw.num_queues.max(1))
+    }
+
+    fn driver(&mut self, word: &str) -> Option<BlockDriver> {
+        let why = match word {
+            "virtio-scsi" => return Some(BlockDriver::VirtioScsi),
+            "virtio-blk" | "virtio-blk-pci" => return Some(BlockDriver::VirtioBlk),
+            "nvdimm" => return Some(BlockDriver::Nvdimm),
+            "virtio-mmio" | "virtio-blk-mmio" => {
+                "is for machines without PCI, and nothing can be plugged into those"
+            }
+            "virtio-blk-ccw" => "is for s390x",
+            "virtio-pmem" => "cannot take a device away again",
+            _ => "is unknown",
+        };
+        self.problem(DRIVER, format!("{word:?} {why}; use virtio-scsi, virtio-blk or nvdimm"));
+        None
+    }
+
+    fn cache(&mut self, raw: &RawHypervisor) -> Option<BlockCache> {
+        let (direct, no_flush) = (raw.block_device_cache_direct, raw.block_device_cache_noflush);
+        if !raw.block_device_cache_set && (direct || no_flush) {
+            let what = "false, so block_device_cache_direct and block_device_cache_noflush mean nothing";
+            self.warning(CACHE_SET, what.to_owned());
+        }
+        raw.block_device_cache_set.then_some(BlockCache { direct, no_flush })
+    }
+
+    fn sectors(&mut self, raw: &RawHypervisor) {
+        let (logical, physical) =
+            (raw.block_device_logical_sector_size, raw.block_device_physical_sector_size);
+        for (key, size) in [(LOGICAL, logical), (PHYSICAL, physical)] {
+            if size != 0 && !(size.is_power_of_two() && (512..=65536).contains(&size)) {
+                self.problem(
+                    key,
+                    format!("{size} is not a power of two from 512 to 65536, nor 0 for the host's"),
+                );
+            }
+        }
+        if physical != 0 && logical > physical && self.sound(&[LOGICAL, PHYSICAL]) {
+            let what = format!(
+                "{logical} is more than block_device_physical_sector_size, which is {physical}; lower it"
+            );
+            self.problem(LOGICAL, what);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Memory.
+
+use serde_json::json;
+use vmm::spec::{Backing, Memory};
+use vmm::{BootError, Hypervisor, Qemu};
+
+use crate::Machine;
+use crate::common::{Fixture, log};
+
+#[tokio::test]
+async fn a11_the_memory_is_shared_and_as_big_as_asked_for_and_prealloc_reserves_it() {
+    for prealloc in [false, true] {
+        let mut fixture = Fixture::new();
+        fixture.spec.prealloc = prealloc;
+        let mut machine = Machine::boot(fixture).await;
+        let memory = machine.ask("query-memdev", json!({}))[0].take();
+        assert_eq!(memory["id"], "memory0");
+        assert_eq!(memory["size"], 256_u64 << 20);
+        assert_eq!((&memory["share"], &memory["prealloc"]), (&json!(true), &json!(prealloc)));
+        machine.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a22_memory_in_a_directory_is_a_file_that_has_no_name() {
+    let mut fixture = Fixture::new();
+    let directory = fixture.dir.path().join("memory,share=off");
+    std::fs::create_dir(&directory).unwrap();
+    fixture.spec.backing = Backing::Directory(directory.clone());
+    let mut machine = Machine::boot(fixture).await;
+    let path = machine.ask("qom-get", json!({"path": "/objects/memory0", "property": "mem-path"}));
+    assert_eq!(path, directory.to_str().unwrap());
+    let shared = machine.ask("qom-get", json!({"path": "/objects/memory0", "property": "share"}));
+    assert_eq!(shared, true);
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn a11_huge_pages_the_host_does_not_have_are_told_before_anything_starts() {
+    let mut fixture = Fixture::new();
+    fixture.spec.backing = Backing::HugePages;
+    // As much as no machine has reserved.
+    fixture.spec.memory = Memory::new(1 << 30, 4, 1 << 30).unwrap();
+    let error = Qemu::new(log()).boot(fixture.spec.clone()).await.err().unwrap();
+    assert!(matches!(error, BootError::HugePages { .. }), "{error}");
+    assert!(error.to_string().contains("vm.nr_hugepages"), "{error}");
+    fixture.assert_nothing_left();
+}

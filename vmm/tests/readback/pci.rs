@@ -1,0 +1,49 @@
+//! Places for PCI devices, and what stands before them.
+
+use serde_json::json;
+use vmm::spec::{PciPlaces, Window};
+
+use crate::Machine;
+use crate::common::Fixture;
+
+/// The devices on the root bus, by the ids they were given, with their slots.
+fn on_root_bus(machine: &mut Machine) -> Vec<(String, u64)> {
+    let buses = machine.ask("query-pci", json!({}));
+    let devices = buses[0]["devices"].as_array().unwrap().clone();
+    let named = devices.iter().map(|device| {
+        (device["qdev_id"].as_str().unwrap_or_default().to_owned(), device["slot"].as_u64().unwrap())
+    });
+    named.filter(|(id, _)| !id.is_empty()).collect()
+}
+
+#[tokio::test]
+async fn a15_a30_bridges_and_root_ports_are_where_later_devices_look_for_them() {
+    let mut fixture = Fixture::new();
+    let window = Window { mem: 4 << 20, pref64: 1 << 30 };
+    fixture.spec.pci = PciPlaces::new(5, 16, window).unwrap();
+    let mut machine = Machine::boot(fixture).await;
+    let devices = on_root_bus(&mut machine);
+    for bridge in 0..5_u64 {
+        assert!(devices.contains(&(format!("pci-bridge-{bridge}"), 2 + bridge)), "{devices:?}");
+    }
+    for port in 0..16 {
+        assert!(devices.iter().any(|(id, _)| *id == format!("rp{port}")), "{devices:?}");
+    }
+    let reserve = json!({"path": "/machine/peripheral/rp7", "property": "pref64-reserve"});
+    assert_eq!(machine.ask("qom-get", reserve), 1 << 30);
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn a18_an_iommu_remaps_interrupts() {
+    let mut fixture = Fixture::new();
+    fixture.spec.iommu = true;
+    let mut machine = Machine::boot(fixture).await;
+    for (property, wanted) in
+        [("intremap", json!("on")), ("device-iotlb", json!(true)), ("caching-mode", json!(true))]
+    {
+        let asked = json!({"path": "/machine/peripheral/iommu0", "property": property});
+        assert_eq!(machine.ask("qom-get", asked), wanted, "{property}");
+    }
+    machine.end().await;
+}

@@ -41,6 +41,8 @@ pub struct Hypervisor {
     pub memory_slots: u32,
     /// Memory the guest may grow to, at least `default_memory_mib`.
     pub default_maxmemory_mib: u64,
+    /// Address space for NVDIMMs that come later.
+    pub memory_offset_mib: u32,
     /// Where the host has the guest's memory.
     pub memory_backing: MemoryBacking,
     /// All of the memory is taken from the host at the start.
@@ -88,6 +90,17 @@ pub enum MemoryBacking {
     Directory(PathBuf),
 }
 
+/// How the guest reads its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageDriver {
+    /// As an NVDIMM.
+    Nvdimm,
+    /// As a PCI device that is memory.
+    VirtioPmem,
+    /// As a disk.
+    VirtioBlk,
+}
+
 /// What the guest's kernel starts from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rootfs {
@@ -99,5 +112,7 @@ pub enum Rootfs {
         path: PathBuf,
         /// The file system on its first partition.
         fs_type: FsType,
+        /// How the guest reads it.
+        driver: ImageDriver,
     },
 }

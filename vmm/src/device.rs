@@ -40,6 +40,16 @@ pub(crate) enum Object {
         #[serde(skip_serializing_if = "is_off")]
         prealloc: bool,
     },
+    /// A file as it is, which nothing changes.
+    #[serde(rename = "memory-backend-file")]
+    ReadOnlyFile {
+        id: &'static str,
+        /// Bytes.
+        size: u64,
+        mem_path: String,
+        share: bool,
+        readonly: bool,
+    },
     /// A thread for devices to do their work on.
     Iothread { id: String },
     /// A source of random numbers.

@@ -104,6 +104,11 @@ pub enum PathProblem {
     /// Not a directory.
     #[error("not a directory")]
     NotADirectory,
+    /// A file that is to be memory does not end where a page does.
+    #[error(
+        "not a multiple of 4096 bytes, as an image that is used as memory has to be; a disk may have any size"
+    )]
+    NotPages,
     /// The executable bit is missing, or the file system is mounted without it.
     #[error("not executable")]
     NotExecutable,

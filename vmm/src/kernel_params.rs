@@ -1,6 +1,6 @@
 //! The guest kernel's command line.
 
-use crate::spec::{BlockDriver, Boot, Console, ImageFs, VmSpec};
+use crate::spec::{BlockDriver, Boot, Console, ImageDriver, ImageFs, VmSpec};
 
 /// What the board and the hypervisor make known or unnecessary. The first three are about clocks, which the guest
 /// would otherwise spend time to distrust; the keyboard controller has no mouse and no surprises; a reset goes
@@ -35,8 +35,8 @@ pub(crate) fn command_line(spec: &VmSpec) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut add = |list: &[&str]| words.extend(list.iter().map(ToString::to_string));
     add(&BOARD);
-    if let Boot::Image { fs, .. } = &spec.boot {
-        add(root(*fs));
+    if let Boot::Image { fs, driver, .. } = &spec.boot {
+        add(&root(*fs, *driver));
     }
     add(&[match spec.console {
         Console::Virtio => "console=hvc0",
@@ -60,15 +60,17 @@ pub(crate) fn command_line(spec: &VmSpec) -> String {
     words.join(" ")
 }
 
-/// The root file system on the first partition of the first disk.
-fn root(fs: ImageFs) -> &'static [&'static str] {
-    match fs {
-        ImageFs::Ext4 => {
-            &["root=/dev/vda1", "rootflags=data=ordered,errors=remount-ro", "ro", "rootfstype=ext4"]
-        }
-        ImageFs::Xfs => &["root=/dev/vda1", "ro", "rootfstype=xfs"],
-        ImageFs::Erofs => &["root=/dev/vda1", "ro", "rootfstype=erofs"],
-    }
+/// The root file system on the first partition of the image. An image that is memory is not cached a second time.
+fn root(fs: ImageFs, driver: ImageDriver) -> Vec<&'static str> {
+    let (device, dax) =
+        if driver.is_memory() { ("root=/dev/pmem0p1", true) } else { ("root=/dev/vda1", false) };
+    let (flags, kind) = match (fs, dax) {
+        (ImageFs::Ext4, true) => (Some("rootflags=dax,data=ordered,errors=remount-ro"), "rootfstype=ext4"),
+        (ImageFs::Ext4, false) => (Some("rootflags=data=ordered,errors=remount-ro"), "rootfstype=ext4"),
+        (ImageFs::Xfs, dax) => (dax.then_some("rootflags=dax"), "rootfstype=xfs"),
+        (ImageFs::Erofs, dax) => (dax.then_some("rootflags=dax"), "rootfstype=erofs"),
+    };
+    [Some(device), flags, Some("ro"), Some(kind)].into_iter().flatten().collect()
 }
 
 fn verbosity(spec: &VmSpec) -> &'static [&'static str] {

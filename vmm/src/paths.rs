@@ -11,6 +11,9 @@ use nix::unistd::{AccessFlags, access};
 use crate::error::{PathError, PathProblem};
 use crate::spec::{Backing, Boot, ShareKind, VmSpec};
 
+/// What memory comes in, in bytes.
+const PAGE: u64 = 4096;
+
 /// What is asked of a path.
 #[derive(Clone, Copy)]
 enum Kind {
@@ -28,7 +31,12 @@ pub(crate) fn check(spec: &VmSpec) -> Result<(), PathError> {
     one("kernel", &spec.kernel, Kind::File)?;
     match &spec.boot {
         Boot::Initrd(path) => one("initrd", path, Kind::File)?,
-        Boot::Image { path, .. } => one("guest image", path, Kind::File)?,
+        Boot::Image { path, driver, .. } => {
+            one("guest image", path, Kind::File)?;
+            if driver.is_memory() {
+                whole_pages("guest image", path)?;
+            }
+        }
     }
     if let Some(firmware) = &spec.firmware {
         one("firmware", firmware, Kind::File)?;
@@ -48,6 +56,13 @@ pub(crate) fn check(spec: &VmSpec) -> Result<(), PathError> {
 
 fn one(what: &'static str, path: &Path, kind: Kind) -> Result<(), PathError> {
     problem(path, kind).map_or(Ok(()), |problem| Err(PathError { what, path: path.to_owned(), problem }))
+}
+
+/// A file that is to be memory.
+fn whole_pages(what: &'static str, path: &Path) -> Result<(), PathError> {
+    let whole = fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0 && metadata.len() % PAGE == 0);
+    let problem = PathProblem::NotPages;
+    if whole { Ok(()) } else { Err(PathError { what, path: path.to_owned(), problem }) }
 }
 
 fn problem(path: &Path, kind: Kind) -> Option<PathProblem> {

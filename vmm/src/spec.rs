@@ -114,7 +114,28 @@ pub enum Boot {
         path: PathBuf,
         /// What its first partition holds.
         fs: ImageFs,
+        /// How the guest reads it.
+        driver: ImageDriver,
     },
+}
+
+/// How the guest reads its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageDriver {
+    /// As a disk, through a cache of its own.
+    VirtioBlk,
+    /// As memory that all guests with the image share (DAX); the board has to know of NVDIMMs.
+    Nvdimm,
+    /// Likewise as a PCI device, which the guest's kernel needs a driver for that is seldom built in.
+    VirtioPmem,
+}
+
+impl ImageDriver {
+    /// Whether the image takes address space beside the guest's memory.
+    #[must_use]
+    pub fn is_memory(self) -> bool {
+        self != ImageDriver::VirtioBlk
+    }
 }
 
 /// The file system of a guest image.

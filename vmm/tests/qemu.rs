@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::{Fixture, log, named, status};
-use vmm::spec::{Boot, ImageFs, ShareKind};
+use vmm::spec::{Boot, ImageDriver, ImageFs, ShareKind};
 use vmm::{BootError, How, Hypervisor, Qemu, Vm, VmExit, Who};
 
 async fn boot(fixture: &Fixture) -> Box<dyn Vm> {
@@ -96,7 +96,7 @@ async fn a_disk_image_is_a_disk_the_guest_reads() {
     let mut fixture = Fixture::new();
     let path = fixture.dir.path().join("image,with=odd\"name");
     std::fs::write(&path, vec![0; 1 << 20]).unwrap();
-    fixture.spec.boot = Boot::Image { path, fs: ImageFs::Ext4 };
+    fixture.spec.boot = Boot::Image { path, fs: ImageFs::Ext4, driver: ImageDriver::VirtioBlk };
     let vm = boot(&fixture).await;
     vm.stop(Duration::from_secs(4)).await.unwrap();
     fixture.assert_nothing_left();

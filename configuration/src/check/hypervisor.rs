@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Checker;
 use super::memory::Size;
 use crate::choice::SharedFs;
-use crate::hypervisor::{Hypervisor, MemoryBacking, Rootfs};
+use crate::hypervisor::{Hypervisor, ImageDriver, MemoryBacking, Rootfs};
 use crate::program::{self, Program};
 use crate::raw::RawHypervisor;
 
@@ -13,6 +13,7 @@ const PATH: &str = "hypervisor.qemu.path";
 const KERNEL: &str = "hypervisor.qemu.kernel";
 const INITRD: &str = "hypervisor.qemu.initrd";
 const IMAGE: &str = "hypervisor.qemu.image";
+const IMAGE_DRIVER: &str = "hypervisor.qemu.vm_rootfs_driver";
 const BRIDGES: &str = "hypervisor.qemu.default_bridges";
 const ROOT_PORTS: &str = "hypervisor.qemu.pcie_root_port";
 const HUGE_PAGES: &str = "hypervisor.qemu.enable_hugepages";
@@ -58,6 +59,7 @@ impl Checker<'_> {
             default_memory_mib: memory_mib,
             memory_slots: slots,
             default_maxmemory_mib: max_memory_mib,
+            memory_offset_mib: raw.memory_offset,
             memory_backing,
             enable_iommu: raw.enable_iommu,
             default_bridges,
@@ -130,7 +132,8 @@ impl Checker<'_> {
                 if let Err(what) = self.fits_memory(IMAGE, size, memory_mib) {
                     self.warning(IMAGE, what);
                 }
-                Some(Rootfs::Image { path, fs_type: raw.rootfs_type })
+                let driver = self.image_driver(raw)?;
+                Some(Rootfs::Image { path, fs_type: raw.rootfs_type, driver })
             }
             (Some(_), Some(_)) => {
                 self.problem(
@@ -145,6 +148,21 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    /// Kata's Go runtime has the one key, its Rust runtime the other.
+    fn image_driver(&mut self, raw: &RawHypervisor) -> Option<ImageDriver> {
+        let what = match (raw.vm_rootfs_driver.as_str(), raw.disable_image_nvdimm) {
+            ("", true) | ("virtio-blk" | "virtio-blk-pci", _) => return Some(ImageDriver::VirtioBlk),
+            ("", false) | ("nvdimm", false) => return Some(ImageDriver::Nvdimm),
+            ("virtio-pmem", _) => return Some(ImageDriver::VirtioPmem),
+            ("nvdimm", true) => "nvdimm, and disable_image_nvdimm is set; set one of the two".to_owned(),
+            (word @ "virtio-blk-mmio", _) => format!("{word:?} is for machines without PCI; use virtio-blk"),
+            (word @ "virtio-blk-ccw", _) => format!("{word:?} is for s390x; use virtio-blk"),
+            (word, _) => format!("{word:?} is unknown; use nvdimm, virtio-pmem or virtio-blk"),
+        };
+        self.problem(IMAGE_DRIVER, what);
+        None
     }
 
     fn program(&mut self, key: &'static str, path: &Path, needed: bool) -> Program {

@@ -3,7 +3,7 @@
 use super::{Place, texts};
 use crate::keys::{Key, Kind, Preset, SECTIONS};
 use crate::raw::{RawAgent, RawHypervisor, RawRuntime};
-use crate::{AcceleratorChoice, FsType, Rootfs, SharedFs, VirtioFsCache, VsockChoice};
+use crate::{AcceleratorChoice, FsType, ImageDriver, Rootfs, SharedFs, VirtioFsCache, VsockChoice};
 
 const KATA_4: &str = include_str!("../../tests/data/kata-4-qemu.toml");
 const KATA_2: &str = include_str!("../../tests/data/kata-2-qemu.toml");
@@ -14,7 +14,10 @@ fn a_file_of_kata_4_with_all_its_keys_loads_without_a_warning() {
     let loaded = place.load(KATA_4).unwrap();
     assert_eq!(texts(&loaded.warnings), Vec::<String>::new());
     let hypervisor = loaded.configuration.hypervisor;
-    assert_eq!(hypervisor.rootfs, Rootfs::Image { path: place.path("image"), fs_type: FsType::Ext4 });
+    assert_eq!(
+        hypervisor.rootfs,
+        Rootfs::Image { path: place.path("image"), fs_type: FsType::Ext4, driver: ImageDriver::Nvdimm }
+    );
     assert_eq!(hypervisor.shared_fs, SharedFs::VirtioFs);
     assert_eq!(hypervisor.kernel_params, ["cgroup_no_v1=all", "systemd.unified_cgroup_hierarchy=1"]);
 }
@@ -86,9 +89,7 @@ fn no_table_has_a_key_twice() {
 fn a_key_that_is_not_honoured_warns_once_its_value_differs_from_the_default() {
     let place = Place::new();
     for section in SECTIONS {
-        // Whatever this one says, the image is a disk.
-        let judged = section.keys.iter().filter(|key| !key.honoured && key.name != "disable_image_nvdimm");
-        for key in judged {
+        for key in section.keys.iter().filter(|key| !key.honoured) {
             let name = format!("{}.{}", section.table, key.name);
             let loaded = place.load_with(&format!("{name} = {}\n", unusual(key))).unwrap();
             let drop_in = place.path("config.d/10-test");

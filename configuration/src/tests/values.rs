@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{Place, problems, texts};
-use crate::{BlockAio, BlockCache, BlockDriver, KernelModule, LoadError, MemoryBacking, Rootfs};
+use crate::{BlockAio, BlockCache, BlockDriver, ImageDriver, KernelModule, LoadError, MemoryBacking, Rootfs};
 
 /// Each drop-in gives exactly one problem: with this key and this text.
 #[track_caller]
@@ -136,6 +136,31 @@ fn exactly_one_of_initrd_and_image_is_wanted() {
     );
     let loaded = place.load_with("hypervisor.qemu = {initrd = '', image = '@DIR@/image'}").unwrap();
     assert!(matches!(loaded.configuration.hypervisor.rootfs, Rootfs::Image { .. }));
+}
+
+#[test]
+fn a17_an_image_is_read_as_one_of_both_keys_says() {
+    let place = Place::new();
+    let image = "hypervisor.qemu.initrd = ''\nhypervisor.qemu.image = '@DIR@/image'\n";
+    let with = |text: &str| place.load_with(&format!("{image}{text}"));
+    for (text, expected) in [
+        ("", ImageDriver::Nvdimm),
+        ("hypervisor.qemu.disable_image_nvdimm = true", ImageDriver::VirtioBlk),
+        ("hypervisor.qemu.vm_rootfs_driver = 'virtio-blk-pci'", ImageDriver::VirtioBlk),
+        ("hypervisor.qemu.vm_rootfs_driver = 'virtio-pmem'", ImageDriver::VirtioPmem),
+    ] {
+        let rootfs = with(text).unwrap().configuration.hypervisor.rootfs;
+        assert!(matches!(rootfs, Rootfs::Image { driver, .. } if driver == expected), "{text}: {rootfs:?}");
+    }
+    for (text, what) in [
+        ("vm_rootfs_driver = 'virtio-blk-ccw'", "is for s390x"),
+        ("vm_rootfs_driver = 'floppy'", "is unknown"),
+        ("vm_rootfs_driver = 'nvdimm'\nhypervisor.qemu.disable_image_nvdimm = true", "set one of the two"),
+    ] {
+        let found = problems(with(&format!("hypervisor.qemu.{text}")));
+        assert!(found[0].concerns("hypervisor.qemu.vm_rootfs_driver"), "{found:?}");
+        assert!(found[0].what.contains(what), "{found:?}");
+    }
 }
 
 #[test]

@@ -14,8 +14,8 @@ use vmm::{
     VmSpec, accelerator,
     spec::{
         Accelerator, Backing, Boot, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache, HOST_DEVICES,
-        ImageFs, KernelParam, Machine, MachineOptions, Memory, PciPlaces, Share, ShareKind, SpecError, Tag,
-        Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
+        ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PciPlaces, Share, ShareKind,
+        SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
     },
 };
 
@@ -230,8 +230,9 @@ fn machine_of(hypervisor: &Hypervisor) -> Result<Machine> {
 
 fn memory_of(hypervisor: &Hypervisor) -> Result<Memory> {
     let mib = u64::from(hypervisor.default_memory_mib);
-    Memory::new(mib, hypervisor.memory_slots, hypervisor.default_maxmemory_mib)
-        .map_err(unusable("default_memory"))
+    let memory = Memory::new(mib, hypervisor.memory_slots, hypervisor.default_maxmemory_mib)
+        .map_err(unusable("default_memory"))?;
+    memory.with_room(hypervisor.memory_offset_mib.into()).map_err(unusable("memory_offset"))
 }
 
 fn places_of(hypervisor: &Hypervisor) -> Result<PciPlaces> {
@@ -246,13 +247,18 @@ fn places_of(hypervisor: &Hypervisor) -> Result<PciPlaces> {
 fn boot_of(rootfs: &Rootfs) -> Boot {
     match rootfs {
         Rootfs::Initrd(path) => Boot::Initrd(path.clone()),
-        Rootfs::Image { path, fs_type } => {
+        Rootfs::Image { path, fs_type, driver } => {
             let fs = match fs_type {
                 FsType::Ext4 => ImageFs::Ext4,
                 FsType::Xfs => ImageFs::Xfs,
                 FsType::Erofs => ImageFs::Erofs,
             };
-            Boot::Image { path: path.clone(), fs }
+            let driver = match driver {
+                configuration::ImageDriver::Nvdimm => ImageDriver::Nvdimm,
+                configuration::ImageDriver::VirtioPmem => ImageDriver::VirtioPmem,
+                configuration::ImageDriver::VirtioBlk => ImageDriver::VirtioBlk,
+            };
+            Boot::Image { path: path.clone(), fs, driver }
         }
     }
 }

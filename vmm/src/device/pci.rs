@@ -59,6 +59,10 @@ pub(crate) enum Device {
         share_rw: bool,
         serial: &'static str,
     },
+    /// Memory that outlives the guest. `unarmed`: the guest cannot write to it.
+    Nvdimm { id: &'static str, memdev: &'static str, unarmed: bool },
+    /// The same as a PCI device.
+    VirtioPmemPci { id: &'static str, memdev: &'static str },
     /// A virtio-fs share.
     VhostUserFsPci { id: &'static str, chardev: &'static str, tag: String, queue_size: u16 },
     /// A 9p share.

@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::command::{self, Inherited, ShareEnd, VsockEnd};
+use super::command::{self, ImageEnd, Inherited, ShareEnd, VsockEnd};
 use super::machine::{Machine, Parts};
 use super::monitor::Monitor;
 use super::qmp::{Cont, Qmp};
@@ -83,7 +83,7 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
     let inherited = Inherited {
         qmp: qemu_monitor.as_raw_fd(),
         console: qemu_console.as_raw_fd(),
-        image: image.as_ref().map(AsRawFd::as_raw_fd),
+        image: image.as_ref().map(|(fd, size)| ImageEnd { fd: fd.as_raw_fd(), size: *size }),
         share,
         vsock: match spec.vsock {
             VsockSpec::Vhost => VsockEnd::Vhost { fd: vsock.fd.as_raw_fd(), cid: vsock.cid },
@@ -92,7 +92,11 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
     };
     let args = command::render(spec, &inherited);
     debug!(processes.log(), "qemu"; "path" => %spec.qemu.display(), "arguments" => ?args);
-    let fds = [qemu_monitor, qemu_console, vsock.fd].into_iter().chain(image).chain(virtiofsd).collect();
+    let fds = [qemu_monitor, qemu_console, vsock.fd]
+        .into_iter()
+        .chain(image.map(|(fd, _)| fd))
+        .chain(virtiofsd)
+        .collect();
     let qemu = processes.start(Program { who: Who::Qemu, path: &spec.qemu, args, fds, umask: 0o077 })?;
     let console = Console::read(console, processes.log().new(o!("process" => "guest")));
     let monitor = unless_it_ends(processes.exit(), go(processes, spec, monitor)).await?;
@@ -149,11 +153,16 @@ fn share<'a>(
     })
 }
 
-/// Opens the guest image, for reading alone.
-fn image(spec: &VmSpec) -> Result<Option<OwnedFd>, BootError> {
+/// Opens the guest image, for reading alone, and tells its size.
+fn image(spec: &VmSpec) -> Result<Option<(OwnedFd, u64)>, BootError> {
     let Boot::Image { path, .. } = &spec.boot else { return Ok(None) };
     let refused = |source| BootError::Io { doing: format!("open {}", path.display()), source };
-    File::open(path).map(|image| Some(image.into())).map_err(refused)
+    let open = || {
+        let image = File::open(path)?;
+        let size = image.metadata()?.len();
+        Ok((image.into(), size))
+    };
+    open().map(Some).map_err(refused)
 }
 
 /// A connected pair: our end, and one to inherit.

@@ -3,6 +3,7 @@
 
 mod block;
 mod board;
+mod image;
 mod places;
 #[cfg(test)]
 mod properties;
@@ -15,7 +16,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::device::{Blockdev, Chardev, Device, Fsdev, Object};
+use crate::device::{Chardev, Device, Fsdev, Object};
 use crate::kernel_params;
 use crate::spec::{Boot, Console, EXTRA_MONITOR, ExtraMonitor, Tag, VmSpec};
 
@@ -26,12 +27,20 @@ pub(crate) struct Inherited<'a> {
     pub(crate) qmp: RawFd,
     /// A connected socket for the guest's console.
     pub(crate) console: RawFd,
-    /// The guest image, open for reading, where there is one.
-    pub(crate) image: Option<RawFd>,
+    /// The guest image, where there is one.
+    pub(crate) image: Option<ImageEnd>,
     /// The shared directory, where there is one.
     pub(crate) share: Option<ShareEnd<'a>>,
     /// The vsock's back end.
     pub(crate) vsock: VsockEnd,
+}
+
+/// A guest image, open for reading.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ImageEnd {
+    pub(crate) fd: RawFd,
+    /// Bytes.
+    pub(crate) size: u64,
 }
 
 /// The back end of a shared directory.
@@ -64,7 +73,7 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     if let Some(filter) = &spec.seccomp {
         line.option("-sandbox", filter);
     }
-    board::board(&mut line, spec);
+    board::board(&mut line, spec, inherited.image);
     if spec.iommu {
         // Before every device that is behind it.
         line.device(&Device::IntelIommu {
@@ -83,9 +92,7 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     console(&mut line, spec.console, inherited.console);
     random(&mut line, spec);
     block::controller(&mut line, &spec.block);
-    if let Some(fd) = inherited.image {
-        disk(&mut line, fd);
-    }
+    image::image(&mut line, &spec.boot, inherited.image);
     if let Some(share) = inherited.share {
         shared_directory(&mut line, share);
     }
@@ -121,19 +128,6 @@ fn console(line: &mut Line, kind: Console, fd: RawFd) {
 fn random(line: &mut Line, spec: &VmSpec) {
     line.object(&Object::RngRandom { id: "rng0", filename: spec.entropy.to_string_lossy().into_owned() });
     line.device(&Device::VirtioRngPci { id: "virtio-rng0", rng: "rng0" });
-}
-
-/// The image by descriptor: its path may hold anything, and QEMU has no more access to it than the descriptor.
-fn disk(line: &mut Line, fd: RawFd) {
-    line.option("-add-fd", format!("fd={fd},set=1"));
-    line.json("-blockdev", &Blockdev::read_only_image("image0", 1));
-    line.device(&Device::VirtioBlkPci {
-        id: "disk0",
-        drive: "image0",
-        config_wce: false,
-        share_rw: true,
-        serial: "image0",
-    });
 }
 
 fn shared_directory(line: &mut Line, share: ShareEnd<'_>) {

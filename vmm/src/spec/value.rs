@@ -259,6 +259,7 @@ pub struct Memory {
     mib: u64,
     slots: u32,
     max_mib: u64,
+    room_mib: u64,
 }
 
 impl Memory {
@@ -270,7 +271,20 @@ impl Memory {
         if slots > 256 {
             return Err(SpecError::MemorySlots(slots));
         }
-        Ok(Memory { mib, slots, max_mib })
+        Ok(Memory { mib, slots, max_mib, room_mib: 0 })
+    }
+
+    /// The same with `room_mib` MiB of address space for devices that are memory, such as NVDIMMs.
+    pub fn with_room(self, room_mib: u64) -> Result<Memory, SpecError> {
+        let end = self.max_mib.checked_add(room_mib).and_then(|mib| mib.checked_mul(1 << 20));
+        end.map(|_| Memory { room_mib, ..self })
+            .ok_or(SpecError::Memory { mib: self.mib, max_mib: self.max_mib.saturating_add(room_mib) })
+    }
+
+    /// Address space for devices that are memory, in MiB.
+    #[must_use]
+    pub fn room_mib(self) -> u64 {
+        self.room_mib
     }
 
     /// Memory at boot in MiB.
@@ -402,6 +416,8 @@ mod tests {
         assert!(Memory::new(0, 0, 1).is_err());
         assert!(Memory::new(2, 0, 1).is_err());
         assert!(Memory::new(1, 0, u64::MAX).is_err());
+        assert!(Memory::new(1, 0, 1).unwrap().with_room(u64::MAX).is_err());
+        assert!(Memory::new(1, 0, 1).unwrap().with_room(1 << 43).is_ok());
         assert_eq!(Memory::new(1, 257, 2), Err(SpecError::MemorySlots(257)));
         assert_eq!(Memory::new(1, 0, 2).unwrap().growth(), None);
         assert_eq!(Memory::new(1, 3, 2).unwrap().growth(), Some((3, 2)));

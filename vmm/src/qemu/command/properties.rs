@@ -32,7 +32,8 @@ fn any_board() -> impl Strategy<Value = (Accelerator, Vcpus, Memory, Backing, bo
 fn any_ends() -> impl Strategy<Value = (Boot, Console, VsockEnd, Option<ExtraMonitor>, bool)> {
     let boot = prop_oneof![
         Just(Boot::Initrd("/guest/initrd".into())),
-        Just(Boot::Image { path: "/guest/image".into(), fs: ImageFs::Ext4 }),
+        prop_oneof![Just(ImageDriver::VirtioBlk), Just(ImageDriver::Nvdimm), Just(ImageDriver::VirtioPmem)]
+            .prop_map(|driver| Boot::Image { path: "/guest/image".into(), fs: ImageFs::Ext4, driver }),
     ];
     let console = prop_oneof![Just(Console::Virtio), Just(Console::Serial)];
     let vsock = prop_oneof![
@@ -88,7 +89,7 @@ proptest! {
         pci in any_pci(),
         shares in 0..3_u8,
     ) {
-        let image = matches!(boot, Boot::Image { .. }).then_some(20);
+        let image = matches!(boot, Boot::Image { .. }).then_some(ImageEnd { fd: 20, size: 64 << 20 });
         let spec = VmSpec {
             accelerator, vcpus, memory, backing, prealloc, boot, console, extra_monitor, iommu, pci,
             ..super::tests::spec()

@@ -108,8 +108,11 @@ fn memory_that_cannot_grow_has_no_slots() {
 
 #[test]
 fn an_image_is_a_raw_disk_that_the_guest_cannot_write() {
-    let boot = Boot::Image { path: "/guest/image".into(), fs: ImageFs::Ext4 };
-    let lines = lines(&VmSpec { boot, ..spec() }, &Inherited { image: Some(9), ..inherited() });
+    let boot = Boot::Image { path: "/guest/image".into(), fs: ImageFs::Ext4, driver: ImageDriver::VirtioBlk };
+    let lines = lines(
+        &VmSpec { boot, ..spec() },
+        &Inherited { image: Some(ImageEnd { fd: 9, size: 64 << 20 }), ..inherited() },
+    );
     assert!(has(&lines, "-add-fd fd=9,set=1"));
     assert!(has(
         &lines,
@@ -264,4 +267,43 @@ fn a20_the_scsi_controller_has_the_threads_and_queues_asked_for_and_the_guest_wa
     let without = lines(&VmSpec { block, ..spec() }, &inherited());
     assert!(!without.iter().any(|line| line.contains("scsi")), "{without:?}");
     assert!(has(&without, r#"-object {"qom-type":"iothread","id":"iothread0"}"#));
+}
+
+#[test]
+fn a4_a17_an_image_that_is_memory_has_its_own_room_and_is_not_cached_twice() {
+    let image = Some(ImageEnd { fd: 9, size: (64 << 20) + 4096 });
+    let with = |driver, memory: Memory, fs| {
+        let boot = Boot::Image { path: "/guest/image".into(), fs, driver };
+        lines(&VmSpec { boot, memory, ..spec() }, &Inherited { image, ..inherited() })
+    };
+    let memory = Memory::new(2048, 10, 8192).unwrap();
+    let nvdimm = with(ImageDriver::Nvdimm, memory, ImageFs::Ext4);
+    assert!(has(&nvdimm, "-machine q35,accel=kvm,memory-backend=memory0,nvdimm=on"));
+    assert!(has(&nvdimm, "-m 2048M,slots=11,maxmem=8257M"));
+    assert!(has(
+        &nvdimm,
+        r#"-object {"qom-type":"memory-backend-file","id":"image0","size":67112960,"mem-path":"/proc/self/fd/9","share":true,"readonly":true}"#
+    ));
+    assert!(has(&nvdimm, r#"-device {"driver":"nvdimm","id":"nvdimm0","memdev":"image0","unarmed":true}"#));
+    let root = " root=/dev/pmem0p1 rootflags=dax,data=ordered,errors=remount-ro ro rootfstype=ext4 console=";
+    assert!(nvdimm.last().unwrap().contains(root), "{nvdimm:?}");
+
+    let fixed = Memory::new(512, 0, 512).unwrap();
+    let pmem = with(ImageDriver::VirtioPmem, fixed, ImageFs::Erofs);
+    assert!(has(&pmem, "-machine q35,accel=kvm,memory-backend=memory0"));
+    assert!(has(&pmem, "-m 512M,maxmem=577M"));
+    assert!(has(&pmem, r#"-device {"driver":"virtio-pmem-pci","id":"pmem0","memdev":"image0"}"#));
+    assert!(pmem.last().unwrap().contains(" root=/dev/pmem0p1 rootflags=dax ro rootfstype=erofs "));
+
+    let most = Memory::new(512, 256, 1024).unwrap();
+    assert!(has(&with(ImageDriver::Nvdimm, most, ImageFs::Xfs), "-m 512M,slots=256,maxmem=1089M"));
+}
+
+#[test]
+fn a10_address_space_for_later_nvdimms_is_on_top_of_memory() {
+    let memory = Memory::new(2048, 10, 8192).unwrap().with_room(1024).unwrap();
+    let block = Block { driver: BlockDriver::Nvdimm, ..Block::default() };
+    let lines = lines(&VmSpec { memory, block, ..spec() }, &inherited());
+    assert!(has(&lines, "-m 2048M,slots=10,maxmem=9216M"));
+    assert!(has(&lines, "-machine q35,accel=kvm,memory-backend=memory0,nvdimm=on"));
 }

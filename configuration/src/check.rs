@@ -2,6 +2,7 @@
 
 mod agent;
 mod block;
+mod firmware;
 mod hypervisor;
 mod memory;
 

@@ -25,8 +25,8 @@ pub struct Hypervisor {
     pub cpu_features: String,
     /// Words for the end of the guest's kernel command line: the last one of a name wins.
     pub kernel_params: Vec<String>,
-    /// The firmware for `-bios`, where it is not QEMU's own.
-    pub firmware: Option<PathBuf>,
+    /// What the machine starts from.
+    pub firmware: Firmware,
     /// What executes the guest's code.
     pub accelerator: AcceleratorChoice,
     /// What carries the connections between host and guest.
@@ -88,6 +88,22 @@ pub enum MemoryBacking {
     HugePages,
     /// In a file without a name in this directory.
     Directory(PathBuf),
+}
+
+/// What the machine starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Firmware {
+    /// What QEMU brings along.
+    BuiltIn,
+    /// A file in read-only memory.
+    Bios(PathBuf),
+    /// Files in flash memory, which the guest cannot change.
+    Flash {
+        /// The program.
+        code: PathBuf,
+        /// Its variables.
+        variables: Option<PathBuf>,
+    },
 }
 
 /// How the guest reads its image.

@@ -25,6 +25,8 @@ pub(crate) struct RawHypervisor {
     pub(crate) cpu_features: String,
     pub(crate) kernel_params: String,
     pub(crate) firmware: PathBuf,
+    pub(crate) firmware_volume: PathBuf,
+    pub(crate) pflashes: Vec<PathBuf>,
     pub(crate) accelerator: AcceleratorChoice,
     pub(crate) vsock: VsockChoice,
     pub(crate) default_vcpus: f64,

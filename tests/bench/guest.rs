@@ -20,7 +20,7 @@ use tests::operator::Configuration;
 use tests::{Case, Context, Result, check_eq};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use vmm::spec::{
-    Backing, Block, Boot, Console, CpuFeatures, EXTRA_MONITOR, ExtraMonitor, HOST_DEVICES, Machine,
+    Backing, Block, Boot, Console, CpuFeatures, EXTRA_MONITOR, ExtraMonitor, Firmware, HOST_DEVICES, Machine,
     MachineOptions, Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VmName, VmUuid, VsockSpec, Window,
 };
 use vmm::{Hypervisor, Listener, Qemu, Vm, VmSpec, accelerator};
@@ -256,7 +256,7 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         prealloc: false,
         kernel: path("kernel")?,
         boot: Boot::Initrd(path("initrd")?),
-        firmware: None,
+        firmware: Firmware::default(),
         kernel_params: Vec::new(),
         console: Console::Virtio,
         entropy: "/dev/urandom".into(),

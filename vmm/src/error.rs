@@ -105,9 +105,7 @@ pub enum PathProblem {
     #[error("not a directory")]
     NotADirectory,
     /// A file that is to be memory does not end where a page does.
-    #[error(
-        "not a multiple of 4096 bytes, as an image that is used as memory has to be; a disk may have any size"
-    )]
+    #[error("not a multiple of 4096 bytes, as a file that the guest sees as memory has to be")]
     NotPages,
     /// The executable bit is missing, or the file system is mounted without it.
     #[error("not executable")]

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use crate::error::{PathError, PathProblem};
-use crate::spec::{Backing, Boot, ShareKind, VmSpec};
+use crate::spec::{Backing, Boot, Firmware, ShareKind, VmSpec};
 
 /// What memory comes in, in bytes.
 const PAGE: u64 = 4096;
@@ -38,8 +38,17 @@ pub(crate) fn check(spec: &VmSpec) -> Result<(), PathError> {
             }
         }
     }
-    if let Some(firmware) = &spec.firmware {
-        one("firmware", firmware, Kind::File)?;
+    match &spec.firmware {
+        Firmware::BuiltIn => {}
+        Firmware::Bios(path) => one("firmware", path, Kind::File)?,
+        Firmware::Flash { code, variables } => {
+            one("firmware", code, Kind::File)?;
+            whole_pages("firmware", code)?;
+            if let Some(variables) = variables {
+                one("firmware variables", variables, Kind::File)?;
+                whole_pages("firmware variables", variables)?;
+            }
+        }
     }
     if let Backing::Directory(directory) = &spec.backing {
         one("directory for the guest's memory", directory, Kind::Directory)?;

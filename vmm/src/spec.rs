@@ -51,8 +51,8 @@ pub struct VmSpec {
     pub kernel: PathBuf,
     /// What the kernel starts from.
     pub boot: Boot,
-    /// The firmware for `-bios`, where it is not QEMU's own.
-    pub firmware: Option<PathBuf>,
+    /// What the machine starts from.
+    pub firmware: Firmware,
     /// Words for the end of the kernel's command line, where the last one of a name wins.
     pub kernel_params: Vec<KernelParam>,
     /// How the guest's console is carried.
@@ -101,6 +101,23 @@ pub enum Backing {
 pub enum Machine {
     /// The PCI Express board.
     Q35(MachineOptions),
+}
+
+/// What a machine starts from. No guest can change it, or it would change what the others start from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Firmware {
+    /// What QEMU brings along.
+    #[default]
+    BuiltIn,
+    /// One file in read-only memory.
+    Bios(PathBuf),
+    /// Files in flash memory, each of whole pages.
+    Flash {
+        /// The program.
+        code: PathBuf,
+        /// Its variables; what a guest makes of them lasts as long as the guest.
+        variables: Option<PathBuf>,
+    },
 }
 
 /// What the guest's kernel starts from.

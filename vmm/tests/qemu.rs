@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::{Fixture, log, named, status};
-use vmm::spec::{Boot, ImageDriver, ImageFs, ShareKind};
+use vmm::spec::{Boot, Firmware, ImageDriver, ImageFs, ShareKind};
 use vmm::{BootError, How, Hypervisor, Qemu, Vm, VmExit, Who};
 
 async fn boot(fixture: &Fixture) -> Box<dyn Vm> {
@@ -176,7 +176,7 @@ async fn r01_a_qemu_that_exits_at_once_is_quoted() {
 async fn r01_what_the_real_qemu_dislikes_is_quoted() {
     let mut fixture = Fixture::new();
     std::fs::write(fixture.dir.path().join("firmware"), [0; 100]).unwrap();
-    fixture.spec.firmware = Some(fixture.dir.path().join("firmware"));
+    fixture.spec.firmware = Firmware::Bios(fixture.dir.path().join("firmware"));
     let text = refused(&fixture).await.to_string();
     assert!(text.contains("could not load PC BIOS"), "{text}");
     fixture.assert_nothing_left();

@@ -18,7 +18,6 @@ const BRIDGES: &str = "hypervisor.qemu.default_bridges";
 const ROOT_PORTS: &str = "hypervisor.qemu.pcie_root_port";
 const HUGE_PAGES: &str = "hypervisor.qemu.enable_hugepages";
 const MEMORY_FILE: &str = "hypervisor.qemu.file_mem_backend";
-const FIRMWARE: &str = "hypervisor.qemu.firmware";
 const ENTROPY: &str = "hypervisor.qemu.entropy_source";
 const QUEUE_SIZE: &str = "hypervisor.qemu.virtio_fs_queue_size";
 const EXTRA_ARGS: &str = "hypervisor.qemu.virtio_fs_extra_args";
@@ -42,6 +41,7 @@ impl Checker<'_> {
         self.extra_args(&raw.virtio_fs_extra_args);
         let msize_9p = self.msize(raw.msize_9p);
         let block = self.block(&raw);
+        let firmware = self.firmware(&raw);
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
         Some(Hypervisor {
             path: raw.path,
@@ -51,7 +51,7 @@ impl Checker<'_> {
             machine_accelerators: raw.machine_accelerators,
             cpu_features: raw.cpu_features,
             kernel_params: raw.kernel_params.split_whitespace().map(str::to_owned).collect(),
-            firmware: Some(raw.firmware).filter(|path| !path.as_os_str().is_empty()),
+            firmware,
             accelerator: raw.accelerator,
             vsock: raw.vsock,
             default_vcpus: vcpus,
@@ -84,9 +84,6 @@ impl Checker<'_> {
         self.note(PATH, program::executable(&raw.path));
         self.note(KERNEL, program::content(&raw.kernel));
         self.note(ENTROPY, program::readable_source(&raw.entropy_source));
-        if !raw.firmware.as_os_str().is_empty() {
-            self.note(FIRMWARE, program::content(&raw.firmware));
-        }
     }
 
     /// Kata takes a larger number for the largest, so a file of its may have one.
@@ -205,7 +202,7 @@ impl Checker<'_> {
         }
     }
 
-    fn note<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
+    pub(super) fn note<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
         result.map_err(|what| self.problem(key, what)).ok()
     }
 }

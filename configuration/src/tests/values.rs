@@ -3,7 +3,9 @@
 use std::fs;
 
 use super::{Place, problems, texts};
-use crate::{BlockAio, BlockCache, BlockDriver, ImageDriver, KernelModule, LoadError, MemoryBacking, Rootfs};
+use crate::{
+    BlockAio, BlockCache, BlockDriver, Firmware, ImageDriver, KernelModule, LoadError, MemoryBacking, Rootfs,
+};
 
 /// Each drop-in gives exactly one problem: with this key and this text.
 #[track_caller]
@@ -161,6 +163,41 @@ fn a17_an_image_is_read_as_one_of_both_keys_says() {
         assert!(found[0].concerns("hypervisor.qemu.vm_rootfs_driver"), "{found:?}");
         assert!(found[0].what.contains(what), "{found:?}");
     }
+}
+
+#[test]
+fn a26_firmware_is_in_read_only_memory_or_in_flash() {
+    let place = Place::new();
+    let flashes = "hypervisor.qemu.pflashes";
+    refused(
+        &place,
+        &[
+            (
+                "hypervisor.qemu.firmware_volume = '@DIR@/image'",
+                "hypervisor.qemu.firmware_volume",
+                "the variables of no firmware",
+            ),
+            ("hypervisor.qemu.pflashes = ['/no']", flashes, "/no: no such file"),
+            (
+                "hypervisor.qemu = {pflashes = ['@DIR@/image'], firmware = '@DIR@/image'}",
+                flashes,
+                "choose one",
+            ),
+            (
+                "hypervisor.qemu.pflashes = ['@DIR@/image', '@DIR@/image', '@DIR@/image']",
+                flashes,
+                "room for two",
+            ),
+        ],
+    );
+    let firmware = |text| place.load_with(text).unwrap().configuration.hypervisor.firmware;
+    let (code, variables) = (place.path("kernel"), Some(place.path("image")));
+    assert_eq!(firmware(""), Firmware::BuiltIn);
+    assert_eq!(firmware("hypervisor.qemu.firmware = '@DIR@/kernel'"), Firmware::Bios(code.clone()));
+    let flash = Firmware::Flash { code, variables };
+    assert_eq!(firmware("hypervisor.qemu.pflashes = ['@DIR@/kernel', '@DIR@/image']"), flash);
+    let pair = "hypervisor.qemu = {firmware = '@DIR@/kernel', firmware_volume = '@DIR@/image'}";
+    assert_eq!(firmware(pair), flash);
 }
 
 #[test]

@@ -13,9 +13,9 @@ use slog::{Logger, warn};
 use vmm::{
     VmSpec, accelerator,
     spec::{
-        Accelerator, Backing, Boot, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache, HOST_DEVICES,
-        ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PciPlaces, Share, ShareKind,
-        SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
+        Accelerator, Backing, Boot, Console, CpuFeatures, ExtraArgs, ExtraMonitor, Firmware, FsCache,
+        HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PciPlaces, Share,
+        ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
     },
 };
 
@@ -72,7 +72,7 @@ pub(super) fn of(
         prealloc: hypervisor.enable_mem_prealloc,
         kernel: hypervisor.kernel.clone(),
         boot: boot_of(&hypervisor.rootfs),
-        firmware: hypervisor.firmware.clone(),
+        firmware: firmware_of(&hypervisor.firmware),
         kernel_params: kernel_params_of(configuration)?,
         console: if hypervisor.use_legacy_serial { Console::Serial } else { Console::Virtio },
         entropy: hypervisor.entropy_source.clone(),
@@ -242,6 +242,16 @@ fn places_of(hypervisor: &Hypervisor) -> Result<PciPlaces> {
     };
     PciPlaces::new(hypervisor.default_bridges, hypervisor.pcie_root_port, window)
         .map_err(unusable("default_bridges"))
+}
+
+fn firmware_of(firmware: &configuration::Firmware) -> Firmware {
+    match firmware {
+        configuration::Firmware::BuiltIn => Firmware::BuiltIn,
+        configuration::Firmware::Bios(path) => Firmware::Bios(path.clone()),
+        configuration::Firmware::Flash { code, variables } => {
+            Firmware::Flash { code: code.clone(), variables: variables.clone() }
+        }
+    }
 }
 
 fn boot_of(rootfs: &Rootfs) -> Boot {

@@ -1,5 +1,7 @@
 //! What is behind a disk: `-blockdev`.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 /// A node of QEMU's block layer. The format is always spelt out: guessing it from content a guest may have written
@@ -20,6 +22,12 @@ pub(crate) enum File {
 }
 
 impl Blockdev {
+    /// A raw file that nothing changes.
+    pub(crate) fn read_only_file(node_name: &'static str, path: &Path) -> Blockdev {
+        let filename = path.to_string_lossy().into_owned();
+        Blockdev::Raw { node_name, read_only: true, file: File::File { filename } }
+    }
+
     /// A raw image in the set of descriptors number `set`, which the guest cannot write to.
     pub(crate) fn read_only_image(node_name: &'static str, set: u32) -> Blockdev {
         Blockdev::Raw {

@@ -161,9 +161,6 @@ fn vsock(line: &mut Line, end: VsockEnd) {
 }
 
 fn kernel(line: &mut Line, spec: &VmSpec) {
-    if let Some(firmware) = &spec.firmware {
-        line.option("-bios", firmware);
-    }
     line.option("-kernel", &spec.kernel);
     if let Boot::Initrd(initrd) = &spec.boot {
         line.option("-initrd", initrd);

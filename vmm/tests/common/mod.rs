@@ -9,9 +9,9 @@ use slog::{Drain, Logger, OwnedKVList, Record, o};
 use tempfile::TempDir;
 use vmm::accelerator::Accelerator;
 use vmm::spec::{
-    Backing, Block, Boot, Console, CpuFeatures, ExtraArgs, FsCache, HOST_DEVICES, KernelParam, Machine,
-    MachineOptions, Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec,
-    Window,
+    Backing, Block, Boot, Console, CpuFeatures, ExtraArgs, Firmware, FsCache, HOST_DEVICES, KernelParam,
+    Machine, MachineOptions, Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VirtioFs, VmName, VmUuid,
+    VsockSpec, Window,
 };
 use vmm::{Process, VmSpec};
 
@@ -71,7 +71,7 @@ impl Fixture {
             prealloc: false,
             kernel: asset("KATA_TEST_KERNEL", cache().join("guest/vmlinuz")),
             boot: Boot::Initrd(initrd),
-            firmware: None,
+            firmware: Firmware::default(),
             kernel_params: vec![KernelParam::new("vmm.test=1").unwrap()],
             console: Console::Serial,
             entropy: "/dev/urandom".into(),

@@ -10,6 +10,7 @@
 mod block;
 #[path = "../common/mod.rs"]
 mod common;
+mod firmware;
 mod image;
 mod memory;
 mod pci;

@@ -2,8 +2,8 @@
 
 use super::{ImageEnd, Line, image};
 use crate::accelerator::Accelerator;
-use crate::device::Object;
-use crate::spec::{Backing, BlockDriver, Boot, ImageDriver, Machine, VmSpec};
+use crate::device::{Blockdev, Object};
+use crate::spec::{Backing, BlockDriver, Boot, Firmware, ImageDriver, Machine, VmSpec};
 
 /// An emulated processor with everything QEMU can emulate, but for "fast" string instructions: Linux copies memory by
 /// them where it finds them, and TCG moves each byte by itself. Streams are twice as fast without.
@@ -22,6 +22,18 @@ pub(super) fn board(line: &mut Line, spec: &VmSpec, guest_image: Option<ImageEnd
     }
     if has_nvdimms(spec) {
         machine.push_str(",nvdimm=on");
+    }
+    match &spec.firmware {
+        Firmware::BuiltIn => {}
+        Firmware::Bios(path) => line.option("-bios", path),
+        Firmware::Flash { code, variables } => {
+            for (id, path) in
+                ["pflash0", "pflash1"].into_iter().zip([Some(code), variables.as_ref()].into_iter().flatten())
+            {
+                line.json("-blockdev", &Blockdev::read_only_file(id, path));
+                machine.push_str(&format!(",{id}={id}"));
+            }
+        }
     }
     options.iter().for_each(|option| machine.extend([",", option]));
     line.option("-machine", machine);

@@ -21,7 +21,7 @@ pub(super) fn spec() -> VmSpec {
         prealloc: false,
         kernel: "/guest/vmlinuz".into(),
         boot: Boot::Initrd("/guest/initrd.img".into()),
-        firmware: None,
+        firmware: Firmware::default(),
         kernel_params: vec![KernelParam::new("agent.log=info").unwrap()],
         console: Console::Virtio,
         entropy: "/dev/urandom".into(),
@@ -170,7 +170,7 @@ fn the_operators_wishes_reach_the_line() {
     let spec = VmSpec {
         console: Console::Serial,
         seccomp: Some("on,spawn=deny".into()),
-        firmware: Some("/fw,1".into()),
+        firmware: Firmware::Bios("/fw,1".into()),
         entropy: "/dev/a,\"b".into(),
         kernel_params: ["panic=0", "x=\"a b\""].map(|word| KernelParam::new(word).unwrap()).into(),
         debug: true,
@@ -306,4 +306,23 @@ fn a10_address_space_for_later_nvdimms_is_on_top_of_memory() {
     let lines = lines(&VmSpec { memory, block, ..spec() }, &inherited());
     assert!(has(&lines, "-m 2048M,slots=10,maxmem=9216M"));
     assert!(has(&lines, "-machine q35,accel=kvm,memory-backend=memory0,nvdimm=on"));
+}
+
+#[test]
+fn a26_flash_is_read_only() {
+    let flash = |variables: Option<&str>| {
+        let firmware = Firmware::Flash { code: "/fw/code,1".into(), variables: variables.map(Into::into) };
+        lines(&VmSpec { firmware, ..spec() }, &inherited())
+    };
+    let node = |number: u8, path: &str| {
+        format!(
+            r#"-blockdev {{"driver":"raw","node-name":"pflash{number}","read-only":true,"file":{{"driver":"file","filename":"{path}"}}}}"#
+        )
+    };
+    let both = flash(Some("/fw/vars"));
+    assert!(has(&both, "-machine q35,accel=kvm,memory-backend=memory0,pflash0=pflash0,pflash1=pflash1"));
+    assert!(has(&both, &node(0, "/fw/code,1")) && has(&both, &node(1, "/fw/vars")), "{both:?}");
+    let code = flash(None);
+    assert!(has(&code, "-machine q35,accel=kvm,memory-backend=memory0,pflash0=pflash0"));
+    assert!(!code.iter().any(|line| line.contains("pflash1") || line.starts_with("-bios")));
 }

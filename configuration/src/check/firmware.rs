@@ -1,0 +1,50 @@
+//! What the machine starts from.
+
+use std::path::{Path, PathBuf};
+
+use super::Checker;
+use crate::hypervisor::Firmware;
+use crate::program;
+use crate::raw::RawHypervisor;
+
+const FIRMWARE: &str = "hypervisor.qemu.firmware";
+const VOLUME: &str = "hypervisor.qemu.firmware_volume";
+const FLASHES: &str = "hypervisor.qemu.pflashes";
+
+impl Checker<'_> {
+    pub(super) fn firmware(&mut self, raw: &RawHypervisor) -> Firmware {
+        let firmware = self.given(FIRMWARE, &raw.firmware);
+        let volume = self.given(VOLUME, &raw.firmware_volume);
+        let flashes: Vec<PathBuf> =
+            raw.pflashes.iter().filter_map(|flash| self.given(FLASHES, flash)).collect();
+        match (flashes.as_slice(), firmware, volume) {
+            ([], None, None) => return Firmware::BuiltIn,
+            ([], Some(firmware), None) => return Firmware::Bios(firmware),
+            ([], Some(code), variables) => return Firmware::Flash { code, variables },
+            ([code], None, variables) => return Firmware::Flash { code: code.clone(), variables },
+            ([code, variables], None, None) => {
+                return Firmware::Flash { code: code.clone(), variables: Some(variables.clone()) };
+            }
+            ([], None, Some(_)) => {
+                self.problem(VOLUME, format!("holds the variables of no firmware; set {FIRMWARE} too"));
+            }
+            ([_, _], ..) | ([_], Some(_), _) => {
+                self.problem(FLASHES, format!("set together with {FIRMWARE} or {VOLUME}; choose one"));
+            }
+            (flashes, ..) => {
+                let what = format!("{} images; the board has room for two", flashes.len());
+                self.problem(FLASHES, what);
+            }
+        }
+        Firmware::BuiltIn
+    }
+
+    /// A file that is there; an empty path counts as absent.
+    fn given(&mut self, key: &'static str, path: &Path) -> Option<PathBuf> {
+        let given = !path.as_os_str().is_empty();
+        if given {
+            self.note(key, program::content(path));
+        }
+        given.then(|| path.to_owned())
+    }
+}

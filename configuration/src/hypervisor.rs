@@ -1,5 +1,6 @@
 //! The machine and what it is made of.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use crate::block::BlockDevices;
@@ -47,8 +48,14 @@ pub struct Hypervisor {
     pub memory_backing: MemoryBacking,
     /// All of the memory is taken from the host at the start.
     pub enable_mem_prealloc: bool,
+    /// Memory that the guest has freed is the host's again.
+    pub reclaim_guest_freed_memory: bool,
     /// The guest has an IOMMU.
     pub enable_iommu: bool,
+    /// Virtio devices that QEMU serves are behind an IOMMU.
+    pub enable_iommu_platform: bool,
+    /// Virtio devices are the same whether or not the host is a virtual machine.
+    pub disable_nesting_checks: bool,
     /// PCI bridges for devices that are plugged in later, at most 5.
     pub default_bridges: u32,
     /// PCI Express root ports for such devices, at most 16.
@@ -67,6 +74,8 @@ pub struct Hypervisor {
     pub msize_9p: u32,
     /// How containers' block devices reach the guest.
     pub block: BlockDevices,
+    /// Where block devices that other programs serve are, when they may be attached.
+    pub vhost_user_store: Option<VhostUserStore>,
     /// Where the guest's random numbers come from.
     pub entropy_source: PathBuf,
     /// The value of QEMU's `-sandbox`; empty means QEMU's default.
@@ -77,6 +86,15 @@ pub struct Hypervisor {
     pub use_legacy_serial: bool,
     /// Kernel, agent and QEMU say more, and the guest's console is logged.
     pub enable_debug: bool,
+}
+
+/// Block devices that other programs serve by vhost-user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VhostUserStore {
+    /// The directory of their sockets and device nodes.
+    pub path: PathBuf,
+    /// Seconds until a lost connection is made again; `None` means never.
+    pub reconnect: Option<NonZeroU32>,
 }
 
 /// Where the host has the guest's memory.

@@ -21,7 +21,8 @@ use tests::{Case, Context, Result, check_eq};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use vmm::spec::{
     Backing, Block, Boot, Console, CpuFeatures, EXTRA_MONITOR, ExtraMonitor, Firmware, HOST_DEVICES, Machine,
-    MachineOptions, Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VmName, VmUuid, VsockSpec, Window,
+    MachineOptions, Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VirtioPci, VmName, VmUuid, VsockSpec,
+    Window,
 };
 use vmm::{Hypervisor, Listener, Qemu, Vm, VmSpec, accelerator};
 
@@ -251,6 +252,9 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         memory: Memory::new(512, 4, 1024)?,
         iommu: false,
         pci: PciPlaces::new(0, 0, Window::for_host(Path::new(HOST_DEVICES)))?,
+        virtio: VirtioPci::default(),
+        reclaim_freed_memory: false,
+        vhost_user: Vec::new(),
         block: Block::default(),
         backing: Backing::Anonymous,
         prealloc: false,

@@ -9,7 +9,7 @@ mod chardev;
 mod pci;
 
 pub(crate) use block::Blockdev;
-pub(crate) use chardev::{Chardev, Fsdev};
+pub(crate) use chardev::{Chardev, Dialled, Fsdev};
 pub(crate) use pci::Device;
 
 use serde::Serialize;

@@ -6,6 +6,7 @@
 mod block;
 mod pci;
 mod value;
+mod virtio;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub use pci::{HOST_DEVICES, PciPlaces, Window};
 pub use value::{
     CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, SpecError, Tag, Vcpus, VmName, VmUuid,
 };
+pub use virtio::{VhostUser, VhostUserKind, VirtioPci};
 
 /// A virtual machine to boot.
 #[derive(Debug, Clone)]
@@ -45,6 +47,12 @@ pub struct VmSpec {
     pub iommu: bool,
     /// Places for PCI devices that come later.
     pub pci: PciPlaces,
+    /// How virtio devices present themselves.
+    pub virtio: VirtioPci,
+    /// The guest gives back what it no longer uses of its memory, and more when it would be killed for lack of it.
+    pub reclaim_freed_memory: bool,
+    /// Devices that other programs serve.
+    pub vhost_user: Vec<VhostUser>,
     /// What block devices that come later are driven by.
     pub block: Block,
     /// The guest's kernel: a bzImage, or an ELF file with a PVH entry.

@@ -1,10 +1,15 @@
 //! Block devices.
 
+use std::num::NonZeroU32;
+
 use super::Checker;
 use crate::block::{BlockCache, BlockDevices, BlockDriver};
 use crate::choice::BlockAio;
+use crate::hypervisor::VhostUserStore;
+use crate::program;
 use crate::raw::RawHypervisor;
 
+const STORE: &str = "hypervisor.qemu.vhost_user_store_path";
 const DRIVER: &str = "hypervisor.qemu.block_device_driver";
 const AIO: &str = "hypervisor.qemu.block_device_aio";
 const CACHE_SET: &str = "hypervisor.qemu.block_device_cache_set";
@@ -45,6 +50,16 @@ impl Checker<'_> {
             self.problem(QUEUE_SIZE, format!("{size} is not a power of two from 4 to 1024; 128 is usual"));
         }
         (size, raw.num_queues.max(1))
+    }
+
+    /// The directory need only be there where it is used.
+    pub(super) fn vhost_user_store(&mut self, raw: &RawHypervisor) -> Option<VhostUserStore> {
+        if !raw.enable_vhost_user_store {
+            return None;
+        }
+        let path = raw.vhost_user_store_path.clone();
+        self.note(STORE, program::directory(&path));
+        Some(VhostUserStore { path, reconnect: NonZeroU32::new(raw.vhost_user_reconnect_timeout_sec) })
     }
 
     fn driver(&mut self, word: &str) -> Option<BlockDriver> {

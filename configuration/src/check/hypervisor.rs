@@ -41,6 +41,7 @@ impl Checker<'_> {
         self.extra_args(&raw.virtio_fs_extra_args);
         let msize_9p = self.msize(raw.msize_9p);
         let block = self.block(&raw);
+        let vhost_user_store = self.vhost_user_store(&raw);
         let firmware = self.firmware(&raw);
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
         Some(Hypervisor {
@@ -62,9 +63,12 @@ impl Checker<'_> {
             memory_offset_mib: raw.memory_offset,
             memory_backing,
             enable_iommu: raw.enable_iommu,
+            enable_iommu_platform: raw.enable_iommu_platform,
+            disable_nesting_checks: raw.disable_nesting_checks,
             default_bridges,
             pcie_root_port,
             enable_mem_prealloc: raw.enable_mem_prealloc,
+            reclaim_guest_freed_memory: raw.reclaim_guest_freed_memory,
             shared_fs: raw.shared_fs,
             virtio_fs_daemon,
             virtio_fs_cache: raw.virtio_fs_cache,
@@ -72,6 +76,7 @@ impl Checker<'_> {
             virtio_fs_extra_args: raw.virtio_fs_extra_args,
             msize_9p,
             block: block?,
+            vhost_user_store,
             entropy_source: raw.entropy_source,
             seccompsandbox: raw.seccompsandbox,
             extra_monitor: raw.extra_monitor_socket,

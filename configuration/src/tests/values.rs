@@ -5,6 +5,7 @@ use std::fs;
 use super::{Place, problems, texts};
 use crate::{
     BlockAio, BlockCache, BlockDriver, Firmware, ImageDriver, KernelModule, LoadError, MemoryBacking, Rootfs,
+    VhostUserStore,
 };
 
 /// Each drop-in gives exactly one problem: with this key and this text.
@@ -198,6 +199,20 @@ fn a26_firmware_is_in_read_only_memory_or_in_flash() {
     assert_eq!(firmware("hypervisor.qemu.pflashes = ['@DIR@/kernel', '@DIR@/image']"), flash);
     let pair = "hypervisor.qemu = {firmware = '@DIR@/kernel', firmware_volume = '@DIR@/image'}";
     assert_eq!(firmware(pair), flash);
+}
+
+#[test]
+fn a23_a_store_of_devices_is_a_directory_where_it_is_used() {
+    let place = Place::new();
+    let key = "hypervisor.qemu.vhost_user_store_path";
+    let text = "hypervisor.qemu = {enable_vhost_user_store = true, vhost_user_store_path = '/no'}";
+    refused(&place, &[(text, key, "/no: no such file or directory")]);
+    let store = |text| place.load_with(text).unwrap().configuration.hypervisor.vhost_user_store;
+    assert_eq!(store("hypervisor.qemu.vhost_user_store_path = '/no'"), None);
+    let text = "[hypervisor.qemu]\nenable_vhost_user_store = true\nvhost_user_store_path = '/usr'\n\
+                vhost_user_reconnect_timeout_sec = 5";
+    let reconnect = std::num::NonZeroU32::new(5);
+    assert_eq!(store(text), Some(VhostUserStore { path: "/usr".into(), reconnect }));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! From the operator's configuration to the machine to boot: every `auto` is decided here.
 
 mod block;
+mod virtio;
 
 use std::{fs, path::Path};
 
@@ -68,6 +69,9 @@ pub(super) fn of(
         },
         iommu: hypervisor.enable_iommu,
         pci: places_of(hypervisor)?,
+        virtio: virtio::of(hypervisor, accelerator),
+        reclaim_freed_memory: hypervisor.reclaim_guest_freed_memory,
+        vhost_user: Vec::new(),
         block: block::of(&hypervisor.block)?,
         prealloc: hypervisor.enable_mem_prealloc,
         kernel: hypervisor.kernel.clone(),

@@ -1,6 +1,7 @@
 //! What QEMU writes as options rather than JSON: `-chardev` and `-fsdev`.
 
 use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU32;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
@@ -15,6 +16,26 @@ pub(crate) struct Chardev {
 impl Chardev {
     pub(crate) fn option(&self) -> OsString {
         format!("socket,id={},fd={}", self.id, self.fd).into()
+    }
+}
+
+/// A socket that another program listens on.
+#[derive(Debug)]
+pub(crate) struct Dialled<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) path: &'a Path,
+    /// Seconds until a lost connection is made again.
+    pub(crate) reconnect: Option<NonZeroU32>,
+}
+
+impl Dialled<'_> {
+    pub(crate) fn option(&self) -> OsString {
+        let mut option = OsString::from(format!("socket,id={},path=", self.id));
+        option.push(doubled(self.path.as_os_str()));
+        if let Some(seconds) = self.reconnect {
+            option.push(format!(",reconnect={seconds}"));
+        }
+        option
     }
 }
 

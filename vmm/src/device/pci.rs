@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::spec::VirtioPci;
+
 /// A device the guest sees.
 #[derive(Debug, Serialize)]
 #[serde(tag = "driver", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
@@ -63,6 +65,14 @@ pub(crate) enum Device {
     Nvdimm { id: &'static str, memdev: &'static str, unarmed: bool },
     /// The same as a PCI device.
     VirtioPmemPci { id: &'static str, memdev: &'static str },
+    /// What gives the guest's memory back to the host.
+    VirtioBalloonPci { id: &'static str, free_page_reporting: bool, deflate_on_oom: bool },
+    /// A network interface.
+    VirtioNetPci { id: String, netdev: String, mac: String },
+    /// A disk that another program serves.
+    VhostUserBlkPci { id: String, chardev: String },
+    /// A controller of such disks.
+    VhostUserScsiPci { id: String, chardev: String },
     /// A virtio-fs share.
     VhostUserFsPci { id: &'static str, chardev: &'static str, tag: String, queue_size: u16 },
     /// A 9p share.
@@ -78,4 +88,61 @@ pub(crate) enum Device {
     VhostVsockPci { id: &'static str, guest_cid: u32, vhostfd: String },
     /// vsock, served by a daemon.
     VhostUserVsockPci { id: &'static str, chardev: &'static str },
+}
+
+/// A device with what all virtio devices of the machine have in common.
+#[derive(Debug, Serialize)]
+pub(crate) struct Presented<'a> {
+    #[serde(flatten)]
+    device: &'a Device,
+    #[serde(flatten)]
+    common: Option<Common>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Common {
+    Legacy {
+        #[serde(rename = "disable-modern")]
+        disable_modern: bool,
+    },
+    /// QEMU takes no device here that could be driven by the old interface too.
+    BehindIommu {
+        #[serde(rename = "iommu_platform")]
+        iommu_platform: bool,
+        #[serde(rename = "disable-legacy")]
+        disable_legacy: &'static str,
+    },
+}
+
+impl Device {
+    /// The device as it is in a machine whose virtio devices present themselves like this.
+    pub(crate) fn presented(&self, virtio: VirtioPci) -> Presented<'_> {
+        let common = match virtio {
+            VirtioPci::Legacy if self.had_legacy() => Some(Common::Legacy { disable_modern: true }),
+            VirtioPci::BehindIommu if self.had_legacy() || self.accesses_as_told() => {
+                Some(Common::BehindIommu { iommu_platform: true, disable_legacy: "on" })
+            }
+            _ => None,
+        };
+        Presented { device: self, common }
+    }
+
+    /// Virtio devices with an interface from before virtio 1.0, all of which QEMU itself or the host's kernel serve.
+    fn had_legacy(&self) -> bool {
+        matches!(
+            self,
+            Device::VirtioSerialPci { .. }
+                | Device::VirtioScsiPci { .. }
+                | Device::VirtioRngPci { .. }
+                | Device::VirtioBlkPci { .. }
+                | Device::VirtioBalloonPci { .. }
+                | Device::Virtio9pPci { .. }
+        )
+    }
+
+    /// Newer ones whose back end can be told where the guest's memory is.
+    fn accesses_as_told(&self) -> bool {
+        matches!(self, Device::VirtioPmemPci { .. } | Device::VhostVsockPci { .. })
+    }
 }

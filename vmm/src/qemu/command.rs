@@ -16,9 +16,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::device::{Chardev, Device, Fsdev, Object};
+use crate::device::{Chardev, Device, Dialled, Fsdev, Object};
 use crate::kernel_params;
-use crate::spec::{Boot, Console, EXTRA_MONITOR, ExtraMonitor, Tag, VmSpec};
+use crate::spec::{
+    Boot, Console, EXTRA_MONITOR, ExtraMonitor, Tag, VhostUser, VhostUserKind, VirtioPci, VmSpec,
+};
 
 /// What is there for QEMU to connect to, by the descriptors it inherits.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +65,7 @@ pub(crate) enum VsockEnd {
 
 /// QEMU's arguments. The processors do not run until they are told to.
 pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> {
-    let mut line = Line::default();
+    let mut line = Line { virtio: spec.virtio, ..Line::default() };
     line.option("-name", spec.name.as_str());
     line.option("-uuid", spec.uuid.as_str());
     for knob in ["-no-user-config", "-nodefaults", "-no-reboot", "-S"] {
@@ -91,14 +93,24 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     }
     console(&mut line, spec.console, inherited.console);
     random(&mut line, spec);
+    if spec.reclaim_freed_memory {
+        line.device(&Device::VirtioBalloonPci {
+            id: "balloon0",
+            free_page_reporting: true,
+            deflate_on_oom: true,
+        });
+    }
     block::controller(&mut line, &spec.block);
     image::image(&mut line, &spec.boot, inherited.image);
     if let Some(share) = inherited.share {
         shared_directory(&mut line, share);
     }
     vsock(&mut line, inherited.vsock);
+    for (number, device) in spec.vhost_user.iter().enumerate() {
+        vhost_user(&mut line, number, device);
+    }
     kernel(&mut line, spec);
-    line.0
+    line.arguments
 }
 
 /// QEMU makes the socket in its working directory, by the umask it has for itself alone.
@@ -160,6 +172,22 @@ fn vsock(line: &mut Line, end: VsockEnd) {
     }
 }
 
+fn vhost_user(line: &mut Line, number: usize, device: &VhostUser) {
+    let (id, chardev) = (format!("vhost-user{number}"), format!("charvhost-user{number}"));
+    let dialled = Dialled { id: &chardev, path: device.socket(), reconnect: device.reconnect };
+    line.option("-chardev", dialled.option());
+    let device = match device.kind {
+        VhostUserKind::Blk => Device::VhostUserBlkPci { id, chardev },
+        VhostUserKind::Scsi => Device::VhostUserScsiPci { id, chardev },
+        VhostUserKind::Net(mac) => {
+            let netdev = format!("netvhost-user{number}");
+            line.option("-netdev", format!("vhost-user,id={netdev},chardev={chardev}"));
+            Device::VirtioNetPci { id, netdev, mac: mac.map(|byte| format!("{byte:02x}")).join(":") }
+        }
+    };
+    line.device(&device);
+}
+
 fn kernel(line: &mut Line, spec: &VmSpec) {
     line.option("-kernel", &spec.kernel);
     if let Boot::Initrd(initrd) = &spec.boot {
@@ -170,15 +198,19 @@ fn kernel(line: &mut Line, spec: &VmSpec) {
 
 /// A command line in the making.
 #[derive(Default)]
-struct Line(Vec<OsString>);
+struct Line {
+    arguments: Vec<OsString>,
+    /// How virtio devices present themselves.
+    virtio: VirtioPci,
+}
 
 impl Line {
     fn flag(&mut self, name: &str) {
-        self.0.push(name.into());
+        self.arguments.push(name.into());
     }
 
     fn option(&mut self, name: &str, value: impl AsRef<OsStr>) {
-        self.0.extend([name.into(), value.as_ref().to_owned()]);
+        self.arguments.extend([name.into(), value.as_ref().to_owned()]);
     }
 
     fn json(&mut self, name: &str, value: &impl Serialize) {
@@ -195,6 +227,6 @@ impl Line {
     }
 
     fn device(&mut self, device: &Device) {
-        self.json("-device", device);
+        self.json("-device", &device.presented(self.virtio));
     }
 }

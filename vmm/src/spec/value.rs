@@ -77,6 +77,9 @@ pub enum SpecError {
         /// Descriptors in each.
         size: u32,
     },
+    /// A path that is no address of a Unix socket.
+    #[error("{} is not an absolute path of at most 107 bytes, as a socket's has to be", .0.display())]
+    Socket(std::path::PathBuf),
     /// A kernel parameter that would be read as none or as several.
     #[error("kernel parameter {0:?} is empty, or has a blank or control character outside double quotes")]
     KernelParam(String),

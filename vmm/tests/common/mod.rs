@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use vmm::accelerator::Accelerator;
 use vmm::spec::{
     Backing, Block, Boot, Console, CpuFeatures, ExtraArgs, Firmware, FsCache, HOST_DEVICES, KernelParam,
-    Machine, MachineOptions, Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VirtioFs, VmName, VmUuid,
-    VsockSpec, Window,
+    Machine, MachineOptions, Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VirtioFs, VirtioPci, VmName,
+    VmUuid, VsockSpec, Window,
 };
 use vmm::{Process, VmSpec};
 
@@ -66,6 +66,9 @@ impl Fixture {
             memory: Memory::new(256, 4, 1024).unwrap(),
             iommu: false,
             pci: PciPlaces::new(0, 0, Window::for_host(Path::new(HOST_DEVICES))).unwrap(),
+            virtio: VirtioPci::default(),
+            reclaim_freed_memory: false,
+            vhost_user: Vec::new(),
             block: Block::default(),
             backing: Backing::Anonymous,
             prealloc: false,

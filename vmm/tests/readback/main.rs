@@ -14,6 +14,7 @@ mod firmware;
 mod image;
 mod memory;
 mod pci;
+mod virtio;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;

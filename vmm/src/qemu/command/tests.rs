@@ -16,6 +16,9 @@ pub(super) fn spec() -> VmSpec {
         memory: Memory::new(2048, 10, 8192).unwrap(),
         iommu: false,
         pci: PciPlaces::new(0, 0, Window { mem: 4 << 20, pref64: 4 << 20 }).unwrap(),
+        virtio: VirtioPci::default(),
+        reclaim_freed_memory: false,
+        vhost_user: Vec::new(),
         block: Block::default(),
         backing: Backing::Anonymous,
         prealloc: false,
@@ -325,4 +328,61 @@ fn a26_flash_is_read_only() {
     let code = flash(None);
     assert!(has(&code, "-machine q35,accel=kvm,memory-backend=memory0,pflash0=pflash0"));
     assert!(!code.iter().any(|line| line.contains("pflash1") || line.starts_with("-bios")));
+}
+
+/// The devices of a machine with one of every virtio kind.
+fn virtio_devices(virtio: VirtioPci) -> Vec<String> {
+    let tag = Tag::new("kataShared").unwrap();
+    let share = Some(ShareEnd::VirtioFs { tag: &tag, queue_size: 1024, fd: 8 });
+    let spec = VmSpec { virtio, reclaim_freed_memory: true, ..spec() };
+    let lines = lines(&spec, &Inherited { share, ..inherited() });
+    lines.into_iter().filter(|line| line.contains("-pci\"")).collect()
+}
+
+#[test]
+fn a7_where_the_host_is_a_virtual_machine_devices_use_the_old_interface_if_they_ever_had_it() {
+    for device in virtio_devices(VirtioPci::Legacy) {
+        assert_eq!(device.ends_with(r#","disable-modern":true}"#), !device.contains("\"vhost-"), "{device}");
+    }
+    assert!(!virtio_devices(VirtioPci::Usual).iter().any(|device| device.contains("disable")));
+}
+
+#[test]
+fn a18_devices_that_can_be_are_behind_the_iommu() {
+    for device in virtio_devices(VirtioPci::BehindIommu) {
+        let behind = device.ends_with(r#","iommu_platform":true,"disable-legacy":"on"}"#);
+        assert_eq!(behind, !device.contains("\"vhost-user-"), "{device}");
+    }
+}
+
+#[test]
+fn a_guest_that_gives_memory_back_has_a_balloon() {
+    let lines = lines(&VmSpec { reclaim_freed_memory: true, ..spec() }, &inherited());
+    assert!(has(
+        &lines,
+        r#"-device {"driver":"virtio-balloon-pci","id":"balloon0","free-page-reporting":true,"deflate-on-oom":true}"#
+    ));
+}
+
+#[test]
+fn a23_b18_devices_of_other_programs_are_dialled_by_their_sockets() {
+    let device = |kind, reconnect| VhostUser::new("/run/store/a,b", kind, reconnect).unwrap();
+    let vhost_user = vec![
+        device(VhostUserKind::Blk, std::num::NonZeroU32::new(5)),
+        device(VhostUserKind::Scsi, None),
+        device(VhostUserKind::Net([2, 0, 0, 0xca, 0xfe, 1]), None),
+    ];
+    let lines = lines(&VmSpec { vhost_user, ..spec() }, &inherited());
+    for expected in [
+        "-chardev socket,id=charvhost-user0,path=/run/store/a,,b,reconnect=5",
+        r#"-device {"driver":"vhost-user-blk-pci","id":"vhost-user0","chardev":"charvhost-user0"}"#,
+        "-chardev socket,id=charvhost-user1,path=/run/store/a,,b",
+        r#"-device {"driver":"vhost-user-scsi-pci","id":"vhost-user1","chardev":"charvhost-user1"}"#,
+        "-netdev vhost-user,id=netvhost-user2,chardev=charvhost-user2",
+        r#"-device {"driver":"virtio-net-pci","id":"vhost-user2","netdev":"netvhost-user2","mac":"02:00:00:ca:fe:01"}"#,
+    ] {
+        assert!(has(&lines, expected), "{expected}\n{lines:#?}");
+    }
+    assert!(VhostUser::new("store", VhostUserKind::Blk, None).is_err());
+    assert!(VhostUser::new(format!("/{}", "x".repeat(107)), VhostUserKind::Blk, None).is_err());
 }

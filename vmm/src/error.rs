@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::exit::{How, VmExit, Who};
 use crate::identity::Process;
+use crate::spec::SpecError;
 
 /// A virtual machine that did not come to run. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +14,9 @@ pub enum BootError {
     /// A file the machine is made of is not what it has to be.
     #[error(transparent)]
     Path(#[from] PathError),
+    /// Parts of the machine that cannot be had together.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
     /// A process could not be started.
     #[error("start {who} from {}: {source}", program.display())]
     Spawn {

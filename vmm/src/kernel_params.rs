@@ -1,6 +1,6 @@
 //! The guest kernel's command line.
 
-use crate::spec::{BlockDriver, Boot, Console, ImageDriver, ImageFs, VmSpec};
+use crate::spec::{BlockDriver, Boot, Console, ImageDriver, ImageFs, Machine, VmSpec};
 
 /// What the board and the hypervisor make known or unnecessary. The first three are about clocks, which the guest
 /// would otherwise spend time to distrust; the keyboard controller has no mouse and no surprises; a reset goes
@@ -20,6 +20,22 @@ const BOARD: [&str; 12] = [
     "pci=lastbus=0",
 ];
 
+/// The same for a board without PCI, whose guest ends QEMU by a triple fault as nothing else is there to reset it.
+const MICROVM: [&str; 8] = [
+    "tsc=reliable",
+    "no_timer_check",
+    "rcupdate.rcu_expedited=1",
+    "noreplace-smp",
+    "reboot=t",
+    "cryptomgr.notests",
+    "net.ifnames=0",
+    "pci=off",
+];
+
+/// The same for ARM, where devices are not translated for unless they are passed through.
+const VIRT: [&str; 4] =
+    ["rcupdate.rcu_expedited=1", "cryptomgr.notests", "net.ifnames=0", "iommu.passthrough=0"];
+
 /// What makes the init system of a guest image start the agent and leave the network to it.
 const SYSTEMD: [&str; 3] = [
     "systemd.unit=kata-containers.target",
@@ -34,13 +50,18 @@ const IOMMU: [&str; 2] = ["intel_iommu=on", "iommu=pt"];
 pub(crate) fn command_line(spec: &VmSpec) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut add = |list: &[&str]| words.extend(list.iter().map(ToString::to_string));
-    add(&BOARD);
+    add(match spec.machine {
+        Machine::Q35(_) => &BOARD,
+        Machine::Virt(_) => &VIRT,
+        Machine::Microvm(_) => &MICROVM,
+    });
     if let Boot::Image { fs, driver, .. } = &spec.boot {
         add(&root(*fs, *driver));
     }
-    add(&[match spec.console {
-        Console::Virtio => "console=hvc0",
-        Console::Serial => "console=ttyS0",
+    add(&[match (spec.console, &spec.machine) {
+        (Console::Virtio, _) => "console=hvc0",
+        (Console::Serial, Machine::Virt(_)) => "console=ttyAMA0",
+        (Console::Serial, _) => "console=ttyS0",
     }]);
     add(verbosity(spec));
     // Without this a guest whose kernel panicked would stay, doing nothing; with it QEMU ends, as it may not reboot.

@@ -4,6 +4,8 @@
 //! machine boots, because only then is it known what lies there.
 
 mod block;
+mod error;
+mod machine;
 mod pci;
 mod value;
 mod virtio;
@@ -12,10 +14,10 @@ use std::path::PathBuf;
 
 pub use crate::accelerator::Accelerator;
 pub use block::{Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, Queues, Sectors};
+pub use error::SpecError;
+pub use machine::{Capabilities, Machine};
 pub use pci::{HOST_DEVICES, PciPlaces, Window};
-pub use value::{
-    CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, SpecError, Tag, Vcpus, VmName, VmUuid,
-};
+pub use value::{CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, Tag, Vcpus, VmName, VmUuid};
 pub use virtio::{VhostUser, VhostUserKind, VirtioPci};
 
 /// A virtual machine to boot.
@@ -102,13 +104,6 @@ pub enum Backing {
     HugePages,
     /// In a file without a name in this directory.
     Directory(PathBuf),
-}
-
-/// The board QEMU emulates.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Machine {
-    /// The PCI Express board.
-    Q35(MachineOptions),
 }
 
 /// What a machine starts from. No guest can change it, or it would change what the others start from.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Checker;
 use super::memory::Size;
-use crate::choice::SharedFs;
+use crate::choice::{MachineType, SharedFs};
 use crate::hypervisor::{Hypervisor, ImageDriver, MemoryBacking, Rootfs};
 use crate::program::{self, Program};
 use crate::raw::RawHypervisor;
@@ -154,11 +154,15 @@ impl Checker<'_> {
 
     /// Kata's Go runtime has the one key, its Rust runtime the other.
     fn image_driver(&mut self, raw: &RawHypervisor) -> Option<ImageDriver> {
-        let what = match (raw.vm_rootfs_driver.as_str(), raw.disable_image_nvdimm) {
+        // The board without PCI has no memory but its own.
+        let is_disk = raw.disable_image_nvdimm || raw.machine_type == MachineType::Microvm;
+        let what = match (raw.vm_rootfs_driver.as_str(), is_disk) {
             ("", true) | ("virtio-blk" | "virtio-blk-pci", _) => return Some(ImageDriver::VirtioBlk),
             ("", false) | ("nvdimm", false) => return Some(ImageDriver::Nvdimm),
             ("virtio-pmem", _) => return Some(ImageDriver::VirtioPmem),
-            ("nvdimm", true) => "nvdimm, and disable_image_nvdimm is set; set one of the two".to_owned(),
+            ("nvdimm", true) => {
+                "nvdimm, but disable_image_nvdimm or machine_type rules that out; use virtio-blk".to_owned()
+            }
             (word @ "virtio-blk-mmio", _) => format!("{word:?} is for machines without PCI; use virtio-blk"),
             (word @ "virtio-blk-ccw", _) => format!("{word:?} is for s390x; use virtio-blk"),
             (word, _) => format!("{word:?} is unknown; use nvdimm, virtio-pmem or virtio-blk"),

@@ -158,7 +158,7 @@ fn a17_an_image_is_read_as_one_of_both_keys_says() {
     for (text, what) in [
         ("vm_rootfs_driver = 'virtio-blk-ccw'", "is for s390x"),
         ("vm_rootfs_driver = 'floppy'", "is unknown"),
-        ("vm_rootfs_driver = 'nvdimm'\nhypervisor.qemu.disable_image_nvdimm = true", "set one of the two"),
+        ("vm_rootfs_driver = 'nvdimm'\nhypervisor.qemu.disable_image_nvdimm = true", "rules that out"),
     ] {
         let found = problems(with(&format!("hypervisor.qemu.{text}")));
         assert!(found[0].concerns("hypervisor.qemu.vm_rootfs_driver"), "{found:?}");

@@ -14,9 +14,9 @@ use slog::{Logger, warn};
 use vmm::{
     VmSpec, accelerator,
     spec::{
-        Accelerator, Backing, Boot, Console, CpuFeatures, ExtraArgs, ExtraMonitor, Firmware, FsCache,
-        HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PciPlaces, Share,
-        ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
+        Accelerator, Backing, Boot, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, Firmware,
+        FsCache, HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PciPlaces,
+        Share, ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
     },
 };
 
@@ -51,25 +51,26 @@ pub(super) fn of(
     let vsock = vsock_of(hypervisor)?;
     let share = share_of(hypervisor, accelerator, exported, log)?;
     let storages = share.iter().map(|share| storage_of(share, hypervisor, shares_volumes(plan))).collect();
+    let machine = machine_of(hypervisor)?;
+    let board = machine.capabilities();
     let spec = VmSpec {
         name: VmName::new(format!("sandbox-{}", plan.id)).map_err(unusable("id"))?,
         uuid: VmUuid::random().map_err(Error::io("random UUID"))?,
         run_dir: run_dir.to_path_buf(),
         qemu: hypervisor.path.clone(),
-        machine: machine_of(hypervisor)?,
+        machine,
         accelerator,
         cpu_features: CpuFeatures::parse(&hypervisor.cpu_features).map_err(unusable("cpu_features"))?,
-        vcpus: Vcpus::new(hypervisor.default_vcpus, hypervisor.default_maxvcpus)
-            .map_err(unusable("default_vcpus"))?,
-        memory: memory_of(hypervisor)?,
+        vcpus: vcpus_of(hypervisor, board)?,
+        memory: memory_of(hypervisor, board)?,
         backing: match &hypervisor.memory_backing {
             MemoryBacking::Anonymous => Backing::Anonymous,
             MemoryBacking::HugePages => Backing::HugePages,
             MemoryBacking::Directory(directory) => Backing::Directory(directory.clone()),
         },
         iommu: hypervisor.enable_iommu,
-        pci: places_of(hypervisor)?,
-        virtio: virtio::of(hypervisor, accelerator),
+        pci: places_of(hypervisor, board)?,
+        virtio: virtio::of(hypervisor, accelerator, board),
         reclaim_freed_memory: hypervisor.reclaim_guest_freed_memory,
         vhost_user: Vec::new(),
         block: block::of(&hypervisor.block)?,
@@ -91,6 +92,7 @@ pub(super) fn of(
         },
         debug: hypervisor.enable_debug,
     };
+    spec.check().map_err(unusable("machine_type"))?;
     Ok(MachinePlan { spec, storages })
 }
 
@@ -225,21 +227,35 @@ fn machine_of(hypervisor: &Hypervisor) -> Result<Machine> {
         MachineOptions::parse(&hypervisor.machine_accelerators).map_err(unusable("machine_accelerators"))?;
     match hypervisor.machine_type {
         MachineType::Q35 => Ok(Machine::Q35(options)),
-        MachineType::Virt | MachineType::Microvm => Err(Error::InvalidArgument(format!(
-            "hypervisor.qemu.machine_type: {} is not supported by this version on this processor; q35 is",
-            hypervisor.machine_type.word()
-        ))),
+        MachineType::Microvm => Ok(Machine::Microvm(options)),
+        MachineType::Virt if cfg!(target_arch = "aarch64") => Ok(Machine::Virt(options)),
+        MachineType::Virt => Err(Error::InvalidArgument(
+            "hypervisor.qemu.machine_type: virt is a board of ARM; on this processor there are q35 and microvm".into(),
+        )),
     }
 }
 
-fn memory_of(hypervisor: &Hypervisor) -> Result<Memory> {
+/// A board that takes no more processors later has those it starts with.
+fn vcpus_of(hypervisor: &Hypervisor, board: Capabilities) -> Result<Vcpus> {
+    let boot = hypervisor.default_vcpus;
+    let max = if board.cpu_hot_plug { hypervisor.default_maxvcpus } else { boot };
+    Vcpus::new(boot, max).map_err(unusable("default_vcpus"))
+}
+
+fn memory_of(hypervisor: &Hypervisor, board: Capabilities) -> Result<Memory> {
     let mib = u64::from(hypervisor.default_memory_mib);
+    if !board.memory_devices {
+        return Memory::new(mib, 0, mib).map_err(unusable("default_memory"));
+    }
     let memory = Memory::new(mib, hypervisor.memory_slots, hypervisor.default_maxmemory_mib)
         .map_err(unusable("default_memory"))?;
     memory.with_room(hypervisor.memory_offset_mib.into()).map_err(unusable("memory_offset"))
 }
 
-fn places_of(hypervisor: &Hypervisor) -> Result<PciPlaces> {
+fn places_of(hypervisor: &Hypervisor, board: Capabilities) -> Result<PciPlaces> {
+    if !board.pci {
+        return PciPlaces::new(0, 0, Window::default()).map_err(unusable("default_bridges"));
+    }
     let window = match hypervisor.pcie_root_port {
         0 => Window::default(),
         _ => Window::for_host(Path::new(HOST_DEVICES)),

@@ -1,6 +1,7 @@
 //! Devices: `-device`.
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::spec::VirtioPci;
 
@@ -126,6 +127,20 @@ impl Device {
             _ => None,
         };
         Presented { device: self, common }
+    }
+
+    /// The same device on a board without PCI, where QEMU calls it something else.
+    pub(crate) fn without_pci(&self) -> Value {
+        // Fixed names and plain values: nothing that JSON could not hold.
+        let mut device = serde_json::to_value(self).unwrap_or_default();
+        let name = match device.get("driver").and_then(Value::as_str) {
+            Some("vhost-user-blk-pci") => "vhost-user-blk".to_owned(),
+            Some("vhost-user-scsi-pci") => "vhost-user-scsi".to_owned(),
+            Some(name) => name.strip_suffix("-pci").map_or(name.to_owned(), |kind| format!("{kind}-device")),
+            None => return device,
+        };
+        device["driver"] = name.into();
+        device
     }
 
     /// Virtio devices with an interface from before virtio 1.0, all of which QEMU itself or the host's kernel serve.

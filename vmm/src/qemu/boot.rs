@@ -56,6 +56,7 @@ impl Qemu {
 #[async_trait]
 impl Hypervisor for Qemu {
     async fn boot(&self, spec: VmSpec) -> Result<Box<dyn Vm>, BootError> {
+        spec.check()?;
         paths::check(&spec)?;
         huge_pages::check(&spec.memory, &spec.backing)?;
         let processes = Processes::new(&spec.run_dir, self.log.clone())?;

@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::device::{Chardev, Device, Dialled, Fsdev, Object};
 use crate::kernel_params;
 use crate::spec::{
-    Boot, Console, EXTRA_MONITOR, ExtraMonitor, Tag, VhostUser, VhostUserKind, VirtioPci, VmSpec,
+    Boot, Console, EXTRA_MONITOR, ExtraMonitor, Machine, Tag, VhostUser, VhostUserKind, VirtioPci, VmSpec,
 };
 
 /// What is there for QEMU to connect to, by the descriptors it inherits.
@@ -65,7 +65,8 @@ pub(crate) enum VsockEnd {
 
 /// QEMU's arguments. The processors do not run until they are told to.
 pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> {
-    let mut line = Line { virtio: spec.virtio, ..Line::default() };
+    let virtio = spec.machine.capabilities().pci.then_some(spec.virtio);
+    let mut line = Line { virtio, ..Line::default() };
     line.option("-name", spec.name.as_str());
     line.option("-uuid", spec.uuid.as_str());
     for knob in ["-no-user-config", "-nodefaults", "-no-reboot", "-S"] {
@@ -91,7 +92,7 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     if let Some(kind) = spec.extra_monitor {
         extra_monitor(&mut line, kind);
     }
-    console(&mut line, spec.console, inherited.console);
+    console(&mut line, spec, inherited.console);
     random(&mut line, spec);
     if spec.reclaim_freed_memory {
         line.device(&Device::VirtioBalloonPci {
@@ -126,14 +127,16 @@ fn extra_monitor(line: &mut Line, kind: ExtraMonitor) {
     );
 }
 
-fn console(line: &mut Line, kind: Console, fd: RawFd) {
+fn console(line: &mut Line, spec: &VmSpec, fd: RawFd) {
     line.chardev(&Chardev { id: "charconsole0", fd });
-    match kind {
-        Console::Virtio => {
+    match (spec.console, &spec.machine) {
+        (Console::Virtio, _) => {
             line.device(&Device::VirtioSerialPci { id: "serial0" });
             line.device(&Device::Virtconsole { id: "console0", chardev: "charconsole0" });
         }
-        Console::Serial => line.device(&Device::IsaSerial { id: "console0", chardev: "charconsole0" }),
+        // The serial port is part of the board.
+        (Console::Serial, Machine::Virt(_)) => line.option("-serial", "chardev:charconsole0"),
+        (Console::Serial, _) => line.device(&Device::IsaSerial { id: "console0", chardev: "charconsole0" }),
     }
 }
 
@@ -200,8 +203,8 @@ fn kernel(line: &mut Line, spec: &VmSpec) {
 #[derive(Default)]
 struct Line {
     arguments: Vec<OsString>,
-    /// How virtio devices present themselves.
-    virtio: VirtioPci,
+    /// How virtio devices on PCI present themselves; `None` on a board without PCI.
+    virtio: Option<VirtioPci>,
 }
 
 impl Line {
@@ -227,6 +230,9 @@ impl Line {
     }
 
     fn device(&mut self, device: &Device) {
-        self.json("-device", &device.presented(self.virtio));
+        match self.virtio {
+            Some(virtio) => self.json("-device", &device.presented(virtio)),
+            None => self.json("-device", &device.without_pci()),
+        }
     }
 }

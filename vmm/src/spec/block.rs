@@ -1,6 +1,6 @@
 //! Block devices that come later: who drives them, and how they are read and written.
 
-use super::value::SpecError;
+use super::error::SpecError;
 
 /// Most threads beside the SCSI controller's own.
 const MOST_IO_THREADS: u32 = 64;

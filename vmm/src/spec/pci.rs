@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::value::SpecError;
+use super::error::SpecError;
 
 /// Most bridges: each takes a slot of the root bus.
 const MOST_BRIDGES: u32 = 5;

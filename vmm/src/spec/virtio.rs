@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use super::value::SpecError;
+use super::error::SpecError;
 
 /// How virtio devices on PCI present themselves. One answer, as the two special ones exclude each other.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 )]
 
 mod block;
+mod boards;
 #[path = "../common/mod.rs"]
 mod common;
 mod firmware;

@@ -10,12 +10,43 @@ use crate::spec::{Backing, BlockDriver, Boot, Firmware, ImageDriver, Machine, Vm
 const EMULATED: &str = "max,erms=off,fsrm=off";
 
 pub(super) fn board(line: &mut Line, spec: &VmSpec, guest_image: Option<ImageEnd>) {
-    let Machine::Q35(options) = &spec.machine;
-    let (accelerator, cpu) = match spec.accelerator {
-        Accelerator::Kvm => ("kvm", "host"),
-        Accelerator::Tcg => ("tcg", EMULATED),
+    machine(line, spec);
+    let mut model = cpu(spec).to_owned();
+    spec.cpu_features.iter().for_each(|feature| model.extend([",", feature]));
+    line.option("-cpu", model);
+    let max = spec.vcpus.max();
+    line.option("-smp", format!("{},cores=1,threads=1,sockets={max},maxcpus={max}", spec.vcpus.boot()));
+    line.option("-m", memory(spec, guest_image));
+    line.object(&memory_backend(spec));
+    // Clocks that x86 alone has.
+    if matches!(spec.machine, Machine::Virt(_)) {
+        line.option("-rtc", "base=utc,clock=host");
+        return;
+    }
+    line.option("-rtc", "base=utc,driftfix=slew,clock=host");
+    if spec.accelerator == Accelerator::Kvm {
+        line.option("-global", "kvm-pit.lost_tick_policy=discard");
+    }
+}
+
+fn machine(line: &mut Line, spec: &VmSpec) {
+    let board = match (&spec.machine, spec.accelerator) {
+        (Machine::Q35(_), _) => "q35",
+        (Machine::Virt(_), Accelerator::Kvm) => "virt,gic-version=host",
+        (Machine::Virt(_), Accelerator::Tcg) => "virt,gic-version=max",
+        // With ACPI the board has no timer that a guest without a clock of KVM's could measure its own by. The serial
+        // port is a device like the others.
+        (Machine::Microvm(_), _) => "microvm,acpi=off,isa-serial=off",
     };
-    let mut machine = format!("q35,accel={accelerator},memory-backend=memory0");
+    if matches!(spec.machine, Machine::Microvm(_)) {
+        // Some of the devices know nothing but virtio 1.0.
+        line.option("-global", "virtio-mmio.force-legacy=false");
+    }
+    let accelerator = match spec.accelerator {
+        Accelerator::Kvm => "kvm",
+        Accelerator::Tcg => "tcg",
+    };
+    let mut machine = format!("{board},accel={accelerator},memory-backend=memory0");
     if spec.iommu && spec.accelerator == Accelerator::Kvm {
         // Interrupts are remapped by QEMU, which therefore has to see them.
         machine.push_str(",kernel_irqchip=split");
@@ -23,30 +54,31 @@ pub(super) fn board(line: &mut Line, spec: &VmSpec, guest_image: Option<ImageEnd
     if has_nvdimms(spec) {
         machine.push_str(",nvdimm=on");
     }
-    match &spec.firmware {
+    firmware(line, &spec.firmware, &mut machine);
+    spec.machine.options().iter().for_each(|option| machine.extend([",", option]));
+    line.option("-machine", machine);
+}
+
+fn cpu(spec: &VmSpec) -> &'static str {
+    match (spec.accelerator, &spec.machine) {
+        (Accelerator::Kvm, _) => "host",
+        (Accelerator::Tcg, Machine::Virt(_)) => "max",
+        (Accelerator::Tcg, Machine::Q35(_) | Machine::Microvm(_)) => EMULATED,
+    }
+}
+
+/// Flash memory is a property of the board.
+fn firmware(line: &mut Line, firmware: &Firmware, machine: &mut String) {
+    match firmware {
         Firmware::BuiltIn => {}
         Firmware::Bios(path) => line.option("-bios", path),
         Firmware::Flash { code, variables } => {
-            for (id, path) in
-                ["pflash0", "pflash1"].into_iter().zip([Some(code), variables.as_ref()].into_iter().flatten())
-            {
+            let files = [Some(code), variables.as_ref()].into_iter().flatten();
+            for (id, path) in ["pflash0", "pflash1"].into_iter().zip(files) {
                 line.json("-blockdev", &Blockdev::read_only_file(id, path));
                 machine.push_str(&format!(",{id}={id}"));
             }
         }
-    }
-    options.iter().for_each(|option| machine.extend([",", option]));
-    line.option("-machine", machine);
-    let mut model = cpu.to_owned();
-    spec.cpu_features.iter().for_each(|feature| model.extend([",", feature]));
-    line.option("-cpu", model);
-    let max = spec.vcpus.max();
-    line.option("-smp", format!("{},cores=1,threads=1,sockets={max},maxcpus={max}", spec.vcpus.boot()));
-    line.option("-m", memory(spec, guest_image));
-    line.object(&memory_backend(spec));
-    line.option("-rtc", "base=utc,driftfix=slew,clock=host");
-    if spec.accelerator == Accelerator::Kvm {
-        line.option("-global", "kvm-pit.lost_tick_policy=discard");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Whole command lines, and what differs between machines.
 
+mod boards;
+
 use super::*;
 use crate::spec::*;
 

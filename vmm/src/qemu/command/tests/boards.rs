@@ -1,0 +1,92 @@
+//! Boards other than the usual one.
+
+use super::*;
+
+fn fixed(machine: Machine) -> VmSpec {
+    let (vcpus, memory) = (Vcpus::new(2, 2).unwrap(), Memory::new(512, 0, 512).unwrap());
+    VmSpec { machine, vcpus, memory, ..spec() }
+}
+
+fn microvm() -> VmSpec {
+    fixed(Machine::Microvm(MachineOptions::default()))
+}
+
+#[test]
+fn a8_a_microvm_has_its_devices_without_pci() {
+    let expected = r#"-global virtio-mmio.force-legacy=false
+-machine microvm,acpi=off,isa-serial=off,accel=kvm,memory-backend=memory0
+-cpu host,pmu=off
+-smp 2,cores=1,threads=1,sockets=2,maxcpus=2
+-m 512M
+-object {"qom-type":"memory-backend-memfd","id":"memory0","size":536870912,"share":true}
+-rtc base=utc,driftfix=slew,clock=host
+-global kvm-pit.lost_tick_policy=discard
+-chardev socket,id=qmp0,fd=5
+-mon chardev=qmp0,mode=control
+-chardev socket,id=charconsole0,fd=6
+-device {"driver":"virtio-serial-device","id":"serial0"}
+-device {"chardev":"charconsole0","driver":"virtconsole","id":"console0"}
+-object {"qom-type":"rng-random","id":"rng0","filename":"/dev/urandom"}
+-device {"driver":"virtio-rng-device","id":"virtio-rng0","rng":"rng0"}
+-device {"driver":"virtio-scsi-device","id":"scsi0","num_queues":1,"virtqueue_size":128}
+-device {"driver":"vhost-vsock-device","guest-cid":1234,"id":"vsock0","vhostfd":"7"}
+-kernel /guest/vmlinuz
+-initrd /guest/initrd.img
+-append tsc=reliable no_timer_check rcupdate.rcu_expedited=1 noreplace-smp reboot=t cryptomgr.notests net.ifnames=0 pci=off console=hvc0 quiet panic=1 nr_cpus=2 scsi_mod.scan=none agent.log=info"#;
+    assert_eq!(microvm().check(), Ok(()));
+    assert_eq!(lines(&microvm(), &inherited())[7..].join("\n"), expected);
+    let socket = |kind| VhostUser::new("/run/a", kind, None).unwrap();
+    let vhost_user = vec![socket(VhostUserKind::Blk), socket(VhostUserKind::Scsi)];
+    let lines = lines(&VmSpec { vhost_user, ..microvm() }, &inherited());
+    for name in ["vhost-user-blk", "vhost-user-scsi"] {
+        assert!(lines.iter().any(|line| line.contains(&format!(r#""driver":"{name}""#))), "{lines:?}");
+    }
+}
+
+#[test]
+fn a8_the_board_of_arm_has_its_own_clock_port_and_interrupts() {
+    let virt = || fixed(Machine::Virt(MachineOptions::parse("usb=off").unwrap()));
+    assert_eq!(virt().check(), Ok(()));
+    let by_kvm = lines(&VmSpec { console: Console::Serial, ..virt() }, &inherited());
+    for expected in [
+        "-machine virt,gic-version=host,accel=kvm,memory-backend=memory0,usb=off",
+        "-cpu host,pmu=off",
+        "-rtc base=utc,clock=host",
+        "-serial chardev:charconsole0",
+        "-append rcupdate.rcu_expedited=1 cryptomgr.notests net.ifnames=0 iommu.passthrough=0 console=ttyAMA0 quiet \
+         panic=1 nr_cpus=2 scsi_mod.scan=none agent.log=info",
+    ] {
+        assert!(has(&by_kvm, expected), "{expected}\n{by_kvm:#?}");
+    }
+    assert!(!by_kvm.iter().any(|line| line.contains("isa") || line.contains("kvm-pit")), "{by_kvm:?}");
+    let translated = lines(&VmSpec { accelerator: Accelerator::Tcg, ..virt() }, &inherited());
+    assert!(has(&translated, "-machine virt,gic-version=max,accel=tcg,memory-backend=memory0,usb=off"));
+    assert!(has(&translated, "-cpu max,pmu=off"));
+}
+
+#[test]
+fn a5_what_a_board_has_not_is_refused() {
+    let image = |driver| Boot::Image { path: "/guest/image".into(), fs: ImageFs::Ext4, driver };
+    let window = Window::default();
+    let growing = Memory::new(512, 1, 1024).unwrap();
+    let flash = Firmware::Flash { code: "/fw".into(), variables: None };
+    for spec in [
+        VmSpec { iommu: true, ..microvm() },
+        VmSpec { vcpus: Vcpus::new(1, 2).unwrap(), ..microvm() },
+        VmSpec { memory: growing, ..microvm() },
+        VmSpec { memory: Memory::new(512, 0, 512).unwrap().with_room(1).unwrap(), ..microvm() },
+        VmSpec { boot: image(ImageDriver::Nvdimm), ..microvm() },
+        VmSpec { boot: image(ImageDriver::VirtioPmem), ..microvm() },
+        VmSpec { block: Block { driver: BlockDriver::Nvdimm, ..Block::default() }, ..microvm() },
+        VmSpec { pci: PciPlaces::new(1, 0, window).unwrap(), ..microvm() },
+        VmSpec { virtio: VirtioPci::Legacy, ..microvm() },
+        VmSpec { firmware: flash, ..microvm() },
+        VmSpec { iommu: true, ..fixed(Machine::Virt(MachineOptions::default())) },
+    ] {
+        let error = spec.check().unwrap_err();
+        assert!(error.to_string().contains(" cannot be had with the board "), "{error}");
+    }
+    assert_eq!(VmSpec { boot: image(ImageDriver::VirtioBlk), ..microvm() }.check(), Ok(()));
+    let q35 = Machine::Q35(MachineOptions::default());
+    assert!(q35.capabilities().cpu_hot_plug && q35.capabilities().iommu);
+}

@@ -1,0 +1,99 @@
+//! Values that make no machine.
+
+use std::path::PathBuf;
+
+/// A value that no virtual machine can be made with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// A name or tag QEMU or the guest would read as something else.
+    #[error("{what} {value:?} is not 1 to {max} letters, digits, '-', '_' and '.'")]
+    Word {
+        /// Which value.
+        what: &'static str,
+        /// What was given.
+        value: String,
+        /// The most characters it may have.
+        max: usize,
+    },
+    /// A UUID that is not 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12.
+    #[error("uuid {0:?} is not of the form 01234567-89ab-cdef-0123-456789abcdef")]
+    Uuid(String),
+    /// A machine option that is not a switch or an assignment.
+    #[error("machine option {0:?} is neither 'name=value' nor a switch such as 'smm' or 'nosmm'")]
+    MachineOption(String),
+    /// A list of CPU features with an empty or blank entry.
+    #[error("cpu feature {0:?} is not of the form 'name=value', '+name' or '-name'")]
+    CpuFeature(String),
+    /// Numbers of virtual CPUs that make no machine.
+    #[error(
+        "{boot} virtual cpus of at most {max}: at least 1, and no more than the maximum of up to 255, would do"
+    )]
+    Vcpus {
+        /// CPUs at boot.
+        boot: u32,
+        /// CPUs at most.
+        max: u32,
+    },
+    /// Amounts of memory that make no machine.
+    #[error(
+        "{mib} MiB of memory of at most {max_mib} MiB: at least 1, and no more than the maximum, would do"
+    )]
+    Memory {
+        /// Memory at boot, in MiB.
+        mib: u64,
+        /// Memory at most, in MiB.
+        max_mib: u64,
+    },
+    /// More memory slots than QEMU has.
+    #[error("{0} memory slots are more than the 256 QEMU has")]
+    MemorySlots(u32),
+    /// More places for PCI devices than the root bus has slots for.
+    #[error("{bridges} PCI bridges and {root_ports} root ports: at most 5 and 16 would do")]
+    PciPlaces {
+        /// Bridges.
+        bridges: u32,
+        /// Root ports.
+        root_ports: u32,
+    },
+    /// More threads for block devices than make sense.
+    #[error("{0} independent I/O threads: at most 64 would do")]
+    IoThreads(u32),
+    /// Sizes of sectors that no disk has.
+    #[error(
+        "sectors of {logical} bytes on a medium with {physical}: powers of two from 512 to 65536, or 0, would do, the \
+         logical one no larger than the physical one"
+    )]
+    Sectors {
+        /// What the guest addresses.
+        logical: u32,
+        /// What the medium writes at once.
+        physical: u32,
+    },
+    /// Queues that no virtio device has.
+    #[error("{count} queues of {size} descriptors: 1 to 1022 of a power of two from 4 to 1024 would do")]
+    Queues {
+        /// How many.
+        count: u32,
+        /// Descriptors in each.
+        size: u32,
+    },
+    /// A path that is no address of a Unix socket.
+    #[error("{} is not an absolute path of at most 107 bytes, as a socket's has to be", .0.display())]
+    Socket(PathBuf),
+    /// Two things that cannot be had together.
+    #[error("{what} cannot be had with {with}")]
+    Clash {
+        /// The one.
+        what: &'static str,
+        /// The other.
+        with: &'static str,
+    },
+    /// A kernel parameter that would be read as none or as several.
+    #[error("kernel parameter {0:?} is empty, or has a blank or control character outside double quotes")]
+    KernelParam(String),
+    /// An argument that would undo what the shim sets itself.
+    #[error(
+        "argument {0:?} is not for the virtiofsd of a sandbox: the shim sets it, or it weakens the daemon's jail"
+    )]
+    ExtraArg(String),
+}

@@ -1,0 +1,102 @@
+//! Boards, and what can be had with each.
+
+use super::VmSpec;
+use super::{BlockDriver, Boot, Firmware, ImageDriver, MachineOptions, SpecError, VirtioPci};
+
+/// The board QEMU emulates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Machine {
+    /// The PCI Express board of x86.
+    Q35(MachineOptions),
+    /// The board of ARM, which only QEMU's emulator of that processor has.
+    Virt(MachineOptions),
+    /// The board of x86 without PCI and ACPI: quick to start, and as it is for good.
+    Microvm(MachineOptions),
+}
+
+/// What a board has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// PCI: bridges, ports, and devices that come later.
+    pub pci: bool,
+    /// Processors that come later.
+    pub cpu_hot_plug: bool,
+    /// Memory that comes later, and devices that are memory.
+    pub memory_devices: bool,
+    /// An IOMMU that QEMU emulates as a device.
+    pub iommu: bool,
+    /// Flash memory for the firmware.
+    pub flash: bool,
+}
+
+impl Machine {
+    /// Further options of `-machine`.
+    #[must_use]
+    pub fn options(&self) -> &MachineOptions {
+        match self {
+            Machine::Q35(options) | Machine::Virt(options) | Machine::Microvm(options) => options,
+        }
+    }
+
+    /// What can be had with the board.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        match self {
+            Machine::Q35(_) => {
+                Capabilities { pci: true, cpu_hot_plug: true, memory_devices: true, iommu: true, flash: true }
+            }
+            Machine::Virt(_) => Capabilities {
+                pci: true,
+                cpu_hot_plug: false,
+                memory_devices: true,
+                iommu: false,
+                flash: true,
+            },
+            Machine::Microvm(_) => Capabilities {
+                pci: false,
+                cpu_hot_plug: false,
+                memory_devices: false,
+                iommu: false,
+                flash: false,
+            },
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Machine::Q35(_) => "the board q35",
+            Machine::Virt(_) => "the board virt",
+            Machine::Microvm(_) => "the board microvm",
+        }
+    }
+}
+
+impl VmSpec {
+    /// Checks what no single value can: whether the parts can be had together.
+    ///
+    /// # Errors
+    /// [`SpecError::Clash`] with the first two that cannot.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let can = self.machine.capabilities();
+        let clashes = [
+            (!can.iommu && self.iommu, "an IOMMU"),
+            (!can.cpu_hot_plug && self.vcpus.boot() < self.vcpus.max(), "more virtual CPUs later"),
+            (!can.memory_devices && self.memory.growth().is_some(), "more memory later"),
+            (
+                !can.memory_devices && self.has_memory_devices(),
+                "an image or room for devices that are memory",
+            ),
+            (!can.pci && self.pci.bridges() + self.pci.root_ports() > 0, "a place for PCI devices"),
+            (!can.pci && self.virtio != VirtioPci::Usual, "virtio devices other than usual"),
+            (!can.flash && matches!(self.firmware, Firmware::Flash { .. }), "firmware in flash memory"),
+        ];
+        let clash = clashes.into_iter().find(|(clash, _)| *clash);
+        clash.map_or(Ok(()), |(_, what)| Err(SpecError::Clash { what, with: self.machine.name() }))
+    }
+
+    fn has_memory_devices(&self) -> bool {
+        let image =
+            matches!(self.boot, Boot::Image { driver: ImageDriver::Nvdimm | ImageDriver::VirtioPmem, .. });
+        image || self.block.driver == BlockDriver::Nvdimm || self.memory.room_mib() > 0
+    }
+}

@@ -5,6 +5,7 @@ mod block;
 mod firmware;
 mod hypervisor;
 mod memory;
+mod numa;
 
 use std::time::Duration;
 

@@ -46,6 +46,8 @@ pub struct Hypervisor {
     pub memory_offset_mib: u32,
     /// Where the host has the guest's memory.
     pub memory_backing: MemoryBacking,
+    /// Among which of the host's nodes memory and CPUs are divided, if they are.
+    pub numa: Option<NumaMapping>,
     /// All of the memory is taken from the host at the start.
     pub enable_mem_prealloc: bool,
     /// Memory that the guest has freed is the host's again.
@@ -95,6 +97,15 @@ pub struct VhostUserStore {
     pub path: PathBuf,
     /// Seconds until a lost connection is made again; `None` means never.
     pub reconnect: Option<NonZeroU32>,
+}
+
+/// Which of the host's NUMA nodes are behind those of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NumaMapping {
+    /// Each behind one.
+    Host,
+    /// These behind the guest's first, these behind its second, and so on.
+    Nodes(Vec<Vec<u32>>),
 }
 
 /// Where the host has the guest's memory.

@@ -39,6 +39,8 @@ pub(crate) struct RawHypervisor {
     pub(crate) enable_mem_prealloc: bool,
     pub(crate) reclaim_guest_freed_memory: bool,
     pub(crate) file_mem_backend: PathBuf,
+    pub(crate) enable_numa: bool,
+    pub(crate) numa_mapping: Vec<String>,
     pub(crate) enable_iommu: bool,
     pub(crate) enable_iommu_platform: bool,
     pub(crate) disable_nesting_checks: bool,

@@ -256,6 +256,7 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         reclaim_freed_memory: false,
         vhost_user: Vec::new(),
         block: Block::default(),
+        numa: None,
         backing: Backing::Anonymous,
         prealloc: false,
         kernel: path("kernel")?,

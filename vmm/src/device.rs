@@ -20,7 +20,7 @@ use serde::Serialize;
 pub(crate) enum Object {
     /// Memory that other processes can map: a vhost-user daemon reads and writes it.
     MemoryBackendMemfd {
-        id: &'static str,
+        id: String,
         /// Bytes.
         size: u64,
         share: bool,
@@ -29,16 +29,20 @@ pub(crate) enum Object {
         hugetlb: bool,
         #[serde(skip_serializing_if = "is_off")]
         prealloc: bool,
+        #[serde(flatten)]
+        near: Option<Near>,
     },
     /// The same in a file that QEMU makes in the directory `mem_path`.
     MemoryBackendFile {
-        id: &'static str,
+        id: String,
         /// Bytes.
         size: u64,
         mem_path: String,
         share: bool,
         #[serde(skip_serializing_if = "is_off")]
         prealloc: bool,
+        #[serde(flatten)]
+        near: Option<Near>,
     },
     /// A file as it is, which nothing changes.
     #[serde(rename = "memory-backend-file")]
@@ -54,6 +58,20 @@ pub(crate) enum Object {
     Iothread { id: String },
     /// A source of random numbers.
     RngRandom { id: &'static str, filename: String },
+}
+
+/// Which nodes of the host memory comes from, and from no other.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Near {
+    host_nodes: Vec<u32>,
+    policy: &'static str,
+}
+
+impl Near {
+    pub(crate) fn to(host_nodes: Vec<u32>) -> Near {
+        Near { host_nodes, policy: "bind" }
+    }
 }
 
 fn is_off(switch: &bool) -> bool {

@@ -6,6 +6,7 @@
 mod block;
 mod error;
 mod machine;
+mod numa;
 mod pci;
 mod value;
 mod virtio;
@@ -16,6 +17,7 @@ pub use crate::accelerator::Accelerator;
 pub use block::{Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, Queues, Sectors};
 pub use error::SpecError;
 pub use machine::{Capabilities, Machine};
+pub use numa::{Numa, NumaNode};
 pub use pci::{HOST_DEVICES, PciPlaces, Window};
 pub use value::{CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, Tag, Vcpus, VmName, VmUuid};
 pub use virtio::{VhostUser, VhostUserKind, VirtioPci};
@@ -41,6 +43,8 @@ pub struct VmSpec {
     pub vcpus: Vcpus,
     /// Memory, now and at most.
     pub memory: Memory,
+    /// Nodes that processors and memory are divided among; `None` is one for all, wherever the host has it.
+    pub numa: Option<Numa>,
     /// Where the host has that memory.
     pub backing: Backing,
     /// All of it is taken from the host before the guest runs.

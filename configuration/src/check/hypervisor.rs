@@ -42,6 +42,7 @@ impl Checker<'_> {
         let msize_9p = self.msize(raw.msize_9p);
         let block = self.block(&raw);
         let vhost_user_store = self.vhost_user_store(&raw);
+        let numa = self.numa(&raw);
         let firmware = self.firmware(&raw);
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
         Some(Hypervisor {
@@ -62,6 +63,7 @@ impl Checker<'_> {
             default_maxmemory_mib: max_memory_mib,
             memory_offset_mib: raw.memory_offset,
             memory_backing,
+            numa,
             enable_iommu: raw.enable_iommu,
             enable_iommu_platform: raw.enable_iommu_platform,
             disable_nesting_checks: raw.disable_nesting_checks,

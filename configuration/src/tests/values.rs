@@ -4,8 +4,8 @@ use std::fs;
 
 use super::{Place, problems, texts};
 use crate::{
-    BlockAio, BlockCache, BlockDriver, Firmware, ImageDriver, KernelModule, LoadError, MemoryBacking, Rootfs,
-    VhostUserStore,
+    BlockAio, BlockCache, BlockDriver, Firmware, ImageDriver, KernelModule, LoadError, MemoryBacking,
+    NumaMapping, Rootfs, VhostUserStore,
 };
 
 /// Each drop-in gives exactly one problem: with this key and this text.
@@ -213,6 +213,22 @@ fn a23_a_store_of_devices_is_a_directory_where_it_is_used() {
                 vhost_user_reconnect_timeout_sec = 5";
     let reconnect = std::num::NonZeroU32::new(5);
     assert_eq!(store(text), Some(VhostUserStore { path: "/usr".into(), reconnect }));
+}
+
+#[test]
+fn numa_nodes_are_lists_of_the_host_s() {
+    let place = Place::new();
+    for list in ["", "a", "1-", "3-2", "128", "0,,1"] {
+        let text = format!("hypervisor.qemu = {{enable_numa = true, numa_mapping = ['0', '{list}']}}");
+        refused(&place, &[(text.as_str(), "hypervisor.qemu.numa_mapping", "is no list of nodes")]);
+    }
+    let numa = |text| place.load_with(text).unwrap().configuration.hypervisor.numa;
+    assert_eq!(numa(""), None);
+    assert_eq!(numa("hypervisor.qemu.enable_numa = true"), Some(NumaMapping::Host));
+    let text = "hypervisor.qemu = {enable_numa = true, numa_mapping = ['0', '1,4-5']}";
+    assert_eq!(numa(text), Some(NumaMapping::Nodes(vec![vec![0], vec![1, 4, 5]])));
+    let loaded = place.load_with("hypervisor.qemu.numa_mapping = ['0']").unwrap();
+    assert!(loaded.warnings[0].concerns("hypervisor.qemu.numa_mapping"));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! From the operator's configuration to the machine to boot: every `auto` is decided here.
 
 mod block;
+mod numa;
 mod virtio;
 
 use std::{fs, path::Path};
@@ -63,6 +64,7 @@ pub(super) fn of(
         cpu_features: CpuFeatures::parse(&hypervisor.cpu_features).map_err(unusable("cpu_features"))?,
         vcpus: vcpus_of(hypervisor, board)?,
         memory: memory_of(hypervisor, board)?,
+        numa: numa::of(hypervisor.numa.as_ref(), Path::new(numa::HOST))?,
         backing: match &hypervisor.memory_backing {
             MemoryBacking::Anonymous => Backing::Anonymous,
             MemoryBacking::HugePages => Backing::HugePages,
@@ -235,10 +237,11 @@ fn machine_of(hypervisor: &Hypervisor) -> Result<Machine> {
     }
 }
 
-/// A board that takes no more processors later has those it starts with.
+/// A board that takes no more processors later has those it starts with, and nodes are divided among those.
 fn vcpus_of(hypervisor: &Hypervisor, board: Capabilities) -> Result<Vcpus> {
     let boot = hypervisor.default_vcpus;
-    let max = if board.cpu_hot_plug { hypervisor.default_maxvcpus } else { boot };
+    let max =
+        if board.cpu_hot_plug && hypervisor.numa.is_none() { hypervisor.default_maxvcpus } else { boot };
     Vcpus::new(boot, max).map_err(unusable("default_vcpus"))
 }
 

@@ -80,6 +80,11 @@ pub enum SpecError {
     /// A path that is no address of a Unix socket.
     #[error("{} is not an absolute path of at most 107 bytes, as a socket's has to be", .0.display())]
     Socket(PathBuf),
+    /// NUMA nodes that no machine has.
+    #[error(
+        "guest nodes on host nodes {0:?}: 1 to 128 of them, each on at least one host node below 128, would do"
+    )]
+    Numa(Vec<Vec<u32>>),
     /// Two things that cannot be had together.
     #[error("{what} cannot be had with {with}")]
     Clash {

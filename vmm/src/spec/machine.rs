@@ -27,6 +27,8 @@ pub struct Capabilities {
     pub iommu: bool,
     /// Flash memory for the firmware.
     pub flash: bool,
+    /// NUMA nodes.
+    pub numa: bool,
 }
 
 impl Machine {
@@ -42,15 +44,21 @@ impl Machine {
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
         match self {
-            Machine::Q35(_) => {
-                Capabilities { pci: true, cpu_hot_plug: true, memory_devices: true, iommu: true, flash: true }
-            }
+            Machine::Q35(_) => Capabilities {
+                pci: true,
+                cpu_hot_plug: true,
+                memory_devices: true,
+                iommu: true,
+                flash: true,
+                numa: true,
+            },
             Machine::Virt(_) => Capabilities {
                 pci: true,
                 cpu_hot_plug: false,
                 memory_devices: true,
                 iommu: false,
                 flash: true,
+                numa: true,
             },
             Machine::Microvm(_) => Capabilities {
                 pci: false,
@@ -58,6 +66,7 @@ impl Machine {
                 memory_devices: false,
                 iommu: false,
                 flash: false,
+                numa: false,
             },
         }
     }
@@ -88,10 +97,21 @@ impl VmSpec {
             ),
             (!can.pci && self.pci.bridges() + self.pci.root_ports() > 0, "a place for PCI devices"),
             (!can.pci && self.virtio != VirtioPci::Usual, "virtio devices other than usual"),
+            (!can.numa && self.numa.is_some(), "NUMA nodes"),
             (!can.flash && matches!(self.firmware, Firmware::Flash { .. }), "firmware in flash memory"),
         ];
+        self.numa_clash().map_or(Ok(()), |(what, with)| Err(SpecError::Clash { what, with }))?;
         let clash = clashes.into_iter().find(|(clash, _)| *clash);
         clash.map_or(Ok(()), |(_, what)| Err(SpecError::Clash { what, with: self.machine.name() }))
+    }
+
+    /// Nodes are divided among what the machine starts with.
+    fn numa_clash(&self) -> Option<(&'static str, &'static str)> {
+        let nodes = self.numa.as_ref()?.count();
+        if self.vcpus.boot() < self.vcpus.max() {
+            return Some(("more virtual CPUs later", "NUMA nodes"));
+        }
+        (self.memory.mib() < nodes).then_some(("so little memory", "so many NUMA nodes"))
     }
 
     fn has_memory_devices(&self) -> bool {

@@ -70,6 +70,7 @@ impl Fixture {
             reclaim_freed_memory: false,
             vhost_user: Vec::new(),
             block: Block::default(),
+            numa: None,
             backing: Backing::Anonymous,
             prealloc: false,
             kernel: asset("KATA_TEST_KERNEL", cache().join("guest/vmlinuz")),

@@ -1,7 +1,7 @@
 //! Memory.
 
 use serde_json::json;
-use vmm::spec::{Backing, Memory};
+use vmm::spec::{Backing, Memory, Numa, Vcpus};
 use vmm::{BootError, Hypervisor, Qemu};
 
 use crate::Machine;
@@ -46,4 +46,23 @@ async fn a11_huge_pages_the_host_does_not_have_are_told_before_anything_starts()
     assert!(matches!(error, BootError::HugePages { .. }), "{error}");
     assert!(error.to_string().contains("vm.nr_hugepages"), "{error}");
     fixture.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn numa_nodes_have_memory_bound_to_the_host_and_processors_of_their_own() {
+    let mut fixture = Fixture::new();
+    fixture.spec.vcpus = Vcpus::new(3, 3).unwrap();
+    fixture.spec.numa = Some(Numa::new(vec![vec![0], vec![0]]).unwrap());
+    let mut machine = Machine::boot(fixture).await;
+    for (id, mib) in [("memory0", 128_u64), ("memory1", 128)] {
+        let path = format!("/objects/{id}");
+        assert_eq!(machine.property(&path, "size"), mib << 20);
+        assert_eq!(machine.property(&path, "policy"), "bind");
+        assert_eq!(machine.property(&path, "host-nodes"), json!([0]));
+    }
+    let cpus = machine.ask("query-cpus-fast", json!({}));
+    let cpus = cpus.as_array().unwrap().iter();
+    let nodes: Vec<_> = cpus.map(|cpu| cpu["props"]["node-id"].as_u64().unwrap()).collect();
+    assert_eq!(nodes, [0, 0, 1]);
+    machine.end().await;
 }

@@ -2,12 +2,15 @@
 
 use super::{ImageEnd, Line, image};
 use crate::accelerator::Accelerator;
-use crate::device::{Blockdev, Object};
-use crate::spec::{Backing, BlockDriver, Boot, Firmware, ImageDriver, Machine, VmSpec};
+use crate::device::{Blockdev, Near, Object};
+use crate::spec::{Backing, BlockDriver, Boot, Firmware, ImageDriver, Machine, NumaNode, VmSpec};
 
 /// An emulated processor with everything QEMU can emulate, but for "fast" string instructions: Linux copies memory by
 /// them where it finds them, and TCG moves each byte by itself. Streams are twice as fast without.
 const EMULATED: &str = "max,erms=off,fsrm=off";
+
+/// The memory of a board without nodes.
+const MEMORY: &str = "memory0";
 
 pub(super) fn board(line: &mut Line, spec: &VmSpec, guest_image: Option<ImageEnd>) {
     machine(line, spec);
@@ -17,7 +20,7 @@ pub(super) fn board(line: &mut Line, spec: &VmSpec, guest_image: Option<ImageEnd
     let max = spec.vcpus.max();
     line.option("-smp", format!("{},cores=1,threads=1,sockets={max},maxcpus={max}", spec.vcpus.boot()));
     line.option("-m", memory(spec, guest_image));
-    line.object(&memory_backend(spec));
+    backends(line, spec);
     // Clocks that x86 alone has.
     if matches!(spec.machine, Machine::Virt(_)) {
         line.option("-rtc", "base=utc,clock=host");
@@ -46,7 +49,10 @@ fn machine(line: &mut Line, spec: &VmSpec) {
         Accelerator::Kvm => "kvm",
         Accelerator::Tcg => "tcg",
     };
-    let mut machine = format!("{board},accel={accelerator},memory-backend=memory0");
+    let mut machine = format!("{board},accel={accelerator}");
+    if spec.numa.is_none() {
+        machine.push_str(&format!(",memory-backend={MEMORY}"));
+    }
     if spec.iommu && spec.accelerator == Accelerator::Kvm {
         // Interrupts are remapped by QEMU, which therefore has to see them.
         machine.push_str(",kernel_irqchip=split");
@@ -102,16 +108,33 @@ fn memory(spec: &VmSpec, guest_image: Option<ImageEnd>) -> String {
     }
 }
 
-fn memory_backend(spec: &VmSpec) -> Object {
-    let (id, size, share, prealloc) = ("memory0", spec.memory.bytes(), true, spec.prealloc);
+/// The memory the machine starts with: one backend for the board, or one for each node.
+fn backends(line: &mut Line, spec: &VmSpec) {
+    let Some(numa) = &spec.numa else {
+        return line.object(&backend(spec, MEMORY.to_owned(), spec.memory.bytes(), None));
+    };
+    for (number, NumaNode { host, cpus, mib }) in numa.nodes(spec.vcpus, spec.memory).into_iter().enumerate()
+    {
+        let id = format!("memory{number}");
+        line.object(&backend(spec, id.clone(), mib << 20, Some(Near::to(host))));
+        let cpus = match cpus.end - cpus.start {
+            0 => String::new(),
+            _ => format!("cpus={}-{},", cpus.start, cpus.end - 1),
+        };
+        line.option("-numa", format!("node,nodeid={number},{cpus}memdev={id}"));
+    }
+}
+
+fn backend(spec: &VmSpec, id: String, size: u64, near: Option<Near>) -> Object {
+    let (share, prealloc) = (true, spec.prealloc);
     match &spec.backing {
         Backing::Directory(directory) => {
             let mem_path = directory.to_string_lossy().into_owned();
-            Object::MemoryBackendFile { id, size, mem_path, share, prealloc }
+            Object::MemoryBackendFile { id, size, mem_path, share, prealloc, near }
         }
         backing => {
             let hugetlb = *backing == Backing::HugePages;
-            Object::MemoryBackendMemfd { id, size, share, hugetlb, prealloc }
+            Object::MemoryBackendMemfd { id, size, share, hugetlb, prealloc, near }
         }
     }
 }

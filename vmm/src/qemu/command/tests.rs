@@ -22,6 +22,7 @@ pub(super) fn spec() -> VmSpec {
         reclaim_freed_memory: false,
         vhost_user: Vec::new(),
         block: Block::default(),
+        numa: None,
         backing: Backing::Anonymous,
         prealloc: false,
         kernel: "/guest/vmlinuz".into(),

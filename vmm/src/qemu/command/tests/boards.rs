@@ -90,3 +90,25 @@ fn a5_what_a_board_has_not_is_refused() {
     let q35 = Machine::Q35(MachineOptions::default());
     assert!(q35.capabilities().cpu_hot_plug && q35.capabilities().iommu);
 }
+
+#[test]
+fn numa_nodes_have_memory_of_the_host_nodes_they_are_on() {
+    let numa = Some(Numa::new(vec![vec![0], vec![2, 3]]).unwrap());
+    let spec = VmSpec { numa, ..fixed(Machine::Q35(MachineOptions::default())) };
+    assert_eq!(spec.check(), Ok(()));
+    let lines = lines(&spec, &inherited());
+    for expected in [
+        "-machine q35,accel=kvm",
+        r#"-object {"qom-type":"memory-backend-memfd","id":"memory0","size":268435456,"share":true,"host-nodes":[0],"policy":"bind"}"#,
+        "-numa node,nodeid=0,cpus=0-0,memdev=memory0",
+        r#"-object {"qom-type":"memory-backend-memfd","id":"memory1","size":268435456,"share":true,"host-nodes":[2,3],"policy":"bind"}"#,
+        "-numa node,nodeid=1,cpus=1-1,memdev=memory1",
+    ] {
+        assert!(has(&lines, expected), "{expected}\n{lines:#?}");
+    }
+    let numa = || Some(Numa::new(vec![vec![0]; 3]).unwrap());
+    let small = Memory::new(2, 0, 2).unwrap();
+    assert!(VmSpec { numa: numa(), vcpus: Vcpus::new(1, 2).unwrap(), ..spec.clone() }.check().is_err());
+    assert!(VmSpec { numa: numa(), memory: small, ..spec }.check().is_err());
+    assert!(VmSpec { numa: numa(), ..microvm() }.check().is_err());
+}

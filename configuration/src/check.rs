@@ -2,6 +2,7 @@
 
 mod agent;
 mod block;
+mod confidential;
 mod firmware;
 mod hypervisor;
 mod memory;

@@ -28,6 +28,8 @@ pub struct Hypervisor {
     pub kernel_params: Vec<String>,
     /// What the machine starts from.
     pub firmware: Firmware,
+    /// The guest's memory is kept from the host.
+    pub confidential: Option<Confidential>,
     /// What executes the guest's code.
     pub accelerator: AcceleratorChoice,
     /// What carries the connections between host and guest.
@@ -133,6 +135,19 @@ pub enum Firmware {
         /// Its variables.
         variables: Option<PathBuf>,
     },
+}
+
+/// How the guest's memory is kept from the host; which of it applies depends on the processor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confidential {
+    /// By SEV-SNP or not at all.
+    pub snp: bool,
+    /// The SEV-SNP identity block and what authenticates it, in base64.
+    pub snp_identity: Option<(String, String)>,
+    /// The SEV-SNP guest policy.
+    pub snp_policy: u64,
+    /// The port on the host where TDX quotes are made.
+    pub tdx_quotes: Option<u32>,
 }
 
 /// How the guest reads its image.

@@ -33,7 +33,9 @@ pub use choice::{
     AcceleratorChoice, BlockAio, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
 };
 pub use finding::{Finding, LoadError, Place};
-pub use hypervisor::{Firmware, Hypervisor, ImageDriver, MemoryBacking, NumaMapping, Rootfs, VhostUserStore};
+pub use hypervisor::{
+    Confidential, Firmware, Hypervisor, ImageDriver, MemoryBacking, NumaMapping, Rootfs, VhostUserStore,
+};
 pub use program::Program;
 pub use runtime::Runtime;
 

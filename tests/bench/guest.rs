@@ -261,6 +261,7 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         prealloc: false,
         kernel: path("kernel")?,
         boot: Boot::Initrd(path("initrd")?),
+        protection: None,
         firmware: Firmware::default(),
         kernel_params: Vec::new(),
         console: Console::Virtio,

@@ -56,6 +56,26 @@ pub(crate) enum Object {
     },
     /// A thread for devices to do their work on.
     Iothread { id: String },
+    /// Intel's protection.
+    TdxGuest {
+        id: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        quote_generation_socket: Option<Quotes>,
+    },
+    /// AMD's first and second one.
+    SevGuest { id: &'static str, cbitpos: u8, reduced_phys_bits: u8, policy: u32 },
+    /// AMD's third one. `kernel_hashes`: kernel, initrd and command line are measured with the firmware.
+    SevSnpGuest {
+        id: &'static str,
+        cbitpos: u8,
+        reduced_phys_bits: u8,
+        policy: u64,
+        kernel_hashes: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id_block: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id_auth: Option<String>,
+    },
     /// A source of random numbers.
     RngRandom { id: &'static str, filename: String },
 }
@@ -71,6 +91,22 @@ pub(crate) struct Near {
 impl Near {
     pub(crate) fn to(host_nodes: Vec<u32>) -> Near {
         Near { host_nodes, policy: "bind" }
+    }
+}
+
+/// Where TDX quotes are made; QEMU takes the numbers as text.
+#[derive(Debug, Serialize)]
+pub(crate) struct Quotes {
+    r#type: &'static str,
+    cid: &'static str,
+    port: String,
+}
+
+impl Quotes {
+    /// At a port of this host's vsock.
+    pub(crate) fn at(port: u32) -> Quotes {
+        // VMADDR_CID_HOST of linux/vm_sockets.h.
+        Quotes { r#type: "vsock", cid: "2", port: port.to_string() }
     }
 }
 

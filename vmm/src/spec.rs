@@ -8,6 +8,7 @@ mod error;
 mod machine;
 mod numa;
 mod pci;
+mod protection;
 mod value;
 mod virtio;
 
@@ -19,6 +20,7 @@ pub use error::SpecError;
 pub use machine::{Capabilities, Machine};
 pub use numa::{Numa, NumaNode};
 pub use pci::{HOST_DEVICES, PciPlaces, Window};
+pub use protection::{CBit, Protection, SnpIdentity};
 pub use value::{CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, Tag, Vcpus, VmName, VmUuid};
 pub use virtio::{VhostUser, VhostUserKind, VirtioPci};
 
@@ -65,6 +67,8 @@ pub struct VmSpec {
     pub kernel: PathBuf,
     /// What the kernel starts from.
     pub boot: Boot,
+    /// How the guest's memory is kept from the host, if it is.
+    pub protection: Option<Protection>,
     /// What the machine starts from.
     pub firmware: Firmware,
     /// Words for the end of the kernel's command line, where the last one of a name wins.

@@ -44,6 +44,7 @@ impl Checker<'_> {
         let vhost_user_store = self.vhost_user_store(&raw);
         let numa = self.numa(&raw);
         let firmware = self.firmware(&raw);
+        let confidential = self.confidential(&raw, &firmware);
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
         Some(Hypervisor {
             path: raw.path,
@@ -54,6 +55,7 @@ impl Checker<'_> {
             cpu_features: raw.cpu_features,
             kernel_params: raw.kernel_params.split_whitespace().map(str::to_owned).collect(),
             firmware,
+            confidential,
             accelerator: raw.accelerator,
             vsock: raw.vsock,
             default_vcpus: vcpus,
@@ -156,14 +158,15 @@ impl Checker<'_> {
 
     /// Kata's Go runtime has the one key, its Rust runtime the other.
     fn image_driver(&mut self, raw: &RawHypervisor) -> Option<ImageDriver> {
-        // The board without PCI has no memory but its own.
-        let is_disk = raw.disable_image_nvdimm || raw.machine_type == MachineType::Microvm;
+        // The board without PCI has no memory but its own; and what the host provides is no protected memory.
+        let only_disks = raw.machine_type == MachineType::Microvm || raw.confidential_guest;
+        let is_disk = raw.disable_image_nvdimm || only_disks;
         let what = match (raw.vm_rootfs_driver.as_str(), is_disk) {
             ("", true) | ("virtio-blk" | "virtio-blk-pci", _) => return Some(ImageDriver::VirtioBlk),
             ("", false) | ("nvdimm", false) => return Some(ImageDriver::Nvdimm),
             ("virtio-pmem", _) => return Some(ImageDriver::VirtioPmem),
             ("nvdimm", true) => {
-                "nvdimm, but disable_image_nvdimm or machine_type rules that out; use virtio-blk".to_owned()
+                "nvdimm, but disable_image_nvdimm, machine_type or confidential_guest rules that out; use virtio-blk".to_owned()
             }
             (word @ "virtio-blk-mmio", _) => format!("{word:?} is for machines without PCI; use virtio-blk"),
             (word @ "virtio-blk-ccw", _) => format!("{word:?} is for s390x; use virtio-blk"),

@@ -4,8 +4,8 @@ use std::fs;
 
 use super::{Place, problems, texts};
 use crate::{
-    BlockAio, BlockCache, BlockDriver, Firmware, ImageDriver, KernelModule, LoadError, MemoryBacking,
-    NumaMapping, Rootfs, VhostUserStore,
+    BlockAio, BlockCache, BlockDriver, Confidential, Firmware, ImageDriver, KernelModule, LoadError,
+    MemoryBacking, NumaMapping, Rootfs, VhostUserStore,
 };
 
 /// Each drop-in gives exactly one problem: with this key and this text.
@@ -213,6 +213,37 @@ fn a23_a_store_of_devices_is_a_directory_where_it_is_used() {
                 vhost_user_reconnect_timeout_sec = 5";
     let reconnect = std::num::NonZeroU32::new(5);
     assert_eq!(store(text), Some(VhostUserStore { path: "/usr".into(), reconnect }));
+}
+
+#[test]
+fn a27_protected_memory_has_firmware_and_a_whole_identity() {
+    let place = Place::new();
+    let with = |text: &str| {
+        format!("[hypervisor.qemu]\nfirmware = '@DIR@/image'\nconfidential_guest = true\n{text}\n")
+    };
+    let [block, auth] = ["snp_id_block = 'AAAA'", "snp_id_auth = 'AAAA'"].map(with);
+    refused(
+        &place,
+        &[
+            (
+                "hypervisor.qemu.confidential_guest = true",
+                "hypervisor.qemu.confidential_guest",
+                "set hypervisor.qemu.firmware",
+            ),
+            (block.as_str(), "hypervisor.qemu.snp_id_auth", "missing"),
+            (auth.as_str(), "hypervisor.qemu.snp_id_block", "missing"),
+        ],
+    );
+    let confidential = |text: &str| place.load_with(text).unwrap().configuration.hypervisor.confidential;
+    let usual = Confidential { snp: false, snp_identity: None, snp_policy: 196_608, tdx_quotes: Some(4050) };
+    assert_eq!(confidential(&with("")), Some(usual));
+    let snp =
+        with("sev_snp_guest = true\ntdx_quote_generation_service_socket_port = 0\nsnp_guest_policy = 1");
+    let wanted = Confidential { snp: true, snp_identity: None, snp_policy: 1, tdx_quotes: None };
+    assert_eq!(confidential(&snp), Some(wanted));
+    let loaded = place.load_with("hypervisor.qemu.sev_snp_guest = true").unwrap();
+    assert!(loaded.warnings[0].concerns("hypervisor.qemu.sev_snp_guest"));
+    assert_eq!(loaded.configuration.hypervisor.confidential, None);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod block;
 mod numa;
+mod protection;
 mod virtio;
 
 use std::{fs, path::Path};
@@ -15,9 +16,9 @@ use slog::{Logger, warn};
 use vmm::{
     VmSpec, accelerator,
     spec::{
-        Accelerator, Backing, Boot, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, Firmware,
-        FsCache, HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PciPlaces,
-        Share, ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
+        Accelerator, Backing, Boot, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache,
+        HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PciPlaces, Share,
+        ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
     },
 };
 
@@ -53,7 +54,12 @@ pub(super) fn of(
     let share = share_of(hypervisor, accelerator, exported, log)?;
     let storages = share.iter().map(|share| storage_of(share, hypervisor, shares_volumes(plan))).collect();
     let machine = machine_of(hypervisor)?;
-    let board = machine.capabilities();
+    let protection = protection::of(
+        hypervisor.confidential.as_ref(),
+        vmm::protection::detect(Path::new("/")),
+        vmm::protection::c_bit(),
+    )?;
+    let board = protection::limit(machine.capabilities(), protection.as_ref());
     let spec = VmSpec {
         name: VmName::new(format!("sandbox-{}", plan.id)).map_err(unusable("id"))?,
         uuid: VmUuid::random().map_err(Error::io("random UUID"))?,
@@ -79,7 +85,8 @@ pub(super) fn of(
         prealloc: hypervisor.enable_mem_prealloc,
         kernel: hypervisor.kernel.clone(),
         boot: boot_of(&hypervisor.rootfs),
-        firmware: firmware_of(&hypervisor.firmware),
+        firmware: protection::firmware(&hypervisor.firmware, protection.as_ref()),
+        protection,
         kernel_params: kernel_params_of(configuration)?,
         console: if hypervisor.use_legacy_serial { Console::Serial } else { Console::Virtio },
         entropy: hypervisor.entropy_source.clone(),
@@ -94,7 +101,7 @@ pub(super) fn of(
         },
         debug: hypervisor.enable_debug,
     };
-    spec.check().map_err(unusable("machine_type"))?;
+    spec.check().map_err(|error| Error::InvalidArgument(format!("hypervisor.qemu: {error}")))?;
     Ok(MachinePlan { spec, storages })
 }
 
@@ -265,16 +272,6 @@ fn places_of(hypervisor: &Hypervisor, board: Capabilities) -> Result<PciPlaces> 
     };
     PciPlaces::new(hypervisor.default_bridges, hypervisor.pcie_root_port, window)
         .map_err(unusable("default_bridges"))
-}
-
-fn firmware_of(firmware: &configuration::Firmware) -> Firmware {
-    match firmware {
-        configuration::Firmware::BuiltIn => Firmware::BuiltIn,
-        configuration::Firmware::Bios(path) => Firmware::Bios(path.clone()),
-        configuration::Firmware::Flash { code, variables } => {
-            Firmware::Flash { code: code.clone(), variables: variables.clone() }
-        }
-    }
 }
 
 fn boot_of(rootfs: &Rootfs) -> Boot {

@@ -7,6 +7,7 @@ mod image;
 mod places;
 #[cfg(test)]
 mod properties;
+mod protection;
 #[cfg(test)]
 mod tests;
 

@@ -85,6 +85,17 @@ pub enum SpecError {
         "guest nodes on host nodes {0:?}: 1 to 128 of them, each on at least one host node below 128, would do"
     )]
     Numa(Vec<Vec<u32>>),
+    /// A position no C-bit has.
+    #[error("bit {0} of an address cannot say that memory is encrypted: 32 to 63 could")]
+    CBit(u32),
+    /// Not what an SEV-SNP identity is made of.
+    #[error("the {what} is not {bytes} bytes in base64")]
+    SnpIdentity {
+        /// Which part.
+        what: &'static str,
+        /// The size it has to have.
+        bytes: usize,
+    },
     /// Two things that cannot be had together.
     #[error("{what} cannot be had with {with}")]
     Clash {

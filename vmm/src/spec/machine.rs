@@ -1,7 +1,9 @@
 //! Boards, and what can be had with each.
 
 use super::VmSpec;
-use super::{BlockDriver, Boot, Firmware, ImageDriver, MachineOptions, SpecError, VirtioPci};
+use super::{
+    Accelerator, BlockDriver, Boot, Firmware, ImageDriver, MachineOptions, Protection, SpecError, VirtioPci,
+};
 
 /// The board QEMU emulates.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +102,8 @@ impl VmSpec {
             (!can.numa && self.numa.is_some(), "NUMA nodes"),
             (!can.flash && matches!(self.firmware, Firmware::Flash { .. }), "firmware in flash memory"),
         ];
-        self.numa_clash().map_or(Ok(()), |(what, with)| Err(SpecError::Clash { what, with }))?;
+        let within = self.numa_clash().or_else(|| self.protection_clash());
+        within.map_or(Ok(()), |(what, with)| Err(SpecError::Clash { what, with }))?;
         let clash = clashes.into_iter().find(|(clash, _)| *clash);
         clash.map_or(Ok(()), |(_, what)| Err(SpecError::Clash { what, with: self.machine.name() }))
     }
@@ -112,6 +115,26 @@ impl VmSpec {
             return Some(("more virtual CPUs later", "NUMA nodes"));
         }
         (self.memory.mib() < nodes).then_some(("so little memory", "so many NUMA nodes"))
+    }
+
+    /// The guest is measured as it starts, and its memory stays where it is.
+    fn protection_clash(&self) -> Option<(&'static str, &'static str)> {
+        let firmware_fits = match self.protection.as_ref()? {
+            Protection::Sev { .. } => matches!(self.firmware, Firmware::Flash { variables: None, .. }),
+            Protection::Tdx { .. } | Protection::Snp { .. } => matches!(self.firmware, Firmware::Bios(_)),
+        };
+        let clashes = [
+            (self.accelerator != Accelerator::Kvm, "TCG"),
+            (!matches!(self.machine, Machine::Q35(_)), "a board other than q35"),
+            (!firmware_fits, "firmware that is QEMU's own or in the wrong kind of memory"),
+            (self.vcpus.boot() < self.vcpus.max(), "more virtual CPUs later"),
+            (self.memory.growth().is_some(), "more memory later"),
+            (self.has_memory_devices(), "an image or room for devices that are memory"),
+            (self.virtio == VirtioPci::Legacy, "the old interface of virtio devices"),
+            (self.reclaim_freed_memory, "memory that is given back"),
+            (self.iommu, "an IOMMU"),
+        ];
+        clashes.into_iter().find(|(clash, _)| *clash).map(|(_, what)| (what, "protected memory"))
     }
 
     fn has_memory_devices(&self) -> bool {

@@ -75,6 +75,7 @@ impl Fixture {
             prealloc: false,
             kernel: asset("KATA_TEST_KERNEL", cache().join("guest/vmlinuz")),
             boot: Boot::Initrd(initrd),
+            protection: None,
             firmware: Firmware::default(),
             kernel_params: vec![KernelParam::new("vmm.test=1").unwrap()],
             console: Console::Serial,

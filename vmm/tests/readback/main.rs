@@ -15,6 +15,7 @@ mod firmware;
 mod image;
 mod memory;
 mod pci;
+mod protection;
 mod virtio;
 
 use std::io::{BufRead, BufReader, Write};

@@ -1,9 +1,9 @@
 //! The board, its processors and its memory.
 
-use super::{ImageEnd, Line, image};
+use super::{ImageEnd, Line, image, protection};
 use crate::accelerator::Accelerator;
 use crate::device::{Blockdev, Near, Object};
-use crate::spec::{Backing, BlockDriver, Boot, Firmware, ImageDriver, Machine, NumaNode, VmSpec};
+use crate::spec::{Backing, BlockDriver, Boot, Firmware, ImageDriver, Machine, NumaNode, Protection, VmSpec};
 
 /// An emulated processor with everything QEMU can emulate, but for "fast" string instructions: Linux copies memory by
 /// them where it finds them, and TCG moves each byte by itself. Streams are twice as fast without.
@@ -53,8 +53,12 @@ fn machine(line: &mut Line, spec: &VmSpec) {
     if spec.numa.is_none() {
         machine.push_str(&format!(",memory-backend={MEMORY}"));
     }
-    if spec.iommu && spec.accelerator == Accelerator::Kvm {
-        // Interrupts are remapped by QEMU, which therefore has to see them.
+    if let Some(protection) = &spec.protection {
+        protection::object(line, protection);
+        machine.push_str(&format!(",confidential-guest-support={}", protection::ID));
+    }
+    if spec.protection.is_some() || spec.iommu && spec.accelerator == Accelerator::Kvm {
+        // Interrupts are remapped by QEMU, which therefore has to see them; or the kernel has no say in them.
         machine.push_str(",kernel_irqchip=split");
     }
     if has_nvdimms(spec) {
@@ -67,6 +71,8 @@ fn machine(line: &mut Line, spec: &VmSpec) {
 
 fn cpu(spec: &VmSpec) -> &'static str {
     match (spec.accelerator, &spec.machine) {
+        // What the processor's firmware lets a guest believe in is less than what the host has.
+        (Accelerator::Kvm, _) if matches!(spec.protection, Some(Protection::Snp { .. })) => "EPYC-v4",
         (Accelerator::Kvm, _) => "host",
         (Accelerator::Tcg, Machine::Virt(_)) => "max",
         (Accelerator::Tcg, Machine::Q35(_) | Machine::Microvm(_)) => EMULATED,

@@ -1,6 +1,7 @@
 //! Whole command lines, and what differs between machines.
 
 mod boards;
+mod protection;
 
 use super::*;
 use crate::spec::*;
@@ -27,6 +28,7 @@ pub(super) fn spec() -> VmSpec {
         prealloc: false,
         kernel: "/guest/vmlinuz".into(),
         boot: Boot::Initrd("/guest/initrd.img".into()),
+        protection: None,
         firmware: Firmware::default(),
         kernel_params: vec![KernelParam::new("agent.log=info").unwrap()],
         console: Console::Virtio,

@@ -64,12 +64,16 @@ pub struct Hypervisor {
     pub default_bridges: u32,
     /// PCI Express root ports for such devices, at most 16.
     pub pcie_root_port: u32,
+    /// Ports of a PCI Express switch for such devices, at most 16.
+    pub pcie_switch_port: u32,
     /// How the guest sees the host's directories.
     pub shared_fs: SharedFs,
     /// `virtiofsd`; checked at load only when `shared_fs` asks for it.
     pub virtio_fs_daemon: Program,
     /// What the guest may keep in memory of a virtio-fs share.
     pub virtio_fs_cache: VirtioFsCache,
+    /// A window of shared files that the guest maps, in MiB; 0 is none.
+    pub virtio_fs_cache_size_mib: u32,
     /// Descriptors in a queue of the virtio-fs device, a power of two.
     pub virtio_fs_queue_size: u32,
     /// Further arguments for `virtio_fs_daemon`; none of those the shim sets itself.

@@ -262,6 +262,8 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         kernel: path("kernel")?,
         boot: Boot::Initrd(path("initrd")?),
         protection: None,
+        sgx_epc: None,
+        pvpanic: false,
         firmware: Firmware::default(),
         kernel_params: Vec::new(),
         console: Console::Virtio,

@@ -56,6 +56,8 @@ pub(crate) enum Object {
     },
     /// A thread for devices to do their work on.
     Iothread { id: String },
+    /// Memory of SGX enclaves.
+    MemoryBackendEpc { id: &'static str, size: u64, prealloc: bool },
     /// Intel's protection.
     TdxGuest {
         id: &'static str,

@@ -9,6 +9,7 @@ mod machine;
 mod numa;
 mod pci;
 mod protection;
+mod sgx;
 mod value;
 mod virtio;
 
@@ -21,6 +22,7 @@ pub use machine::{Capabilities, Machine};
 pub use numa::{Numa, NumaNode};
 pub use pci::{HOST_DEVICES, PciPlaces, Window};
 pub use protection::{CBit, Protection, SnpIdentity};
+pub use sgx::SgxEpc;
 pub use value::{CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, Tag, Vcpus, VmName, VmUuid};
 pub use virtio::{VhostUser, VhostUserKind, VirtioPci};
 
@@ -69,6 +71,10 @@ pub struct VmSpec {
     pub boot: Boot,
     /// How the guest's memory is kept from the host, if it is.
     pub protection: Option<Protection>,
+    /// Memory for enclaves.
+    pub sgx_epc: Option<SgxEpc>,
+    /// A device that tells of a panic of the guest's kernel; QEMU then halts the guest and stays.
+    pub pvpanic: bool,
     /// What the machine starts from.
     pub firmware: Firmware,
     /// Words for the end of the kernel's command line, where the last one of a name wins.
@@ -216,6 +222,8 @@ pub struct VirtioFs {
     pub cache: FsCache,
     /// Descriptors in a queue of the device, a power of two.
     pub queue_size: u16,
+    /// A window of files that the guest maps directly, in MiB; 0 is none, and QEMU without that patch takes no other.
+    pub dax_mib: u32,
     /// Further arguments for the daemon.
     pub extra_args: ExtraArgs,
 }

@@ -73,6 +73,7 @@ mod tests {
             daemon: "/usr/libexec/virtiofsd".into(),
             cache: FsCache::Always,
             queue_size: 1024,
+            dax_mib: 0,
             extra_args,
         }
     }

@@ -16,6 +16,7 @@ const IMAGE: &str = "hypervisor.qemu.image";
 const IMAGE_DRIVER: &str = "hypervisor.qemu.vm_rootfs_driver";
 const BRIDGES: &str = "hypervisor.qemu.default_bridges";
 const ROOT_PORTS: &str = "hypervisor.qemu.pcie_root_port";
+const SWITCH_PORTS: &str = "hypervisor.qemu.pcie_switch_port";
 const HUGE_PAGES: &str = "hypervisor.qemu.enable_hugepages";
 const MEMORY_FILE: &str = "hypervisor.qemu.file_mem_backend";
 const ENTROPY: &str = "hypervisor.qemu.entropy_source";
@@ -34,6 +35,7 @@ impl Checker<'_> {
         self.files(&raw);
         let default_bridges = self.at_most(BRIDGES, raw.default_bridges, 5);
         let pcie_root_port = self.at_most(ROOT_PORTS, raw.pcie_root_port, 16);
+        let pcie_switch_port = self.at_most(SWITCH_PORTS, raw.pcie_switch_port, 16);
         let memory_backing = self.memory_backing(&raw);
         let virtio_fs_daemon =
             self.program(VIRTIO_FS_DAEMON, &raw.virtio_fs_daemon, raw.shared_fs == SharedFs::VirtioFs);
@@ -71,11 +73,13 @@ impl Checker<'_> {
             disable_nesting_checks: raw.disable_nesting_checks,
             default_bridges,
             pcie_root_port,
+            pcie_switch_port,
             enable_mem_prealloc: raw.enable_mem_prealloc,
             reclaim_guest_freed_memory: raw.reclaim_guest_freed_memory,
             shared_fs: raw.shared_fs,
             virtio_fs_daemon,
             virtio_fs_cache: raw.virtio_fs_cache,
+            virtio_fs_cache_size_mib: raw.virtio_fs_cache_size,
             virtio_fs_queue_size,
             virtio_fs_extra_args: raw.virtio_fs_extra_args,
             msize_9p,

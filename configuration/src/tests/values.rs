@@ -115,12 +115,15 @@ fn a20_block_devices_are_what_qemu_can_make_of_them() {
 
 #[test]
 fn more_places_for_devices_than_the_board_has_are_as_many_as_it_has_with_a_warning() {
-    let loaded =
-        Place::new().load_with("hypervisor.qemu = {default_bridges = 9, pcie_root_port = 17}").unwrap();
+    let loaded = Place::new()
+        .load_with("hypervisor.qemu = {default_bridges = 9, pcie_root_port = 17, pcie_switch_port = 18}")
+        .unwrap();
     let hypervisor = loaded.configuration.hypervisor;
     assert_eq!((hypervisor.default_bridges, hypervisor.pcie_root_port), (5, 16));
     assert!(loaded.warnings[0].concerns("hypervisor.qemu.default_bridges"));
     assert!(loaded.warnings[1].concerns("hypervisor.qemu.pcie_root_port"));
+    assert!(loaded.warnings[2].concerns("hypervisor.qemu.pcie_switch_port"));
+    assert_eq!(hypervisor.pcie_switch_port, 16);
 }
 
 #[test]

@@ -17,8 +17,8 @@ use vmm::{
     VmSpec, accelerator,
     spec::{
         Accelerator, Backing, Boot, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache,
-        HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PciPlaces, Share,
-        ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
+        HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PciPlaces, SgxEpc,
+        Share, ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
     },
 };
 
@@ -27,6 +27,9 @@ use crate::error::{Error, Result};
 
 /// The kernel's own vsock, where it has one.
 const VHOST_VSOCK: &str = "/dev/vhost-vsock";
+
+/// The annotation that asks for memory of enclaves.
+const SGX_EPC: &str = "sgx.intel.com/epc";
 
 /// Whether the host translates filters or interprets them.
 const BPF_JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
@@ -87,6 +90,8 @@ pub(super) fn of(
         boot: boot_of(&hypervisor.rootfs),
         firmware: protection::firmware(&hypervisor.firmware, protection.as_ref()),
         protection,
+        sgx_epc: sgx_epc_of(plan)?,
+        pvpanic: false,
         kernel_params: kernel_params_of(configuration)?,
         console: if hypervisor.use_legacy_serial { Console::Serial } else { Console::Virtio },
         entropy: hypervisor.entropy_source.clone(),
@@ -141,6 +146,13 @@ fn accelerator_of(hypervisor: &Hypervisor, log: &Logger) -> Result<Accelerator> 
         (_, None) => {}
     }
     Ok(detected.accelerator)
+}
+
+/// What a pod's annotation asks for.
+fn sgx_epc_of(plan: &Plan<'_>) -> Result<Option<SgxEpc>> {
+    let annotations = plan.spec.annotations().as_ref();
+    let asked = annotations.and_then(|annotations| annotations.get(SGX_EPC)).map(|text| SgxEpc::parse(text));
+    asked.transpose().map_err(|error| Error::InvalidArgument(format!("annotation {SGX_EPC}: {error}")))
 }
 
 fn vsock_of(hypervisor: &Hypervisor) -> Result<VsockSpec> {
@@ -198,14 +210,17 @@ fn virtio_fs_of(hypervisor: &Hypervisor, accelerator: Accelerator, log: &Logger)
         .map_err(|_| Error::InvalidArgument("hypervisor.qemu.virtio_fs_queue_size: at most 32768".into()))?;
     let extra_args =
         ExtraArgs::new(hypervisor.virtio_fs_extra_args.clone()).map_err(unusable("virtio_fs_extra_args"))?;
-    Ok(VirtioFs { daemon: daemon.to_path_buf(), cache, queue_size, extra_args })
+    let dax_mib = hypervisor.virtio_fs_cache_size_mib;
+    Ok(VirtioFs { daemon: daemon.to_path_buf(), cache, queue_size, dax_mib, extra_args })
 }
 
 /// What the agent is asked to mount. A root filesystem is nobody's but the guest's, so a 9p guest may keep what it
 /// has read (`loose`, as fast as a local disk); volumes change on the host, so with them it must ask (`mmap`).
 fn storage_of(share: &Share, hypervisor: &Hypervisor, with_volumes: bool) -> Storage {
     let (driver, fstype, options) = match &share.kind {
-        ShareKind::VirtioFs(_) => ("virtio-fs", "virtiofs", Vec::new()),
+        ShareKind::VirtioFs(fs) => {
+            ("virtio-fs", "virtiofs", (fs.dax_mib > 0).then(|| "dax".to_owned()).into_iter().collect())
+        }
         ShareKind::Virtio9p => {
             let cache = if with_volumes { "cache=mmap" } else { "cache=loose" };
             let msize = format!("msize={}", hypervisor.msize_9p);
@@ -266,12 +281,13 @@ fn places_of(hypervisor: &Hypervisor, board: Capabilities) -> Result<PciPlaces> 
     if !board.pci {
         return PciPlaces::new(0, 0, Window::default()).map_err(unusable("default_bridges"));
     }
-    let window = match hypervisor.pcie_root_port {
+    let window = match hypervisor.pcie_root_port + hypervisor.pcie_switch_port {
         0 => Window::default(),
         _ => Window::for_host(Path::new(HOST_DEVICES)),
     };
-    PciPlaces::new(hypervisor.default_bridges, hypervisor.pcie_root_port, window)
-        .map_err(unusable("default_bridges"))
+    let places = PciPlaces::new(hypervisor.default_bridges, hypervisor.pcie_root_port, window)
+        .map_err(unusable("default_bridges"))?;
+    places.with_switch(hypervisor.pcie_switch_port).map_err(unusable("pcie_switch_port"))
 }
 
 fn boot_of(rootfs: &Rootfs) -> Boot {

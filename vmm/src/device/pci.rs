@@ -36,6 +36,16 @@ pub(crate) enum Device {
         mem_reserve: u64,
         pref64_reserve: u64,
     },
+    /// A switch's port towards the root.
+    #[serde(rename = "x3130-upstream")]
+    UpstreamPort { id: &'static str, bus: String },
+    /// A switch's port for one device.
+    #[serde(rename = "xio3130-downstream")]
+    DownstreamPort { id: String, bus: &'static str, chassis: u32, slot: u32 },
+    /// What tells of a panic, on the bus of old devices.
+    Pvpanic { id: &'static str },
+    /// The same on PCI.
+    PvpanicPci { id: &'static str },
     /// The controller of virtio consoles.
     VirtioSerialPci { id: &'static str },
     /// `hvc0`.
@@ -75,7 +85,15 @@ pub(crate) enum Device {
     /// A controller of such disks.
     VhostUserScsiPci { id: String, chardev: String },
     /// A virtio-fs share.
-    VhostUserFsPci { id: &'static str, chardev: &'static str, tag: String, queue_size: u16 },
+    VhostUserFsPci {
+        id: &'static str,
+        chardev: &'static str,
+        tag: String,
+        queue_size: u16,
+        /// Bytes of a window that files are mapped into.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cache_size: Option<u64>,
+    },
     /// A 9p share.
     #[serde(rename = "virtio-9p-pci")]
     Virtio9pPci {

@@ -148,7 +148,12 @@ fn share<'a>(
         ShareKind::Virtio9p => (Some(ShareEnd::Virtio9p { tag, source }), None),
         ShareKind::VirtioFs(fs) => {
             let socket = virtiofsd::start(processes, fs, source)?;
-            let end = ShareEnd::VirtioFs { tag, queue_size: fs.queue_size, fd: socket.as_raw_fd() };
+            let end = ShareEnd::VirtioFs {
+                tag,
+                queue_size: fs.queue_size,
+                dax_mib: fs.dax_mib,
+                fd: socket.as_raw_fd(),
+            };
             (Some(end), Some(socket))
         }
     })

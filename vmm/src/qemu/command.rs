@@ -50,7 +50,7 @@ pub(crate) struct ImageEnd {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ShareEnd<'a> {
     /// A socket connected to the daemon.
-    VirtioFs { tag: &'a Tag, queue_size: u16, fd: RawFd },
+    VirtioFs { tag: &'a Tag, queue_size: u16, dax_mib: u32, fd: RawFd },
     /// The directory itself.
     Virtio9p { tag: &'a Tag, source: &'a Path },
 }
@@ -95,6 +95,9 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     }
     console(&mut line, spec, inherited.console);
     random(&mut line, spec);
+    if spec.pvpanic {
+        panic_told(&mut line, &spec.machine);
+    }
     if spec.reclaim_freed_memory {
         line.device(&Device::VirtioBalloonPci {
             id: "balloon0",
@@ -141,6 +144,16 @@ fn console(line: &mut Line, spec: &VmSpec, fd: RawFd) {
     }
 }
 
+/// A guest that panicked is halted rather than reset, so that its memory can be looked at.
+fn panic_told(line: &mut Line, board: &Machine) {
+    let id = "pvpanic0";
+    line.device(&match board {
+        Machine::Virt(_) => Device::PvpanicPci { id },
+        Machine::Q35(_) | Machine::Microvm(_) => Device::Pvpanic { id },
+    });
+    line.option("-action", "panic=pause");
+}
+
 fn random(line: &mut Line, spec: &VmSpec) {
     line.object(&Object::RngRandom { id: "rng0", filename: spec.entropy.to_string_lossy().into_owned() });
     line.device(&Device::VirtioRngPci { id: "virtio-rng0", rng: "rng0" });
@@ -148,13 +161,14 @@ fn random(line: &mut Line, spec: &VmSpec) {
 
 fn shared_directory(line: &mut Line, share: ShareEnd<'_>) {
     match share {
-        ShareEnd::VirtioFs { tag, queue_size, fd } => {
+        ShareEnd::VirtioFs { tag, queue_size, dax_mib, fd } => {
             line.chardev(&Chardev { id: "charfs0", fd });
             line.device(&Device::VhostUserFsPci {
                 id: "fs0",
                 chardev: "charfs0",
                 tag: tag.to_string(),
                 queue_size,
+                cache_size: (dax_mib > 0).then(|| u64::from(dax_mib) << 20),
             });
         }
         ShareEnd::Virtio9p { tag, source } => {

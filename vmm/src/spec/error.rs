@@ -96,6 +96,14 @@ pub enum SpecError {
         /// The size it has to have.
         bytes: usize,
     },
+    /// More ports of a switch than make sense.
+    #[error("{0} ports of a PCI Express switch: at most 16 would do")]
+    SwitchPorts(u32),
+    /// Not an amount of SGX memory.
+    #[error(
+        "SGX memory of {0:?}: a number of bytes, or of Ki, Mi, Gi, Ti, that is a multiple of 4096 would do"
+    )]
+    SgxEpc(String),
     /// Two things that cannot be had together.
     #[error("{what} cannot be had with {with}")]
     Clash {

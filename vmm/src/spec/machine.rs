@@ -97,12 +97,18 @@ impl VmSpec {
                 !can.memory_devices && self.has_memory_devices(),
                 "an image or room for devices that are memory",
             ),
-            (!can.pci && self.pci.bridges() + self.pci.root_ports() > 0, "a place for PCI devices"),
+            (
+                !can.pci && self.pci.bridges() + self.pci.root_ports() + self.pci.switch_ports() > 0,
+                "a place for PCI devices",
+            ),
             (!can.pci && self.virtio != VirtioPci::Usual, "virtio devices other than usual"),
             (!can.numa && self.numa.is_some(), "NUMA nodes"),
+            (self.pvpanic && !can.pci, "a device that tells of a panic"),
+            (self.sgx_epc.is_some() && !matches!(self.machine, Machine::Q35(_)), "SGX memory"),
             (!can.flash && matches!(self.firmware, Firmware::Flash { .. }), "firmware in flash memory"),
         ];
         let within = self.numa_clash().or_else(|| self.protection_clash());
+        let within = within.or_else(|| self.sgx_clash());
         within.map_or(Ok(()), |(what, with)| Err(SpecError::Clash { what, with }))?;
         let clash = clashes.into_iter().find(|(clash, _)| *clash);
         clash.map_or(Ok(()), |(_, what)| Err(SpecError::Clash { what, with: self.machine.name() }))
@@ -135,6 +141,11 @@ impl VmSpec {
             (self.iommu, "an IOMMU"),
         ];
         clashes.into_iter().find(|(clash, _)| *clash).map(|(_, what)| (what, "protected memory"))
+    }
+
+    fn sgx_clash(&self) -> Option<(&'static str, &'static str)> {
+        let translated = self.accelerator != Accelerator::Kvm;
+        (self.sgx_epc.is_some() && translated).then_some(("SGX memory", "TCG"))
     }
 
     fn has_memory_devices(&self) -> bool {

@@ -10,6 +10,9 @@ const MOST_BRIDGES: u32 = 5;
 /// Most root ports, likewise.
 const MOST_ROOT_PORTS: u32 = 16;
 
+/// Most ports of a switch.
+const MOST_SWITCH_PORTS: u32 = 16;
+
 /// Where the kernel shows the host's PCI devices.
 pub const HOST_DEVICES: &str = "/sys/bus/pci/devices";
 
@@ -21,6 +24,7 @@ const USUAL: u64 = 2 << 20;
 pub struct PciPlaces {
     bridges: u32,
     root_ports: u32,
+    switch_ports: u32,
     window: Window,
 }
 
@@ -29,9 +33,23 @@ impl PciPlaces {
     /// fits `window`.
     pub fn new(bridges: u32, root_ports: u32, window: Window) -> Result<PciPlaces, SpecError> {
         if bridges <= MOST_BRIDGES && root_ports <= MOST_ROOT_PORTS {
-            return Ok(PciPlaces { bridges, root_ports, window });
+            return Ok(PciPlaces { bridges, root_ports, switch_ports: 0, window });
         }
         Err(SpecError::PciPlaces { bridges, root_ports })
+    }
+
+    /// The same with a switch of that many ports, which takes one place on the root bus; none is no switch.
+    pub fn with_switch(self, ports: u32) -> Result<PciPlaces, SpecError> {
+        if ports <= MOST_SWITCH_PORTS {
+            return Ok(PciPlaces { switch_ports: ports, ..self });
+        }
+        Err(SpecError::SwitchPorts(ports))
+    }
+
+    /// Ports of the switch; 0 where there is none.
+    #[must_use]
+    pub fn switch_ports(self) -> u32 {
+        self.switch_ports
     }
 
     /// Bridges.
@@ -71,6 +89,16 @@ impl Default for Window {
 }
 
 impl Window {
+    /// As much for each of `ports`, of which there is at least one. A window begins at a multiple of its size.
+    #[must_use]
+    pub fn times(self, ports: u32) -> Window {
+        let ports = u64::from(ports);
+        Window {
+            mem: (self.mem * ports).next_power_of_two(),
+            pref64: (self.pref64 * ports).next_power_of_two(),
+        }
+    }
+
     /// Enough for any graphics or compute device of the host at `devices` (see [`HOST_DEVICES`]): those are the ones
     /// that are passed through and whose memory is large.
     #[must_use]
@@ -158,5 +186,7 @@ mod tests {
         assert!(PciPlaces::new(5, 16, window).is_ok());
         assert!(PciPlaces::new(6, 0, window).is_err());
         assert!(PciPlaces::new(0, 17, window).is_err());
+        assert!(PciPlaces::new(0, 0, window).unwrap().with_switch(16).is_ok());
+        assert!(PciPlaces::new(0, 0, window).unwrap().with_switch(17).is_err());
     }
 }

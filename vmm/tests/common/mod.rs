@@ -76,6 +76,8 @@ impl Fixture {
             kernel: asset("KATA_TEST_KERNEL", cache().join("guest/vmlinuz")),
             boot: Boot::Initrd(initrd),
             protection: None,
+            sgx_epc: None,
+            pvpanic: false,
             firmware: Firmware::default(),
             kernel_params: vec![KernelParam::new("vmm.test=1").unwrap()],
             console: Console::Serial,
@@ -95,8 +97,13 @@ impl Fixture {
 
     pub(crate) fn with_virtiofs(mut self) -> Fixture {
         let daemon = virtiofsd();
-        let fs =
-            VirtioFs { daemon, cache: FsCache::Always, queue_size: 1024, extra_args: ExtraArgs::default() };
+        let fs = VirtioFs {
+            daemon,
+            cache: FsCache::Always,
+            queue_size: 1024,
+            dax_mib: 0,
+            extra_args: ExtraArgs::default(),
+        };
         if let Some(share) = &mut self.spec.share {
             share.kind = ShareKind::VirtioFs(fs);
         }

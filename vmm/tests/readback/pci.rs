@@ -47,3 +47,26 @@ async fn a18_an_iommu_remaps_interrupts() {
     }
     machine.end().await;
 }
+
+#[tokio::test]
+async fn a30_a_switch_has_a_bus_for_each_of_its_ports() {
+    let mut fixture = Fixture::new();
+    fixture.spec.pci = PciPlaces::new(1, 2, Window::default()).unwrap().with_switch(4).unwrap();
+    let mut machine = Machine::boot(fixture).await;
+    assert_eq!(machine.property("/machine/peripheral/swup0", "parent_bus"), "/machine/peripheral/rp2/rp2");
+    for port in 0..4 {
+        let device = format!("/machine/peripheral/swdp{port}");
+        assert_eq!(machine.property(&device, "parent_bus"), "/machine/peripheral/swup0/swup0");
+        assert_eq!(machine.property(&device, "slot"), port);
+    }
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn a19_a_machine_has_a_device_that_tells_of_a_panic() {
+    let mut fixture = Fixture::new();
+    fixture.spec.pvpanic = true;
+    let mut machine = Machine::boot(fixture).await;
+    assert_eq!(machine.property("/machine/peripheral/pvpanic0", "type"), "pvpanic");
+    machine.end().await;
+}

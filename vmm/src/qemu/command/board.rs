@@ -61,6 +61,10 @@ fn machine(line: &mut Line, spec: &VmSpec) {
         // Interrupts are remapped by QEMU, which therefore has to see them; or the kernel has no say in them.
         machine.push_str(",kernel_irqchip=split");
     }
+    if let Some(epc) = spec.sgx_epc {
+        line.object(&Object::MemoryBackendEpc { id: "epc0", size: epc.bytes(), prealloc: true });
+        machine.push_str(",sgx-epc.0.memdev=epc0,sgx-epc.0.node=0");
+    }
     if has_nvdimms(spec) {
         machine.push_str(",nvdimm=on");
     }

@@ -5,6 +5,8 @@ use crate::device::Device;
 use crate::spec::{PciPlaces, Window};
 
 const ROOT_BUS: &str = "pcie.0";
+/// The bus inside a switch.
+const SWITCH: &str = "swup0";
 /// Where bridges begin on the root bus. The agents in the field find a device by its bridge's slot.
 const FIRST_BRIDGE: u32 = 2;
 
@@ -22,15 +24,32 @@ pub(super) fn places(line: &mut Line, pci: PciPlaces) {
             pref64_reserve: 1 << 20,
         });
     }
-    let Window { mem, pref64 } = pci.window();
     for number in 0..pci.root_ports() {
-        line.device(&Device::PcieRootPort {
-            id: format!("rp{number}"),
-            bus: ROOT_BUS,
-            chassis: 0,
-            slot: number,
-            mem_reserve: mem,
-            pref64_reserve: pref64,
-        });
+        root_port(line, number, pci.window());
+    }
+    switch(line, pci);
+}
+
+fn root_port(line: &mut Line, number: u32, window: Window) {
+    line.device(&Device::PcieRootPort {
+        id: format!("rp{number}"),
+        bus: ROOT_BUS,
+        chassis: 0,
+        slot: number,
+        mem_reserve: window.mem,
+        pref64_reserve: window.pref64,
+    });
+}
+
+/// A switch is behind a root port of its own, the one after those for devices.
+fn switch(line: &mut Line, pci: PciPlaces) {
+    let (ports, number) = (pci.switch_ports(), pci.root_ports());
+    if ports == 0 {
+        return;
+    }
+    root_port(line, number, pci.window().times(ports));
+    line.device(&Device::UpstreamPort { id: SWITCH, bus: format!("rp{number}") });
+    for slot in 0..ports {
+        line.device(&Device::DownstreamPort { id: format!("swdp{slot}"), bus: SWITCH, chassis: 1, slot });
     }
 }

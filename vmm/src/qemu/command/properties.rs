@@ -98,7 +98,7 @@ proptest! {
         let share = match shares {
             0 => None,
             1 => Some(ShareEnd::Virtio9p { tag: &tag, source: Path::new("/run/kata/a,b/share") }),
-            _ => Some(ShareEnd::VirtioFs { tag: &tag, queue_size: 1024, fd: 31 }),
+            _ => Some(ShareEnd::VirtioFs { tag: &tag, queue_size: 1024, dax_mib: 0, fd: 31 }),
         };
         let arguments = render(&spec, &Inherited { qmp: 10, console: 11, image, share, vsock });
         let claims = claims(&arguments);

@@ -29,6 +29,8 @@ pub(super) fn spec() -> VmSpec {
         kernel: "/guest/vmlinuz".into(),
         boot: Boot::Initrd("/guest/initrd.img".into()),
         protection: None,
+        sgx_epc: None,
+        pvpanic: false,
         firmware: Firmware::default(),
         kernel_params: vec![KernelParam::new("agent.log=info").unwrap()],
         console: Console::Virtio,
@@ -161,7 +163,7 @@ fn a_shared_directory_by_9p_may_have_any_name() {
 #[test]
 fn daemons_are_reached_by_inherited_sockets() {
     let tag = Tag::new("kataShared").unwrap();
-    let share = Some(ShareEnd::VirtioFs { tag: &tag, queue_size: 1024, fd: 8 });
+    let share = Some(ShareEnd::VirtioFs { tag: &tag, queue_size: 1024, dax_mib: 0, fd: 8 });
     let inherited = Inherited { share, vsock: VsockEnd::VhostUser { fd: 9 }, ..inherited() };
     let lines = lines(&spec(), &inherited);
     assert!(has(&lines, "-chardev socket,id=charfs0,fd=8"));
@@ -338,7 +340,7 @@ fn a26_flash_is_read_only() {
 /// The devices of a machine with one of every virtio kind.
 fn virtio_devices(virtio: VirtioPci) -> Vec<String> {
     let tag = Tag::new("kataShared").unwrap();
-    let share = Some(ShareEnd::VirtioFs { tag: &tag, queue_size: 1024, fd: 8 });
+    let share = Some(ShareEnd::VirtioFs { tag: &tag, queue_size: 1024, dax_mib: 0, fd: 8 });
     let spec = VmSpec { virtio, reclaim_freed_memory: true, ..spec() };
     let lines = lines(&spec, &Inherited { share, ..inherited() });
     lines.into_iter().filter(|line| line.contains("-pci\"")).collect()

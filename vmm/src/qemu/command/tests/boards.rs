@@ -112,3 +112,61 @@ fn numa_nodes_have_memory_of_the_host_nodes_they_are_on() {
     assert!(VmSpec { numa: numa(), memory: small, ..spec }.check().is_err());
     assert!(VmSpec { numa: numa(), ..microvm() }.check().is_err());
 }
+
+#[test]
+fn a30_a_switch_is_behind_a_port_with_room_for_all_of_its_own() {
+    let window = Window { mem: 4 << 20, pref64: 1 << 30 };
+    let pci = PciPlaces::new(0, 1, window).unwrap().with_switch(3).unwrap();
+    let lines = lines(&VmSpec { pci, ..spec() }, &inherited());
+    let ports: Vec<&str> =
+        lines.iter().filter(|line| line.contains("rp") || line.contains("sw")).map(String::as_str).collect();
+    let expected = [
+        r#"-device {"driver":"pcie-root-port","id":"rp0","bus":"pcie.0","chassis":0,"slot":0,"mem-reserve":4194304,"pref64-reserve":1073741824}"#,
+        r#"-device {"driver":"pcie-root-port","id":"rp1","bus":"pcie.0","chassis":0,"slot":1,"mem-reserve":16777216,"pref64-reserve":4294967296}"#,
+        r#"-device {"driver":"x3130-upstream","id":"swup0","bus":"rp1"}"#,
+        r#"-device {"driver":"xio3130-downstream","id":"swdp0","bus":"swup0","chassis":1,"slot":0}"#,
+        r#"-device {"driver":"xio3130-downstream","id":"swdp1","bus":"swup0","chassis":1,"slot":1}"#,
+        r#"-device {"driver":"xio3130-downstream","id":"swdp2","bus":"swup0","chassis":1,"slot":2}"#,
+    ];
+    assert_eq!(ports, expected);
+}
+
+#[test]
+fn a28_enclaves_have_memory_that_is_taken_at_the_start() {
+    let sgx_epc = Some(SgxEpc::parse("64Mi").unwrap());
+    let spec = VmSpec { sgx_epc, ..spec() };
+    let lines = lines(&spec, &inherited());
+    assert!(has(
+        &lines,
+        r#"-object {"qom-type":"memory-backend-epc","id":"epc0","size":67108864,"prealloc":true}"#
+    ));
+    assert!(has(
+        &lines,
+        "-machine q35,accel=kvm,memory-backend=memory0,sgx-epc.0.memdev=epc0,sgx-epc.0.node=0"
+    ));
+    assert!(VmSpec { accelerator: Accelerator::Tcg, ..spec }.check().is_err());
+    assert!(VmSpec { sgx_epc, ..microvm() }.check().is_err());
+}
+
+#[test]
+fn a19_a_panic_is_told_and_halts_the_guest() {
+    let told = lines(&VmSpec { pvpanic: true, ..spec() }, &inherited());
+    assert!(has(&told, r#"-device {"driver":"pvpanic","id":"pvpanic0"}"#));
+    assert!(has(&told, "-action panic=pause"));
+    let virt = fixed(Machine::Virt(MachineOptions::default()));
+    let on_arm = lines(&VmSpec { pvpanic: true, ..virt }, &inherited());
+    assert!(has(&on_arm, r#"-device {"driver":"pvpanic-pci","id":"pvpanic0"}"#));
+    assert!(VmSpec { pvpanic: true, ..microvm() }.check().is_err());
+    assert!(!lines(&spec(), &inherited()).iter().any(|line| line.contains("panic=pause")));
+}
+
+#[test]
+fn b18_a_share_has_a_window_of_files_where_one_is_asked_for() {
+    let tag = Tag::new("kataShared").unwrap();
+    let share = Some(ShareEnd::VirtioFs { tag: &tag, queue_size: 1024, dax_mib: 64, fd: 8 });
+    let lines = lines(&spec(), &Inherited { share, ..inherited() });
+    assert!(
+        lines.iter().any(|line| line.ends_with(r#""queue-size":1024,"cache-size":67108864}"#)),
+        "{lines:?}"
+    );
+}

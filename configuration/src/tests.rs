@@ -1,5 +1,6 @@
 //! The crate against files in a temporary directory.
 
+mod devices;
 mod files;
 mod kata;
 mod trees;

@@ -3,14 +3,11 @@
 use std::fs;
 
 use super::{Place, problems, texts};
-use crate::{
-    BlockAio, BlockCache, BlockDriver, Confidential, Firmware, ImageDriver, KernelModule, LoadError,
-    MemoryBacking, NumaMapping, Rootfs, VhostUserStore,
-};
+use crate::{KernelModule, LoadError, MemoryBacking, Rootfs};
 
 /// Each drop-in gives exactly one problem: with this key and this text.
 #[track_caller]
-fn refused(place: &Place, cases: &[(&str, &str, &str)]) {
+pub(super) fn refused(place: &Place, cases: &[(&str, &str, &str)]) {
     for (text, key, what) in cases {
         let found = problems(place.load_with(text));
         assert_eq!(found.len(), 1, "{text:?}: {found:?}");
@@ -75,45 +72,6 @@ fn memory_is_in_one_place() {
 }
 
 #[test]
-fn a20_block_devices_are_what_qemu_can_make_of_them() {
-    let place = Place::new();
-    let (driver, aio) = ("hypervisor.qemu.block_device_driver", "hypervisor.qemu.block_device_aio");
-    let logical = "hypervisor.qemu.block_device_logical_sector_size";
-    refused(
-        &place,
-        &[
-            (
-                "hypervisor.qemu.block_device_driver = 'virtio-mmio'",
-                driver,
-                "nothing can be plugged into those",
-            ),
-            ("hypervisor.qemu.block_device_driver = 'virtio-blk-ccw'", driver, "is for s390x"),
-            ("hypervisor.qemu.block_device_driver = 'ide'", driver, "is unknown; use virtio-scsi"),
-            ("hypervisor.qemu.block_device_aio = 'native'", aio, "set block_device_cache_set"),
-            ("hypervisor.qemu.block_device_logical_sector_size = 1000", logical, "not a power of two"),
-            (
-                "hypervisor.qemu = {block_device_logical_sector_size = 4096, block_device_physical_sector_size = 512}",
-                logical,
-                "lower it",
-            ),
-            ("hypervisor.qemu.queue_size = 100", "hypervisor.qemu.queue_size", "not a power of two"),
-            ("hypervisor.qemu.indep_iothreads = 65", "hypervisor.qemu.indep_iothreads", "from 0 to 64"),
-        ],
-    );
-    let loaded = place.load_with(
-        "[hypervisor.qemu]\nblock_device_driver = 'virtio-blk'\nblock_device_aio = 'native'\n\
-         block_device_cache_set = true\nblock_device_cache_direct = true\nqueue_size = 0\nnum_queues = 0\n",
-    );
-    let block = loaded.unwrap().configuration.hypervisor.block;
-    assert_eq!((block.driver, block.aio), (BlockDriver::VirtioBlk, BlockAio::Native));
-    assert_eq!(block.cache, Some(BlockCache { direct: true, no_flush: false }));
-    assert_eq!((block.queue_size, block.num_queues), (128, 1));
-    let loaded = place.load_with("hypervisor.qemu.block_device_cache_direct = true").unwrap();
-    assert!(loaded.warnings[0].concerns("hypervisor.qemu.block_device_cache_set"));
-    assert_eq!(loaded.configuration.hypervisor.block.cache, None);
-}
-
-#[test]
 fn more_places_for_devices_than_the_board_has_are_as_many_as_it_has_with_a_warning() {
     let loaded = Place::new()
         .load_with("hypervisor.qemu = {default_bridges = 9, pcie_root_port = 17, pcie_switch_port = 18}")
@@ -142,127 +100,6 @@ fn exactly_one_of_initrd_and_image_is_wanted() {
     );
     let loaded = place.load_with("hypervisor.qemu = {initrd = '', image = '@DIR@/image'}").unwrap();
     assert!(matches!(loaded.configuration.hypervisor.rootfs, Rootfs::Image { .. }));
-}
-
-#[test]
-fn a17_an_image_is_read_as_one_of_both_keys_says() {
-    let place = Place::new();
-    let image = "hypervisor.qemu.initrd = ''\nhypervisor.qemu.image = '@DIR@/image'\n";
-    let with = |text: &str| place.load_with(&format!("{image}{text}"));
-    for (text, expected) in [
-        ("", ImageDriver::Nvdimm),
-        ("hypervisor.qemu.disable_image_nvdimm = true", ImageDriver::VirtioBlk),
-        ("hypervisor.qemu.vm_rootfs_driver = 'virtio-blk-pci'", ImageDriver::VirtioBlk),
-        ("hypervisor.qemu.vm_rootfs_driver = 'virtio-pmem'", ImageDriver::VirtioPmem),
-    ] {
-        let rootfs = with(text).unwrap().configuration.hypervisor.rootfs;
-        assert!(matches!(rootfs, Rootfs::Image { driver, .. } if driver == expected), "{text}: {rootfs:?}");
-    }
-    for (text, what) in [
-        ("vm_rootfs_driver = 'virtio-blk-ccw'", "is for s390x"),
-        ("vm_rootfs_driver = 'floppy'", "is unknown"),
-        ("vm_rootfs_driver = 'nvdimm'\nhypervisor.qemu.disable_image_nvdimm = true", "rules that out"),
-    ] {
-        let found = problems(with(&format!("hypervisor.qemu.{text}")));
-        assert!(found[0].concerns("hypervisor.qemu.vm_rootfs_driver"), "{found:?}");
-        assert!(found[0].what.contains(what), "{found:?}");
-    }
-}
-
-#[test]
-fn a26_firmware_is_in_read_only_memory_or_in_flash() {
-    let place = Place::new();
-    let flashes = "hypervisor.qemu.pflashes";
-    refused(
-        &place,
-        &[
-            (
-                "hypervisor.qemu.firmware_volume = '@DIR@/image'",
-                "hypervisor.qemu.firmware_volume",
-                "the variables of no firmware",
-            ),
-            ("hypervisor.qemu.pflashes = ['/no']", flashes, "/no: no such file"),
-            (
-                "hypervisor.qemu = {pflashes = ['@DIR@/image'], firmware = '@DIR@/image'}",
-                flashes,
-                "choose one",
-            ),
-            (
-                "hypervisor.qemu.pflashes = ['@DIR@/image', '@DIR@/image', '@DIR@/image']",
-                flashes,
-                "room for two",
-            ),
-        ],
-    );
-    let firmware = |text| place.load_with(text).unwrap().configuration.hypervisor.firmware;
-    let (code, variables) = (place.path("kernel"), Some(place.path("image")));
-    assert_eq!(firmware(""), Firmware::BuiltIn);
-    assert_eq!(firmware("hypervisor.qemu.firmware = '@DIR@/kernel'"), Firmware::Bios(code.clone()));
-    let flash = Firmware::Flash { code, variables };
-    assert_eq!(firmware("hypervisor.qemu.pflashes = ['@DIR@/kernel', '@DIR@/image']"), flash);
-    let pair = "hypervisor.qemu = {firmware = '@DIR@/kernel', firmware_volume = '@DIR@/image'}";
-    assert_eq!(firmware(pair), flash);
-}
-
-#[test]
-fn a23_a_store_of_devices_is_a_directory_where_it_is_used() {
-    let place = Place::new();
-    let key = "hypervisor.qemu.vhost_user_store_path";
-    let text = "hypervisor.qemu = {enable_vhost_user_store = true, vhost_user_store_path = '/no'}";
-    refused(&place, &[(text, key, "/no: no such file or directory")]);
-    let store = |text| place.load_with(text).unwrap().configuration.hypervisor.vhost_user_store;
-    assert_eq!(store("hypervisor.qemu.vhost_user_store_path = '/no'"), None);
-    let text = "[hypervisor.qemu]\nenable_vhost_user_store = true\nvhost_user_store_path = '/usr'\n\
-                vhost_user_reconnect_timeout_sec = 5";
-    let reconnect = std::num::NonZeroU32::new(5);
-    assert_eq!(store(text), Some(VhostUserStore { path: "/usr".into(), reconnect }));
-}
-
-#[test]
-fn a27_protected_memory_has_firmware_and_a_whole_identity() {
-    let place = Place::new();
-    let with = |text: &str| {
-        format!("[hypervisor.qemu]\nfirmware = '@DIR@/image'\nconfidential_guest = true\n{text}\n")
-    };
-    let [block, auth] = ["snp_id_block = 'AAAA'", "snp_id_auth = 'AAAA'"].map(with);
-    refused(
-        &place,
-        &[
-            (
-                "hypervisor.qemu.confidential_guest = true",
-                "hypervisor.qemu.confidential_guest",
-                "set hypervisor.qemu.firmware",
-            ),
-            (block.as_str(), "hypervisor.qemu.snp_id_auth", "missing"),
-            (auth.as_str(), "hypervisor.qemu.snp_id_block", "missing"),
-        ],
-    );
-    let confidential = |text: &str| place.load_with(text).unwrap().configuration.hypervisor.confidential;
-    let usual = Confidential { snp: false, snp_identity: None, snp_policy: 196_608, tdx_quotes: Some(4050) };
-    assert_eq!(confidential(&with("")), Some(usual));
-    let snp =
-        with("sev_snp_guest = true\ntdx_quote_generation_service_socket_port = 0\nsnp_guest_policy = 1");
-    let wanted = Confidential { snp: true, snp_identity: None, snp_policy: 1, tdx_quotes: None };
-    assert_eq!(confidential(&snp), Some(wanted));
-    let loaded = place.load_with("hypervisor.qemu.sev_snp_guest = true").unwrap();
-    assert!(loaded.warnings[0].concerns("hypervisor.qemu.sev_snp_guest"));
-    assert_eq!(loaded.configuration.hypervisor.confidential, None);
-}
-
-#[test]
-fn numa_nodes_are_lists_of_the_host_s() {
-    let place = Place::new();
-    for list in ["", "a", "1-", "3-2", "128", "0,,1"] {
-        let text = format!("hypervisor.qemu = {{enable_numa = true, numa_mapping = ['0', '{list}']}}");
-        refused(&place, &[(text.as_str(), "hypervisor.qemu.numa_mapping", "is no list of nodes")]);
-    }
-    let numa = |text| place.load_with(text).unwrap().configuration.hypervisor.numa;
-    assert_eq!(numa(""), None);
-    assert_eq!(numa("hypervisor.qemu.enable_numa = true"), Some(NumaMapping::Host));
-    let text = "hypervisor.qemu = {enable_numa = true, numa_mapping = ['0', '1,4-5']}";
-    assert_eq!(numa(text), Some(NumaMapping::Nodes(vec![vec![0], vec![1, 4, 5]])));
-    let loaded = place.load_with("hypervisor.qemu.numa_mapping = ['0']").unwrap();
-    assert!(loaded.warnings[0].concerns("hypervisor.qemu.numa_mapping"));
 }
 
 #[test]

@@ -96,6 +96,9 @@ pub enum SpecError {
         /// The size it has to have.
         bytes: usize,
     },
+    /// More devices than the root bus has room for.
+    #[error("{0} bridges, ports and devices on the root PCI bus: at most 30 would do")]
+    RootBus(u32),
     /// More ports of a switch than make sense.
     #[error("{0} ports of a PCI Express switch: at most 16 would do")]
     SwitchPorts(u32),

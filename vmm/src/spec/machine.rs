@@ -2,7 +2,8 @@
 
 use super::VmSpec;
 use super::{
-    Accelerator, BlockDriver, Boot, Firmware, ImageDriver, MachineOptions, Protection, SpecError, VirtioPci,
+    Accelerator, BlockDriver, Boot, Console, Firmware, ImageDriver, MachineOptions, Protection, SpecError,
+    VirtioPci,
 };
 
 /// The board QEMU emulates.
@@ -82,6 +83,9 @@ impl Machine {
     }
 }
 
+/// Slots of the root bus beside those of the board itself, the first and the last.
+const ROOT_BUS_SLOTS: u32 = 30;
+
 impl VmSpec {
     /// Checks what no single value can: whether the parts can be had together.
     ///
@@ -110,8 +114,32 @@ impl VmSpec {
         let within = self.numa_clash().or_else(|| self.protection_clash());
         let within = within.or_else(|| self.sgx_clash());
         within.map_or(Ok(()), |(what, with)| Err(SpecError::Clash { what, with }))?;
+        if can.pci && self.root_bus_slots() > ROOT_BUS_SLOTS {
+            return Err(SpecError::RootBus(self.root_bus_slots()));
+        }
         let clash = clashes.into_iter().find(|(clash, _)| *clash);
         clash.map_or(Ok(()), |(_, what)| Err(SpecError::Clash { what, with: self.machine.name() }))
+    }
+
+    /// How many slots of the root bus are taken from the start.
+    pub(crate) fn root_bus_slots(&self) -> u32 {
+        let places = self.pci.bridges() + self.pci.root_ports() + u32::from(self.pci.switch_ports() > 0);
+        let image =
+            matches!(self.boot, Boot::Image { driver: ImageDriver::VirtioBlk | ImageDriver::VirtioPmem, .. });
+        let devices = [
+            // Random numbers and vsock are always there.
+            true,
+            true,
+            self.console == Console::Virtio,
+            self.block.driver == BlockDriver::VirtioScsi,
+            image,
+            self.share.is_some(),
+            self.reclaim_freed_memory,
+            self.pvpanic && matches!(self.machine, Machine::Virt(_)),
+        ];
+        let devices = devices.map(u32::from).iter().sum::<u32>();
+        // No list is longer than memory.
+        places + devices + self.vhost_user.len() as u32
     }
 
     /// Nodes are divided among what the machine starts with.

@@ -11,8 +11,10 @@ use crate::spec::*;
 fn any_pci() -> impl Strategy<Value = PciPlaces> {
     let window =
         (1..=40_u32, 1..=40_u32).prop_map(|(mem, pref64)| Window { mem: 1 << mem, pref64: 1 << pref64 });
-    (0..=5_u32, 0..=16_u32, window)
-        .prop_map(|(bridges, ports, window)| PciPlaces::new(bridges, ports, window).unwrap())
+    (0..=5_u32, 0..=16_u32, window).prop_flat_map(|(bridges, ports, window)| {
+        let places = PciPlaces::new(bridges, ports, window).unwrap();
+        (0..=16_u32).prop_map(move |switch| places.with_switch(switch).unwrap())
+    })
 }
 
 fn any_board() -> impl Strategy<Value = (Accelerator, Vcpus, Memory, Backing, bool)> {
@@ -49,6 +51,28 @@ fn any_ends() -> impl Strategy<Value = (Boot, Console, VsockEnd, Option<ExtraMon
     (boot, console, vsock, monitor, any::<bool>())
 }
 
+fn any_extras() -> impl Strategy<Value = (Block, Firmware, Vec<VhostUser>, Option<Numa>, [bool; 2])> {
+    let driver =
+        prop_oneof![Just(BlockDriver::VirtioScsi), Just(BlockDriver::VirtioBlk), Just(BlockDriver::Nvdimm)];
+    let block = (driver, any::<bool>(), 0..=64_u32).prop_map(|(driver, own, independent)| Block {
+        driver,
+        threads: IoThreads::new(own, independent).unwrap(),
+        ..Block::default()
+    });
+    let firmware = prop_oneof![
+        Just(Firmware::BuiltIn),
+        Just(Firmware::Flash { code: "/fw/code".into(), variables: Some("/fw/vars".into()) }),
+    ];
+    let kind = prop_oneof![
+        Just(VhostUserKind::Blk),
+        Just(VhostUserKind::Scsi),
+        any::<[u8; 6]>().prop_map(VhostUserKind::Net)
+    ];
+    let vhost_user = kind.prop_map(|kind| VhostUser::new("/run/a", kind, None).unwrap());
+    let numa = prop::option::of((1..=8_usize).prop_map(|nodes| Numa::new(vec![vec![0]; nodes]).unwrap()));
+    (block, firmware, prop::collection::vec(vhost_user, 0..=12), numa, any::<[bool; 2]>())
+}
+
 /// Every identifier of a command line, each kind of thing by itself, and every place on a bus.
 fn claims(arguments: &[OsString]) -> Vec<String> {
     let mut claims = Vec::new();
@@ -81,17 +105,26 @@ fn claims(arguments: &[OsString]) -> Vec<String> {
     claims
 }
 
+/// Bridges and ports say that they are on it; whatever else is on PCI and says nothing is on it too.
+fn is_on_root_bus(device: &OsString) -> bool {
+    let device: Value = serde_json::from_str(&device.to_string_lossy()).unwrap();
+    let driver = device["driver"].as_str().unwrap();
+    device["bus"] == "pcie.0" || device.get("bus").is_none() && driver.ends_with("-pci")
+}
+
 proptest! {
     #[test]
     fn no_identifier_slot_or_address_is_given_twice(
         (accelerator, vcpus, memory, backing, prealloc) in any_board(),
         (boot, console, vsock, extra_monitor, iommu) in any_ends(),
         pci in any_pci(),
+        (block, firmware, vhost_user, numa, [reclaim_freed_memory, pvpanic]) in any_extras(),
         shares in 0..3_u8,
     ) {
         let image = matches!(boot, Boot::Image { .. }).then_some(ImageEnd { fd: 20, size: 64 << 20 });
         let spec = VmSpec {
             accelerator, vcpus, memory, backing, prealloc, boot, console, extra_monitor, iommu, pci,
+            block, firmware, vhost_user, numa, reclaim_freed_memory, pvpanic,
             ..super::tests::spec()
         };
         let tag = Tag::new("kataShared").unwrap();
@@ -104,8 +137,8 @@ proptest! {
         let claims = claims(&arguments);
         let distinct: HashSet<&String> = claims.iter().collect();
         prop_assert_eq!(distinct.len(), claims.len(), "{:?}", claims);
-        // The root bus has 31 slots besides the host bridge's, one of which is the board's own.
-        let on_root_bus = arguments.iter().filter(|argument| argument.to_string_lossy().contains("-pci\"")).count();
-        prop_assert!(on_root_bus + 21 <= 30);
+        let counted = arguments.windows(2).filter(|pair| pair[0] == "-device" && is_on_root_bus(&pair[1])).count();
+        // Whether there is room is told from the specification alone.
+        prop_assert_eq!(counted, spec.root_bus_slots() as usize - usize::from(spec.share.is_some()) + usize::from(share.is_some()));
     }
 }

@@ -170,3 +170,12 @@ fn b18_a_share_has_a_window_of_files_where_one_is_asked_for() {
         "{lines:?}"
     );
 }
+
+#[test]
+fn a15_a_root_bus_without_room_is_refused() {
+    let disk = VhostUser::new("/run/a", VhostUserKind::Blk, None).unwrap();
+    let pci = PciPlaces::new(5, 16, Window::default()).unwrap().with_switch(1).unwrap();
+    let with = |disks| VmSpec { pci, vhost_user: vec![disk.clone(); disks], ..spec() };
+    assert_eq!(with(4).check(), Ok(()));
+    assert_eq!(with(5).check(), Err(SpecError::RootBus(31)));
+}

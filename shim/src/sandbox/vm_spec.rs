@@ -57,11 +57,10 @@ pub(super) fn of(
     let share = share_of(hypervisor, accelerator, exported, log)?;
     let storages = share.iter().map(|share| storage_of(share, hypervisor, shares_volumes(plan))).collect();
     let machine = machine_of(hypervisor)?;
-    let protection = protection::of(
-        hypervisor.confidential.as_ref(),
-        vmm::protection::detect(Path::new("/")),
-        vmm::protection::c_bit(),
-    )?;
+    let protection = hypervisor.confidential.as_ref().map(|asked| {
+        protection::of(asked, vmm::protection::detect(Path::new("/")), vmm::protection::c_bit())
+    });
+    let protection = protection.transpose()?;
     let board = protection::limit(machine.capabilities(), protection.as_ref());
     let spec = VmSpec {
         name: VmName::new(format!("sandbox-{}", plan.id)).map_err(unusable("id"))?,

@@ -90,7 +90,8 @@ fn base64_bytes(text: &str) -> Option<usize> {
     let digits = text.trim_end_matches('=');
     let padding = text.len() - digits.len();
     let digit = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
-    (text.len() % 4 == 0 && padding <= 2 && digits.bytes().all(digit)).then(|| text.len() / 4 * 3 - padding)
+    (text.len().is_multiple_of(4) && padding <= 2 && digits.bytes().all(digit))
+        .then(|| text.len() / 4 * 3 - padding)
 }
 
 #[cfg(test)]

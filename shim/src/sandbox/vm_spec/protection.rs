@@ -10,31 +10,22 @@ use super::unusable;
 use crate::error::{Error, Result};
 
 /// What is asked for, by what the host has; `c_bit` is its processor's.
-pub(super) fn of(
-    asked: Option<&Confidential>,
-    host: Available,
-    c_bit: Option<u32>,
-) -> Result<Option<Protection>> {
-    let Some(asked) = asked else { return Ok(None) };
+pub(super) fn of(asked: &Confidential, host: Available, c_bit: Option<u32>) -> Result<Protection> {
     let c_bit = || CBit::new(c_bit.unwrap_or(0)).map_err(unusable("confidential_guest"));
     match (host.amd, asked.snp) {
-        (Some(amd), true) if amd.snp => Ok(Some(Protection::Snp {
-            c_bit: c_bit()?,
-            policy: asked.snp_policy,
-            identity: identity(asked)?,
-        })),
-        (Some(amd), false) => {
-            Ok(Some(Protection::Sev { c_bit: c_bit()?, encrypted_state: amd.encrypted_state }))
+        (Some(amd), true) if amd.snp => {
+            Ok(Protection::Snp { c_bit: c_bit()?, policy: asked.snp_policy, identity: identity(asked)? })
         }
-        (None, false) if host.tdx => Ok(Some(Protection::Tdx { quotes: asked.tdx_quotes })),
-        (_, true) => Err(absent("sev_snp_guest", "SEV-SNP (see the kernel's kvm_amd parameter sev_snp)")),
-        (None, false) => Err(absent("confidential_guest", "TDX nor SEV")),
+        (Some(amd), false) => Ok(Protection::Sev { c_bit: c_bit()?, encrypted_state: amd.encrypted_state }),
+        (None, false) if host.tdx => Ok(Protection::Tdx { quotes: asked.tdx_quotes }),
+        (_, true) => Err(absent("sev_snp_guest", "no SEV-SNP (see the kernel's kvm_amd parameter sev_snp)")),
+        (None, false) => Err(absent("confidential_guest", "neither TDX nor SEV")),
     }
 }
 
 fn absent(key: &str, what: &str) -> Error {
     Error::InvalidArgument(format!(
-        "hypervisor.qemu.{key}: this host has no {what}; unset it, or the guest's memory would not be protected"
+        "hypervisor.qemu.{key}: this host has {what}; unset it, or the guest's memory would not be protected"
     ))
 }
 
@@ -90,22 +81,21 @@ mod tests {
             (false, amd(true), Protection::Sev { c_bit, encrypted_state: true }),
             (true, amd(true), Protection::Snp { c_bit, policy: 7, identity: None }),
         ] {
-            assert_eq!(of(Some(&asked(snp)), host, Some(51)).unwrap(), Some(expected));
+            assert_eq!(of(&asked(snp), host, Some(51)).unwrap(), expected);
         }
-        assert_eq!(of(None, tdx, None).unwrap(), None);
     }
 
     #[test]
     fn a27_a_host_without_it_runs_no_guest_unprotected() {
         let tdx = Available { tdx: true, amd: None };
         for (snp, host, what) in [
-            (false, Available::default(), "no TDX nor SEV"),
+            (false, Available::default(), "neither TDX nor SEV"),
             (true, tdx, "no SEV-SNP"),
             (true, amd(false), "no SEV-SNP"),
         ] {
-            let error = of(Some(&asked(snp)), host, Some(51)).unwrap_err().to_string();
+            let error = of(&asked(snp), host, Some(51)).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
-        assert!(of(Some(&asked(false)), amd(false), None).is_err());
+        assert!(of(&asked(false), amd(false), None).is_err());
     }
 }

@@ -30,6 +30,23 @@ async fn a20_the_scsi_controller_works_on_its_thread_with_its_queues() {
 }
 
 #[tokio::test]
+async fn a20_the_least_and_the_most_of_queues_and_threads_are_ones_that_qemu_takes() {
+    for (queues, independent) in [(Queues::new(1, 4).unwrap(), 0), (Queues::new(1022, 1024).unwrap(), 64)] {
+        let mut fixture = Fixture::new();
+        fixture.spec.block = Block {
+            driver: BlockDriver::VirtioScsi,
+            options: BlockOptions::new(Access::Threads, Sectors::default(), queues),
+            threads: IoThreads::new(false, independent).unwrap(),
+        };
+        let mut machine = Machine::boot(fixture).await;
+        assert_eq!(machine.property(SCSI, "num_queues"), queues.count());
+        assert_eq!(machine.property(SCSI, "virtqueue_size"), queues.size());
+        assert_eq!(machine.ask("query-iothreads", json!({})).as_array().unwrap().len(), independent as usize);
+        machine.end().await;
+    }
+}
+
+#[tokio::test]
 async fn a20_without_threads_the_scsi_controller_has_none() {
     let mut machine = Machine::boot(Fixture::new()).await;
     assert_eq!(machine.ask("query-iothreads", json!({})), json!([]));

@@ -96,6 +96,11 @@ pub enum SpecError {
         /// The size it has to have.
         bytes: usize,
     },
+    /// Distances that ACPI does not know.
+    #[error(
+        "distances {0:?} between NUMA nodes: 10 from each to itself and 10 to 254 to each other would do"
+    )]
+    NumaDistances(Vec<Vec<u8>>),
     /// More devices than the root bus has room for.
     #[error("{0} bridges, ports and devices on the root PCI bus: at most 30 would do")]
     RootBus(u32),

@@ -52,7 +52,8 @@ async fn a11_huge_pages_the_host_does_not_have_are_told_before_anything_starts()
 async fn numa_nodes_have_memory_bound_to_the_host_and_processors_of_their_own() {
     let mut fixture = Fixture::new();
     fixture.spec.vcpus = Vcpus::new(3, 3).unwrap();
-    fixture.spec.numa = Some(Numa::new(vec![vec![0], vec![0]]).unwrap());
+    let numa = Numa::new(vec![vec![0], vec![0]]).unwrap();
+    fixture.spec.numa = Some(numa.with_distances(vec![vec![10, 21], vec![31, 10]]).unwrap());
     let mut machine = Machine::boot(fixture).await;
     for (id, mib) in [("memory0", 128_u64), ("memory1", 128)] {
         let path = format!("/objects/{id}");

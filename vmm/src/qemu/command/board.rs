@@ -133,6 +133,9 @@ fn backends(line: &mut Line, spec: &VmSpec) {
         };
         line.option("-numa", format!("node,nodeid={number},{cpus}memdev={id}"));
     }
+    for (from, to, far) in numa.distances() {
+        line.option("-numa", format!("dist,src={from},dst={to},val={far}"));
+    }
 }
 
 fn backend(spec: &VmSpec, id: String, size: u64, near: Option<Near>) -> Object {

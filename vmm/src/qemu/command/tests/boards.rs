@@ -93,7 +93,8 @@ fn a5_what_a_board_has_not_is_refused() {
 
 #[test]
 fn numa_nodes_have_memory_of_the_host_nodes_they_are_on() {
-    let numa = Some(Numa::new(vec![vec![0], vec![2, 3]]).unwrap());
+    let numa = Numa::new(vec![vec![0], vec![2, 3]]).unwrap();
+    let numa = Some(numa.with_distances(vec![vec![10, 21], vec![21, 10]]).unwrap());
     let spec = VmSpec { numa, ..fixed(Machine::Q35(MachineOptions::default())) };
     assert_eq!(spec.check(), Ok(()));
     let lines = lines(&spec, &inherited());
@@ -103,6 +104,8 @@ fn numa_nodes_have_memory_of_the_host_nodes_they_are_on() {
         "-numa node,nodeid=0,cpus=0-0,memdev=memory0",
         r#"-object {"qom-type":"memory-backend-memfd","id":"memory1","size":268435456,"share":true,"host-nodes":[2,3],"policy":"bind"}"#,
         "-numa node,nodeid=1,cpus=1-1,memdev=memory1",
+        "-numa dist,src=0,dst=1,val=21",
+        "-numa dist,src=1,dst=0,val=21",
     ] {
         assert!(has(&lines, expected), "{expected}\n{lines:#?}");
     }

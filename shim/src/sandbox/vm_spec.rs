@@ -3,6 +3,8 @@
 mod block;
 mod numa;
 mod protection;
+#[cfg(test)]
+mod tests;
 mod virtio;
 
 use std::{fs, path::Path};

@@ -1,0 +1,119 @@
+//! What keys of the configuration make of the machine.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use oci_spec::runtime::{Spec, SpecBuilder};
+use slog::{Discard, o};
+use vmm::spec::{BlockDriver, Cache, Queues};
+
+use super::*;
+
+/// A machine by a configuration that says `keys` beside the least there is to say, or why there is none.
+fn machine(keys: &str, spec: &Spec) -> Result<VmSpec> {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["kernel", "initrd", "image", "firmware"] {
+        fs::write(dir.path().join(file), [1; 4096]).unwrap();
+    }
+    let at = dir.path().display();
+    let rootfs = if keys.contains("image =") { "" } else { "initrd = '@DIR@/initrd'\n" };
+    let text = format!(
+        "[hypervisor.qemu]\npath = '/bin/true'\nkernel = '@DIR@/kernel'\naccelerator = 'tcg'\nvsock = 'vhost-user'\n\
+         default_maxvcpus = 1\ndefault_memory = 256\n{rootfs}{keys}\n"
+    );
+    let path = dir.path().join("configuration.toml");
+    fs::write(&path, text.replace("@DIR@", &at.to_string())).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let loaded = Configuration::load(Some(&path)).unwrap();
+    let plan = Plan { namespace: "k8s.io", id: "pod", spec, configuration: &loaded.configuration };
+    let log = Logger::root(Discard, o!());
+    of(&loaded.configuration, &plan, Path::new("/run/pod"), Path::new("/run/pod/shared"), &log)
+        .map(|plan| plan.spec)
+}
+
+fn of_keys(keys: &str) -> VmSpec {
+    machine(keys, &Spec::default()).unwrap()
+}
+
+fn refused(keys: &str) -> String {
+    machine(keys, &Spec::default()).unwrap_err().to_string()
+}
+
+#[test]
+fn a20_keys_of_block_devices_reach_the_machine() {
+    let usual = of_keys("").block;
+    assert_eq!((usual.driver, usual.options.access().aio()), (BlockDriver::VirtioScsi, "io_uring"));
+    let block = of_keys(
+        "block_device_driver = 'virtio-blk'\nblock_device_aio = 'native'\nblock_device_cache_set = true\n\
+         block_device_cache_direct = true\nblock_device_logical_sector_size = 4096\nnum_queues = 2\nqueue_size = 256\n\
+         enable_iothreads = true\nindep_iothreads = 3",
+    )
+    .block;
+    assert_eq!(block.driver, BlockDriver::VirtioBlk);
+    assert_eq!(block.options.access().aio(), "native");
+    assert_eq!(block.options.access().cache(), Some(Cache { direct: true, no_flush: false }));
+    assert_eq!(block.options.sectors().physical(), Some(4096));
+    assert_eq!(block.options.queues(), Queues::new(2, 256).unwrap());
+    assert!(block.threads.own());
+    assert_eq!(block.threads.independent().count(), 3);
+}
+
+#[test]
+fn a17_a26_keys_of_images_and_firmware_reach_the_machine() {
+    let image = |keys: &str| of_keys(&format!("image = '@DIR@/image'\n{keys}")).boot;
+    let driver = |boot: Boot| match boot {
+        Boot::Image { driver, .. } => driver,
+        Boot::Initrd(_) => panic!("an image was asked for"),
+    };
+    assert_eq!(driver(image("")), ImageDriver::Nvdimm);
+    assert_eq!(driver(image("disable_image_nvdimm = true")), ImageDriver::VirtioBlk);
+    assert_eq!(driver(image("vm_rootfs_driver = 'virtio-pmem'")), ImageDriver::VirtioPmem);
+    assert_eq!(of_keys("memory_offset = 512").memory.room_mib(), 512);
+    let firmware = of_keys("firmware = '@DIR@/firmware'\nfirmware_volume = '@DIR@/image'").firmware;
+    assert!(matches!(firmware, vmm::spec::Firmware::Flash { variables: Some(_), .. }), "{firmware:?}");
+}
+
+#[test]
+fn a5_a8_a_board_without_hot_plug_has_room_for_nothing_that_comes_later() {
+    let spec =
+        of_keys("machine_type = 'microvm'\nimage = '@DIR@/image'\ndefault_bridges = 2\nmemory_offset = 8");
+    assert!(matches!(spec.machine, Machine::Microvm(_)));
+    assert_eq!((spec.memory.growth(), spec.pci.bridges()), (None, 0));
+    assert!(matches!(spec.boot, Boot::Image { driver: ImageDriver::VirtioBlk, .. }));
+    let error = refused("machine_type = 'microvm'\nenable_iommu = true");
+    assert!(error.contains("an IOMMU cannot be had with the board microvm"), "{error}");
+    let error = refused("machine_type = 'virt'");
+    assert!(error.contains("virt is a board of ARM"), "{error}");
+}
+
+#[test]
+fn a7_a15_a30_keys_of_devices_and_places_reach_the_machine() {
+    let spec = of_keys(
+        "enable_iommu_platform = true\nreclaim_guest_freed_memory = true\npcie_root_port = 2\npcie_switch_port = 3\n\
+         enable_numa = true\nnuma_mapping = ['0']",
+    );
+    assert_eq!(spec.virtio, vmm::spec::VirtioPci::BehindIommu);
+    assert!(spec.reclaim_freed_memory && spec.numa.is_some());
+    assert_eq!((spec.pci.root_ports(), spec.pci.switch_ports()), (2, 3));
+    assert_eq!(of_keys("").virtio, vmm::spec::VirtioPci::Usual);
+}
+
+#[test]
+fn a27_protection_that_the_host_has_not_is_an_error() {
+    if vmm::protection::detect(Path::new("/")).amd.is_some_and(|amd| amd.snp) {
+        return;
+    }
+    let error = refused("confidential_guest = true\nsev_snp_guest = true\nfirmware = '@DIR@/firmware'");
+    assert!(error.contains("hypervisor.qemu.sev_snp_guest: this host has no SEV-SNP"), "{error}");
+}
+
+#[test]
+fn a28_an_annotation_asks_for_memory_of_enclaves() {
+    let annotated = |amount: &str| {
+        let annotations = [(SGX_EPC.to_owned(), amount.to_owned())];
+        SpecBuilder::default().annotations(std::collections::HashMap::from(annotations)).build().unwrap()
+    };
+    let error = machine("", &annotated("64M")).unwrap_err().to_string();
+    assert!(error.contains("annotation sgx.intel.com/epc: SGX memory of \"64M\""), "{error}");
+    let error = machine("", &annotated("64Mi")).unwrap_err().to_string();
+    assert!(error.contains("SGX memory cannot be had with TCG"), "{error}");
+}

@@ -44,6 +44,8 @@ pub struct Hypervisor {
     pub memory_backing: MemoryBacking,
     /// All of the memory is taken from the host at the start.
     pub enable_mem_prealloc: bool,
+    /// Memory grows by virtio-mem.
+    pub enable_virtio_mem: bool,
     /// The guest has an IOMMU.
     pub enable_iommu: bool,
     /// PCI bridges for devices that are plugged in later, at most 5.

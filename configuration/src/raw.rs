@@ -32,6 +32,7 @@ pub(crate) struct RawHypervisor {
     pub(crate) default_maxmemory: u64,
     pub(crate) enable_hugepages: bool,
     pub(crate) enable_mem_prealloc: bool,
+    pub(crate) enable_virtio_mem: bool,
     pub(crate) file_mem_backend: PathBuf,
     pub(crate) enable_iommu: bool,
     pub(crate) default_bridges: u32,

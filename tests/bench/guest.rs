@@ -253,6 +253,7 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         pci: PciPlaces::new(0, 0, Window::for_host(Path::new(HOST_DEVICES)))?,
         backing: Backing::Anonymous,
         prealloc: false,
+        virtio_mem: false,
         kernel: path("kernel")?,
         boot: Boot::Initrd(path("initrd")?),
         firmware: None,

@@ -6,13 +6,19 @@
 
 mod block;
 mod chardev;
+mod net;
 mod pci;
 
 pub(crate) use block::Blockdev;
 pub(crate) use chardev::{Chardev, Fsdev};
+pub(crate) use net::Netdev;
 pub(crate) use pci::Device;
 
+use std::borrow::Cow;
+
 use serde::Serialize;
+
+use crate::spec::Backing;
 
 /// Something without a place on a bus: `-object`.
 #[derive(Debug, Serialize)]
@@ -20,7 +26,7 @@ use serde::Serialize;
 pub(crate) enum Object {
     /// Memory that other processes can map: a vhost-user daemon reads and writes it.
     MemoryBackendMemfd {
-        id: &'static str,
+        id: Cow<'static, str>,
         /// Bytes.
         size: u64,
         share: bool,
@@ -32,7 +38,7 @@ pub(crate) enum Object {
     },
     /// The same in a file that QEMU makes in the directory `mem_path`.
     MemoryBackendFile {
-        id: &'static str,
+        id: Cow<'static, str>,
         /// Bytes.
         size: u64,
         mem_path: String,
@@ -42,6 +48,23 @@ pub(crate) enum Object {
     },
     /// A source of random numbers.
     RngRandom { id: &'static str, filename: String },
+}
+
+impl Object {
+    /// `size` bytes of memory from where `backing` has it.
+    pub(crate) fn memory(id: Cow<'static, str>, size: u64, backing: &Backing, prealloc: bool) -> Object {
+        let share = true;
+        match backing {
+            Backing::Directory(directory) => {
+                let mem_path = directory.to_string_lossy().into_owned();
+                Object::MemoryBackendFile { id, size, mem_path, share, prealloc }
+            }
+            backing => {
+                let hugetlb = *backing == Backing::HugePages;
+                Object::MemoryBackendMemfd { id, size, share, hugetlb, prealloc }
+            }
+        }
+    }
 }
 
 fn is_off(switch: &bool) -> bool {

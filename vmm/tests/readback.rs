@@ -9,59 +9,13 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
+use common::monitor::Machine;
 use common::{Fixture, log};
-use serde_json::{Value, json};
-use vmm::spec::{Backing, EXTRA_MONITOR, ExtraMonitor, PciPlaces, Window};
-use vmm::{BootError, Hypervisor, Qemu, Vm};
-
-/// A machine that runs, and the test's own conversation with its QEMU.
-struct Machine {
-    fixture: Fixture,
-    vm: Box<dyn Vm>,
-    monitor: BufReader<UnixStream>,
-}
-
-impl Machine {
-    async fn boot(mut fixture: Fixture) -> Machine {
-        fixture.spec.extra_monitor = Some(ExtraMonitor::Qmp);
-        let vm = Qemu::new(log()).boot(fixture.spec.clone()).await.unwrap();
-        let socket = UnixStream::connect(fixture.spec.run_dir.join(EXTRA_MONITOR)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut machine = Machine { fixture, vm, monitor: BufReader::new(socket) };
-        assert!(machine.line().get("QMP").is_some());
-        machine.ask("qmp_capabilities", json!({}));
-        machine
-    }
-
-    fn line(&mut self) -> Value {
-        let mut line = String::new();
-        self.monitor.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap()
-    }
-
-    /// What QEMU returns for a command.
-    fn ask(&mut self, command: &str, arguments: Value) -> Value {
-        let request = json!({"execute": command, "arguments": arguments});
-        writeln!(self.monitor.get_mut(), "{request}").unwrap();
-        loop {
-            let mut answer = self.line();
-            assert!(answer.get("error").is_none(), "{command}: {answer}");
-            if answer.get("return").is_some() {
-                return answer["return"].take();
-            }
-        }
-    }
-
-    async fn end(self) {
-        self.vm.stop(Duration::ZERO).await.unwrap();
-        self.fixture.assert_nothing_left();
-    }
-}
+use serde_json::json;
+use vmm::spec::{Backing, EXTRA_MONITOR, PciPlaces, Window};
+use vmm::{BootError, Hypervisor, Qemu};
 
 #[tokio::test]
 async fn a11_the_memory_is_shared_and_as_big_as_asked_for_and_prealloc_reserves_it() {

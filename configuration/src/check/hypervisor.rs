@@ -62,6 +62,7 @@ impl Checker<'_> {
             default_bridges,
             pcie_root_port,
             enable_mem_prealloc: raw.enable_mem_prealloc,
+            enable_virtio_mem: raw.enable_virtio_mem,
             shared_fs: raw.shared_fs,
             virtio_fs_daemon,
             virtio_fs_cache: raw.virtio_fs_cache,

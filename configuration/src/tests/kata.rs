@@ -96,8 +96,8 @@ fn a_key_that_is_not_honoured_warns_once_its_value_differs_from_the_default() {
             assert_eq!(texts(&loaded.warnings), [expected]);
         }
     }
-    let loaded = place.load_with("[hypervisor.qemu]\nenable_virtio_mem = true\n").unwrap();
-    assert!(loaded.warnings[0].concerns("hypervisor.qemu.enable_virtio_mem"));
+    let loaded = place.load_with("[hypervisor.qemu]\nenable_numa = true\n").unwrap();
+    assert!(loaded.warnings[0].concerns("hypervisor.qemu.enable_numa"));
 }
 
 /// A value of the key's kind that no template has.

@@ -67,6 +67,7 @@ pub(super) fn of(
         iommu: hypervisor.enable_iommu,
         pci: places_of(hypervisor)?,
         prealloc: hypervisor.enable_mem_prealloc,
+        virtio_mem: hypervisor.enable_virtio_mem,
         kernel: hypervisor.kernel.clone(),
         boot: boot_of(&hypervisor.rootfs),
         firmware: hypervisor.firmware.clone(),

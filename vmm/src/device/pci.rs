@@ -1,6 +1,11 @@
 //! Devices: `-device`.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
+
+use crate::plug::PciAddress;
+use crate::spec::FIRST_BRIDGE;
 
 /// A device the guest sees.
 #[derive(Debug, Serialize)]
@@ -43,11 +48,45 @@ pub(crate) enum Device {
     VirtioRngPci { id: &'static str, rng: &'static str },
     /// A disk.
     VirtioBlkPci {
-        id: &'static str,
-        drive: &'static str,
+        id: Cow<'static, str>,
+        drive: Cow<'static, str>,
         config_wce: bool,
         share_rw: bool,
-        serial: &'static str,
+        serial: Cow<'static, str>,
+        #[serde(flatten)]
+        place: Option<PciPlace>,
+    },
+    /// A disk of the SCSI controller.
+    ScsiHd {
+        id: String,
+        bus: &'static str,
+        #[serde(rename = "scsi-id")]
+        target: u8,
+        lun: u8,
+        drive: String,
+        share_rw: bool,
+        serial: String,
+    },
+    /// A network interface.
+    VirtioNetPci {
+        id: String,
+        netdev: String,
+        mac: String,
+        /// Several queues.
+        mq: bool,
+        /// Interrupts: two for each pair of queues, and two.
+        vectors: u32,
+        #[serde(flatten)]
+        place: PciPlace,
+    },
+    /// A memory module.
+    PcDimm { id: String, memdev: String },
+    /// Memory of which the guest has as much as it is asked to take.
+    VirtioMemPci {
+        id: &'static str,
+        memdev: &'static str,
+        /// Bytes.
+        requested_size: u64,
     },
     /// A virtio-fs share.
     VhostUserFsPci { id: &'static str, chardev: &'static str, tag: String, queue_size: u16 },
@@ -64,4 +103,19 @@ pub(crate) enum Device {
     VhostVsockPci { id: &'static str, guest_cid: u32, vhostfd: String },
     /// vsock, served by a daemon.
     VhostUserVsockPci { id: &'static str, chardev: &'static str },
+}
+
+/// A slot of a bridge.
+#[derive(Debug, Serialize)]
+pub(crate) struct PciPlace {
+    bus: String,
+    /// In hexadecimal.
+    addr: String,
+}
+
+impl From<PciAddress> for PciPlace {
+    fn from(address: PciAddress) -> PciPlace {
+        let bridge = address.bridge - FIRST_BRIDGE;
+        PciPlace { bus: format!("pci-bridge-{bridge}"), addr: format!("{:x}", address.slot) }
+    }
 }

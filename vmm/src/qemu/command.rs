@@ -16,7 +16,8 @@ use crate::accelerator::Accelerator;
 use crate::device::{Blockdev, Chardev, Device, Fsdev, Object};
 use crate::kernel_params;
 use crate::spec::{
-    Backing, Boot, Console, EXTRA_MONITOR, ExtraMonitor, Machine, PciPlaces, Tag, VmSpec, Window,
+    Boot, Console, EXTRA_MONITOR, ExtraMonitor, FIRST_BRIDGE, Machine, PciPlaces, Tag, VIRTIO_MEM, VirtioMem,
+    VmSpec, Window,
 };
 
 /// What is there for QEMU to connect to, by the descriptors it inherits.
@@ -57,8 +58,6 @@ pub(crate) enum VsockEnd {
 const EMULATED: &str = "max,erms=off,fsrm=off";
 
 const ROOT_BUS: &str = "pcie.0";
-/// Where bridges begin on the root bus. The agents in the field find a device by its bridge's slot.
-const FIRST_BRIDGE: u32 = 2;
 
 /// QEMU's arguments. The processors do not run until they are told to.
 pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> {
@@ -83,6 +82,9 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
         });
     }
     places(&mut line, spec.pci);
+    if let Some(size) = spec.virtio_mem() {
+        virtio_mem(&mut line, spec, size);
+    }
     line.chardev(&Chardev { id: "qmp0", fd: inherited.qmp });
     line.option("-mon", "chardev=qmp0,mode=control");
     if let Some(kind) = spec.extra_monitor {
@@ -124,7 +126,7 @@ fn board(line: &mut Line, spec: &VmSpec) {
         memory.push_str(&format!(",slots={slots},maxmem={max_mib}M"));
     }
     line.option("-m", memory);
-    line.object(&memory_backend(spec));
+    line.object(&Object::memory("memory0".into(), spec.memory.bytes(), &spec.backing, spec.prealloc));
     line.option("-rtc", "base=utc,driftfix=slew,clock=host");
     if spec.accelerator == Accelerator::Kvm {
         line.option("-global", "kvm-pit.lost_tick_policy=discard");
@@ -137,7 +139,7 @@ fn places(line: &mut Line, pci: PciPlaces) {
         line.device(&Device::PciBridge {
             id: format!("pci-bridge-{number}"),
             bus: ROOT_BUS,
-            addr: format!("{:x}", FIRST_BRIDGE + number),
+            addr: format!("{:x}", u32::from(FIRST_BRIDGE) + number),
             chassis_nr: number + 1,
             shpc: false,
             io_reserve: 4 << 10,
@@ -158,18 +160,10 @@ fn places(line: &mut Line, pci: PciPlaces) {
     }
 }
 
-fn memory_backend(spec: &VmSpec) -> Object {
-    let (id, size, share, prealloc) = ("memory0", spec.memory.bytes(), true, spec.prealloc);
-    match &spec.backing {
-        Backing::Directory(directory) => {
-            let mem_path = directory.to_string_lossy().into_owned();
-            Object::MemoryBackendFile { id, size, mem_path, share, prealloc }
-        }
-        backing => {
-            let hugetlb = *backing == Backing::HugePages;
-            Object::MemoryBackendMemfd { id, size, share, hugetlb, prealloc }
-        }
-    }
+fn virtio_mem(line: &mut Line, spec: &VmSpec, size: VirtioMem) {
+    // Never all of it at once, whatever the operator wants for the memory of the boot.
+    line.object(&Object::memory("virtiomem".into(), size.mib << 20, &spec.backing, false));
+    line.device(&Device::VirtioMemPci { id: VIRTIO_MEM, memdev: "virtiomem", requested_size: 0 });
 }
 
 /// QEMU makes the socket in its working directory, by the umask it has for itself alone.
@@ -206,11 +200,12 @@ fn disk(line: &mut Line, fd: RawFd) {
     line.option("-add-fd", format!("fd={fd},set=1"));
     line.json("-blockdev", &Blockdev::read_only_image("image0", 1));
     line.device(&Device::VirtioBlkPci {
-        id: "disk0",
-        drive: "image0",
+        id: "disk0".into(),
+        drive: "image0".into(),
         config_wce: false,
         share_rw: true,
-        serial: "image0",
+        serial: "image0".into(),
+        place: None,
     });
 }
 

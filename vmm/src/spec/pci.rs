@@ -10,6 +10,10 @@ const MOST_BRIDGES: u32 = 5;
 /// Most root ports, likewise.
 const MOST_ROOT_PORTS: u32 = 16;
 
+/// The slot of the root bus with the first bridge; the others follow. The agents in the field find a device by its
+/// bridge's slot.
+pub(crate) const FIRST_BRIDGE: u8 = 2;
+
 /// Where the kernel shows the host's PCI devices.
 pub const HOST_DEVICES: &str = "/sys/bus/pci/devices";
 

@@ -18,6 +18,7 @@ pub(super) fn spec() -> VmSpec {
         pci: PciPlaces::new(0, 0, Window { mem: 4 << 20, pref64: 4 << 20 }).unwrap(),
         backing: Backing::Anonymous,
         prealloc: false,
+        virtio_mem: false,
         kernel: "/guest/vmlinuz".into(),
         boot: Boot::Initrd("/guest/initrd.img".into()),
         firmware: None,

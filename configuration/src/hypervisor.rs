@@ -54,6 +54,8 @@ pub struct Hypervisor {
     pub enable_mem_prealloc: bool,
     /// Memory that the guest has freed is the host's again.
     pub reclaim_guest_freed_memory: bool,
+    /// Memory grows by virtio-mem.
+    pub enable_virtio_mem: bool,
     /// The guest has an IOMMU.
     pub enable_iommu: bool,
     /// Virtio devices that QEMU serves are behind an IOMMU.

@@ -259,6 +259,7 @@ fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
         numa: None,
         backing: Backing::Anonymous,
         prealloc: false,
+        virtio_mem: false,
         kernel: path("kernel")?,
         boot: Boot::Initrd(path("initrd")?),
         protection: None,

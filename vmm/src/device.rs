@@ -6,13 +6,19 @@
 
 mod block;
 mod chardev;
+mod net;
 mod pci;
 
 pub(crate) use block::Blockdev;
 pub(crate) use chardev::{Chardev, Dialled, Fsdev};
+pub(crate) use net::Netdev;
 pub(crate) use pci::Device;
 
+use std::borrow::Cow;
+
 use serde::Serialize;
+
+use crate::spec::Backing;
 
 /// Something without a place on a bus: `-object`.
 #[derive(Debug, Serialize)]
@@ -20,7 +26,7 @@ use serde::Serialize;
 pub(crate) enum Object {
     /// Memory that other processes can map: a vhost-user daemon reads and writes it.
     MemoryBackendMemfd {
-        id: String,
+        id: Cow<'static, str>,
         /// Bytes.
         size: u64,
         share: bool,
@@ -34,7 +40,7 @@ pub(crate) enum Object {
     },
     /// The same in a file that QEMU makes in the directory `mem_path`.
     MemoryBackendFile {
-        id: String,
+        id: Cow<'static, str>,
         /// Bytes.
         size: u64,
         mem_path: String,
@@ -109,6 +115,34 @@ impl Quotes {
     pub(crate) fn at(port: u32) -> Quotes {
         // VMADDR_CID_HOST of linux/vm_sockets.h.
         Quotes { r#type: "vsock", cid: "2", port: port.to_string() }
+    }
+}
+
+impl Object {
+    /// `size` bytes of memory from where `backing` has it.
+    pub(crate) fn memory(id: Cow<'static, str>, size: u64, backing: &Backing, prealloc: bool) -> Object {
+        Object::memory_near(id, size, backing, prealloc, None)
+    }
+
+    /// The same from some nodes of the host.
+    pub(crate) fn memory_near(
+        id: Cow<'static, str>,
+        size: u64,
+        backing: &Backing,
+        prealloc: bool,
+        near: Option<Near>,
+    ) -> Object {
+        let share = true;
+        match backing {
+            Backing::Directory(directory) => {
+                let mem_path = directory.to_string_lossy().into_owned();
+                Object::MemoryBackendFile { id, size, mem_path, share, prealloc, near }
+            }
+            backing => {
+                let hugetlb = *backing == Backing::HugePages;
+                Object::MemoryBackendMemfd { id, size, share, hugetlb, prealloc, near }
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! the kernel's parent-death signal goes, so a program that wants them to outlive a thread boots on its main one.
 
 pub mod accelerator;
+pub mod plug;
 pub mod protection;
 pub mod spec;
 

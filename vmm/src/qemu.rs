@@ -4,6 +4,7 @@ mod boot;
 mod command;
 mod machine;
 mod monitor;
+mod plug;
 mod qmp;
 
 pub use boot::Qemu;

@@ -20,6 +20,7 @@ pub use block::{Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, Queu
 pub use error::SpecError;
 pub use machine::{Capabilities, Machine};
 pub use numa::{Numa, NumaNode};
+pub(crate) use pci::FIRST_BRIDGE;
 pub use pci::{HOST_DEVICES, PciPlaces, Window};
 pub use protection::{CBit, Protection, SnpIdentity};
 pub use sgx::SgxEpc;
@@ -53,6 +54,8 @@ pub struct VmSpec {
     pub backing: Backing,
     /// All of it is taken from the host before the guest runs.
     pub prealloc: bool,
+    /// Memory grows and shrinks by virtio-mem, for which the guest needs a driver, rather than by modules.
+    pub virtio_mem: bool,
     /// An IOMMU, which the guest sees its PCI devices through.
     pub iommu: bool,
     /// Places for PCI devices that come later.
@@ -94,6 +97,28 @@ pub struct VmSpec {
     /// The guest's kernel says more while it boots.
     pub debug: bool,
 }
+
+/// The device of [`VirtioMem`].
+pub(crate) const VIRTIO_MEM: &str = "virtiomem0";
+
+/// A device with all the memory that a machine may get on top of what it boots with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VirtioMem {
+    /// How much that is, in MiB.
+    pub(crate) mib: u64,
+}
+
+impl VmSpec {
+    /// The device that the machine's memory grows by, where it is to and can.
+    pub(crate) fn virtio_mem(&self) -> Option<VirtioMem> {
+        let (_, most) = self.memory.growth().filter(|_| self.virtio_mem)?;
+        let mib = (most - self.memory.mib()) / VIRTIO_MEM_STEP * VIRTIO_MEM_STEP;
+        (mib > 0).then_some(VirtioMem { mib })
+    }
+}
+
+/// What a size of [`VirtioMem`] is a multiple of, in MiB: a huge page of the host's, and with it a guest's.
+const VIRTIO_MEM_STEP: u64 = 4;
 
 /// The socket of the second monitor.
 pub const EXTRA_MONITOR: &str = "extra-monitor.sock";

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::error::{BootError, QmpError, StopError};
 use crate::exit::VmExit;
 use crate::identity::Process;
+use crate::plug::{DeviceId, MemorySize, PlugError, Pluggable, Plugged};
 use crate::spec::VmSpec;
 
 /// Something that turns descriptions into running virtual machines.
@@ -45,6 +46,27 @@ pub trait Vm: Send + Sync {
 
     /// Lets the guest's processors go on.
     async fn resume(&self) -> Result<(), QmpError>;
+
+    /// Adds a device. If the call is dropped, the machine is left without it.
+    ///
+    /// # Errors
+    /// What is wrong with the device or the machine's room for it; the machine is as it was.
+    async fn plug(&self, device: Pluggable) -> Result<Plugged, PlugError>;
+
+    /// Takes a device away. Goes on if the call is dropped.
+    ///
+    /// # Errors
+    /// [`PlugError::Held`] and [`PlugError::Refused`] when the guest keeps it: it is there still, and may be asked for
+    /// again.
+    async fn unplug(&self, id: &DeviceId) -> Result<(), PlugError>;
+
+    /// Changes the number of virtual CPUs, within those of the boot and the most there can be, and returns it. The guest
+    /// brings those that come online by itself, or has to be told.
+    async fn resize_vcpus(&self, count: u32) -> Result<u32, PlugError>;
+
+    /// Changes the memory, within that of the boot and the most there can be, and returns what it is, in MiB: never less
+    /// than asked for unless that is the most, and more where blocks or modules allow no less.
+    async fn resize_memory(&self, size: MemorySize) -> Result<u64, PlugError>;
 
     /// Ends the machine and waits until every process is reaped and its sockets are gone. QEMU has `grace` to end by
     /// itself, on request and then on SIGTERM; SIGKILL follows, at once if `grace` is zero. Returns at most 5 s after

@@ -76,6 +76,7 @@ impl Checker<'_> {
             pcie_switch_port,
             enable_mem_prealloc: raw.enable_mem_prealloc,
             reclaim_guest_freed_memory: raw.reclaim_guest_freed_memory,
+            enable_virtio_mem: raw.enable_virtio_mem,
             shared_fs: raw.shared_fs,
             virtio_fs_daemon,
             virtio_fs_cache: raw.virtio_fs_cache,

@@ -97,8 +97,8 @@ fn a_key_that_is_not_honoured_warns_once_its_value_differs_from_the_default() {
             assert_eq!(texts(&loaded.warnings), [expected]);
         }
     }
-    let loaded = place.load_with("[hypervisor.qemu]\nenable_virtio_mem = true\n").unwrap();
-    assert!(loaded.warnings[0].concerns("hypervisor.qemu.enable_virtio_mem"));
+    let loaded = place.load_with("[hypervisor.qemu]\nvirtio_fs_is_dax = true\n").unwrap();
+    assert!(loaded.warnings[0].concerns("hypervisor.qemu.virtio_fs_is_dax"));
 }
 
 /// A value of the key's kind that no template has.

@@ -13,6 +13,7 @@ use tokio::{
     net::UnixStream,
     sync::{mpsc, watch},
 };
+use vmm::plug::{DeviceId, MemorySize, PlugError, Pluggable, Plugged};
 use vmm::{
     BootError, Connection, How, Hypervisor, Listener, Process, QmpError, StopError, Vm, VmExit, VmSpec,
     Vsock, Who,
@@ -117,6 +118,10 @@ fn exit(how: How) -> VmExit {
     VmExit { who: Who::Qemu, how, last_words: "last words".into() }
 }
 
+fn no_room() -> PlugError {
+    PlugError::Full { what: "room", remedy: "it is a fake" }
+}
+
 struct FakeVm {
     vsock: Arc<FakeVsock>,
     power: Arc<Power>,
@@ -150,6 +155,22 @@ impl Vm for FakeVm {
 
     async fn resume(&self) -> Result<(), QmpError> {
         Ok(())
+    }
+
+    async fn plug(&self, _: Pluggable) -> Result<Plugged, PlugError> {
+        Err(no_room())
+    }
+
+    async fn unplug(&self, id: &DeviceId) -> Result<(), PlugError> {
+        Err(PlugError::Unknown(id.clone()))
+    }
+
+    async fn resize_vcpus(&self, _: u32) -> Result<u32, PlugError> {
+        Err(no_room())
+    }
+
+    async fn resize_memory(&self, _: MemorySize) -> Result<u64, PlugError> {
+        Err(no_room())
     }
 
     async fn stop(&self, _grace: Duration) -> Result<(), StopError> {

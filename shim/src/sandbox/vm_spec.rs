@@ -87,6 +87,7 @@ pub(super) fn of(
         vhost_user: Vec::new(),
         block: block::of(&hypervisor.block)?,
         prealloc: hypervisor.enable_mem_prealloc,
+        virtio_mem: hypervisor.enable_virtio_mem,
         kernel: hypervisor.kernel.clone(),
         boot: boot_of(&hypervisor.rootfs),
         firmware: protection::firmware(&hypervisor.firmware, protection.as_ref()),

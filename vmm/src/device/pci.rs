@@ -1,9 +1,12 @@
 //! Devices: `-device`.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::spec::VirtioPci;
+use crate::plug::PciAddress;
+use crate::spec::{FIRST_BRIDGE, VirtioPci};
 
 /// A device the guest sees.
 #[derive(Debug, Serialize)]
@@ -66,11 +69,45 @@ pub(crate) enum Device {
     VirtioRngPci { id: &'static str, rng: &'static str },
     /// A disk.
     VirtioBlkPci {
-        id: &'static str,
-        drive: &'static str,
+        id: Cow<'static, str>,
+        drive: Cow<'static, str>,
         config_wce: bool,
         share_rw: bool,
-        serial: &'static str,
+        serial: Cow<'static, str>,
+        #[serde(flatten)]
+        place: Option<PciPlace>,
+    },
+    /// A disk of the SCSI controller.
+    ScsiHd {
+        id: String,
+        bus: &'static str,
+        #[serde(rename = "scsi-id")]
+        target: u8,
+        lun: u8,
+        drive: String,
+        share_rw: bool,
+        serial: String,
+    },
+    /// A network interface.
+    VirtioNetPci {
+        id: String,
+        netdev: String,
+        mac: String,
+        /// Several queues.
+        mq: bool,
+        /// Interrupts: two for each pair of queues, and two.
+        vectors: u32,
+        #[serde(flatten)]
+        place: Option<PciPlace>,
+    },
+    /// A memory module.
+    PcDimm { id: String, memdev: String },
+    /// Memory of which the guest has as much as it is asked to take.
+    VirtioMemPci {
+        id: &'static str,
+        memdev: &'static str,
+        /// Bytes.
+        requested_size: u64,
     },
     /// Memory that outlives the guest. `unarmed`: the guest cannot write to it.
     Nvdimm { id: &'static str, memdev: &'static str, unarmed: bool },
@@ -78,8 +115,6 @@ pub(crate) enum Device {
     VirtioPmemPci { id: &'static str, memdev: &'static str },
     /// What gives the guest's memory back to the host.
     VirtioBalloonPci { id: &'static str, free_page_reporting: bool, deflate_on_oom: bool },
-    /// A network interface.
-    VirtioNetPci { id: String, netdev: String, mac: String },
     /// A disk that another program serves.
     VhostUserBlkPci { id: String, chardev: String },
     /// A controller of such disks.
@@ -107,6 +142,21 @@ pub(crate) enum Device {
     VhostVsockPci { id: &'static str, guest_cid: u32, vhostfd: String },
     /// vsock, served by a daemon.
     VhostUserVsockPci { id: &'static str, chardev: &'static str },
+}
+
+/// A slot of a bridge.
+#[derive(Debug, Serialize)]
+pub(crate) struct PciPlace {
+    bus: String,
+    /// In hexadecimal.
+    addr: String,
+}
+
+impl From<PciAddress> for PciPlace {
+    fn from(address: PciAddress) -> PciPlace {
+        let bridge = address.bridge - FIRST_BRIDGE;
+        PciPlace { bus: format!("pci-bridge-{bridge}"), addr: format!("{:x}", address.slot) }
+    }
 }
 
 /// A device with what all virtio devices of the machine have in common.
@@ -176,6 +226,9 @@ impl Device {
 
     /// Newer ones whose back end can be told where the guest's memory is.
     fn accesses_as_told(&self) -> bool {
-        matches!(self, Device::VirtioPmemPci { .. } | Device::VhostVsockPci { .. })
+        matches!(
+            self,
+            Device::VirtioPmemPci { .. } | Device::VirtioMemPci { .. } | Device::VhostVsockPci { .. }
+        )
     }
 }

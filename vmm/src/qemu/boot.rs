@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::command::{self, ImageEnd, Inherited, ShareEnd, VsockEnd};
 use super::machine::{Machine, Parts};
 use super::monitor::Monitor;
+use super::plug::Plugs;
 use super::qmp::{Cont, Qmp};
 use crate::console::Console;
 use crate::error::{BootError, QmpError};
@@ -101,7 +102,8 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
     let qemu = processes.start(Program { who: Who::Qemu, path: &spec.qemu, args, fds, umask: 0o077 })?;
     let console = Console::read(console, processes.log().new(o!("process" => "guest")));
     let monitor = unless_it_ends(processes.exit(), go(processes, spec, monitor)).await?;
-    Ok(Parts { qemu, monitor, console, vsock: vsock.host, _device: vsock.device })
+    let plugs = Plugs::start(monitor.qmp().clone(), spec, processes.log().clone());
+    Ok(Parts { qemu, monitor, plugs, console, vsock: vsock.host, _device: vsock.device })
 }
 
 /// Negotiates with QEMU and starts the processors.

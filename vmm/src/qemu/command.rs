@@ -20,7 +20,8 @@ use serde::Serialize;
 use crate::device::{Chardev, Device, Dialled, Fsdev, Object};
 use crate::kernel_params;
 use crate::spec::{
-    Boot, Console, EXTRA_MONITOR, ExtraMonitor, Machine, Tag, VhostUser, VhostUserKind, VirtioPci, VmSpec,
+    Boot, Console, EXTRA_MONITOR, ExtraMonitor, Machine, Tag, VIRTIO_MEM, VhostUser, VhostUserKind,
+    VirtioMem, VirtioPci, VmSpec,
 };
 
 /// What is there for QEMU to connect to, by the descriptors it inherits.
@@ -88,6 +89,9 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
         });
     }
     places::places(&mut line, spec.pci);
+    if let Some(size) = spec.virtio_mem() {
+        virtio_mem(&mut line, spec, size);
+    }
     line.chardev(&Chardev { id: "qmp0", fd: inherited.qmp });
     line.option("-mon", "chardev=qmp0,mode=control");
     if let Some(kind) = spec.extra_monitor {
@@ -116,6 +120,12 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     }
     kernel(&mut line, spec);
     line.arguments
+}
+
+fn virtio_mem(line: &mut Line, spec: &VmSpec, size: VirtioMem) {
+    // Never all of it at once, whatever the operator wants for the memory of the boot.
+    line.object(&Object::memory("virtiomem".into(), size.mib << 20, &spec.backing, false));
+    line.device(&Device::VirtioMemPci { id: VIRTIO_MEM, memdev: "virtiomem", requested_size: 0 });
 }
 
 /// QEMU makes the socket in its working directory, by the umask it has for itself alone.
@@ -200,7 +210,8 @@ fn vhost_user(line: &mut Line, number: usize, device: &VhostUser) {
         VhostUserKind::Net(mac) => {
             let netdev = format!("netvhost-user{number}");
             line.option("-netdev", format!("vhost-user,id={netdev},chardev={chardev}"));
-            Device::VirtioNetPci { id, netdev, mac: mac.map(|byte| format!("{byte:02x}")).join(":") }
+            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            Device::VirtioNetPci { id, netdev, mac, mq: false, vectors: 4, place: None }
         }
     };
     line.device(&device);

@@ -8,12 +8,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::monitor::Monitor;
+use super::plug::Plugs;
 use super::qmp::{Cont, Quit, Stop};
 use crate::child::Child;
 use crate::console::Console;
 use crate::error::{QmpError, StopError};
 use crate::exit::VmExit;
 use crate::identity::Process;
+use crate::plug::{DeviceId, MemorySize, PlugError, Pluggable, Plugged};
 use crate::processes::Processes;
 use crate::vm::{Vm, Vsock};
 use crate::vsock::Device;
@@ -23,6 +25,7 @@ use crate::vsock::Device;
 pub(crate) struct Parts {
     pub(crate) qemu: Arc<Child>,
     pub(crate) monitor: Monitor,
+    pub(crate) plugs: Plugs,
     pub(crate) console: Console,
     pub(crate) vsock: Arc<dyn Vsock>,
     /// Serves the guest for as long as it is held.
@@ -87,6 +90,22 @@ impl Vm for Machine {
 
     async fn resume(&self) -> Result<(), QmpError> {
         self.parts.monitor.qmp().execute(Cont {}).await.map(drop)
+    }
+
+    async fn plug(&self, device: Pluggable) -> Result<Plugged, PlugError> {
+        self.parts.plugs.plug(device).await
+    }
+
+    async fn unplug(&self, id: &DeviceId) -> Result<(), PlugError> {
+        self.parts.plugs.unplug(id).await
+    }
+
+    async fn resize_vcpus(&self, count: u32) -> Result<u32, PlugError> {
+        self.parts.plugs.resize_vcpus(count).await
+    }
+
+    async fn resize_memory(&self, size: MemorySize) -> Result<u64, PlugError> {
+        self.parts.plugs.resize_memory(size).await
     }
 
     async fn stop(&self, grace: Duration) -> Result<(), StopError> {

@@ -9,6 +9,7 @@ mod command;
 pub(super) mod tests;
 mod wire;
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -18,7 +19,11 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::error::QmpError;
-pub(crate) use command::{Command, Cont, QueryStatus, Quit, Stop, VersionInfo};
+pub(crate) use command::{
+    AddFd, BlockdevAdd, BlockdevDel, Closefd, Command, Cont, CpuAdd, CpuSlot, DeviceAdd, DeviceDel, Getfd,
+    NetdevAdd, NetdevDel, ObjectAdd, ObjectDel, QomGet, QomSet, QueryHotpluggableCpus, QueryStatus, Quit,
+    RemoveFd, Stop, VersionInfo,
+};
 use wire::{Answer, Greeting};
 
 /// Commands that wait for the socket.
@@ -30,6 +35,8 @@ const EVENTS: usize = 64;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Event {
     pub(crate) name: String,
+    /// What it says besides; null for most.
+    pub(crate) data: Value,
 }
 
 /// The way to one QEMU; clones share it.
@@ -43,6 +50,8 @@ pub(crate) struct Qmp {
 struct Call {
     command: &'static str,
     arguments: Value,
+    /// Goes with the command.
+    fd: Option<OwnedFd>,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -81,12 +90,30 @@ impl Qmp {
         command: C,
         patience: Duration,
     ) -> Result<C::Reply, QmpError> {
+        self.call(command, None, patience).await
+    }
+
+    /// Carries out `command`, which is about `fd`.
+    pub(crate) async fn execute_with<C: Command>(
+        &self,
+        command: C,
+        fd: OwnedFd,
+    ) -> Result<C::Reply, QmpError> {
+        self.call(command, Some(fd), self.patience).await
+    }
+
+    async fn call<C: Command>(
+        &self,
+        command: C,
+        fd: Option<OwnedFd>,
+        patience: Duration,
+    ) -> Result<C::Reply, QmpError> {
         let name = || C::NAME.to_owned();
         let protocol =
             |error: serde_json::Error| QmpError::Protocol { command: name(), what: error.to_string() };
         let arguments = serde_json::to_value(&command).map_err(protocol)?;
         let (answer, answered) = oneshot::channel();
-        let call = Call { command: C::NAME, arguments, answer };
+        let call = Call { command: C::NAME, arguments, fd, answer };
         let asked = async {
             self.calls.send(call).await.ok()?;
             answered.await.ok()

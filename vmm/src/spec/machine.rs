@@ -135,6 +135,7 @@ impl VmSpec {
             image,
             self.share.is_some(),
             self.reclaim_freed_memory,
+            self.virtio_mem().is_some(),
             self.pvpanic && matches!(self.machine, Machine::Virt(_)),
         ];
         let devices = devices.map(u32::from).iter().sum::<u32>();

@@ -12,6 +12,9 @@ const MOST_ROOT_PORTS: u32 = 16;
 
 /// Most ports of a switch.
 const MOST_SWITCH_PORTS: u32 = 16;
+/// The slot of the root bus with the first bridge; the others follow. The agents in the field find a device by its
+/// bridge's slot.
+pub(crate) const FIRST_BRIDGE: u8 = 2;
 
 /// Where the kernel shows the host's PCI devices.
 pub const HOST_DEVICES: &str = "/sys/bus/pci/devices";

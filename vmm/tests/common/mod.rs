@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub(crate) mod monitor;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -73,6 +75,7 @@ impl Fixture {
             numa: None,
             backing: Backing::Anonymous,
             prealloc: false,
+            virtio_mem: false,
             kernel: asset("KATA_TEST_KERNEL", cache().join("guest/vmlinuz")),
             boot: Boot::Initrd(initrd),
             protection: None,

@@ -3,7 +3,7 @@
 use super::{ImageEnd, Line, image, protection};
 use crate::accelerator::Accelerator;
 use crate::device::{Blockdev, Near, Object};
-use crate::spec::{Backing, BlockDriver, Boot, Firmware, ImageDriver, Machine, NumaNode, Protection, VmSpec};
+use crate::spec::{BlockDriver, Boot, Firmware, ImageDriver, Machine, NumaNode, Protection, VmSpec};
 
 /// An emulated processor with everything QEMU can emulate, but for "fast" string instructions: Linux copies memory by
 /// them where it finds them, and TCG moves each byte by itself. Streams are twice as fast without.
@@ -121,12 +121,18 @@ fn memory(spec: &VmSpec, guest_image: Option<ImageEnd>) -> String {
 /// The memory the machine starts with: one backend for the board, or one for each node.
 fn backends(line: &mut Line, spec: &VmSpec) {
     let Some(numa) = &spec.numa else {
-        return line.object(&backend(spec, MEMORY.to_owned(), spec.memory.bytes(), None));
+        return line.object(&Object::memory(
+            MEMORY.into(),
+            spec.memory.bytes(),
+            &spec.backing,
+            spec.prealloc,
+        ));
     };
     for (number, NumaNode { host, cpus, mib }) in numa.nodes(spec.vcpus, spec.memory).into_iter().enumerate()
     {
         let id = format!("memory{number}");
-        line.object(&backend(spec, id.clone(), mib << 20, Some(Near::to(host))));
+        let near = Some(Near::to(host));
+        line.object(&Object::memory_near(id.clone().into(), mib << 20, &spec.backing, spec.prealloc, near));
         let cpus = match cpus.end - cpus.start {
             0 => String::new(),
             _ => format!("cpus={}-{},", cpus.start, cpus.end - 1),
@@ -135,19 +141,5 @@ fn backends(line: &mut Line, spec: &VmSpec) {
     }
     for (from, to, far) in numa.distances() {
         line.option("-numa", format!("dist,src={from},dst={to},val={far}"));
-    }
-}
-
-fn backend(spec: &VmSpec, id: String, size: u64, near: Option<Near>) -> Object {
-    let (share, prealloc) = (true, spec.prealloc);
-    match &spec.backing {
-        Backing::Directory(directory) => {
-            let mem_path = directory.to_string_lossy().into_owned();
-            Object::MemoryBackendFile { id, size, mem_path, share, prealloc, near }
-        }
-        backing => {
-            let hugetlb = *backing == Backing::HugePages;
-            Object::MemoryBackendMemfd { id, size, share, hugetlb, prealloc, near }
-        }
     }
 }

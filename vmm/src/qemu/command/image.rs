@@ -12,11 +12,12 @@ pub(super) fn image(line: &mut Line, boot: &Boot, end: Option<ImageEnd>) {
         line.option("-add-fd", format!("fd={fd},set=1"));
         line.json("-blockdev", &Blockdev::read_only_image(ID, 1));
         line.device(&Device::VirtioBlkPci {
-            id: "disk0",
-            drive: ID,
+            id: "disk0".into(),
+            drive: ID.into(),
             config_wce: false,
             share_rw: true,
-            serial: ID,
+            serial: ID.into(),
+            place: None,
         });
         return;
     }

@@ -2,13 +2,11 @@
 
 use super::Line;
 use crate::device::Device;
-use crate::spec::{PciPlaces, Window};
+use crate::spec::{FIRST_BRIDGE, PciPlaces, Window};
 
 const ROOT_BUS: &str = "pcie.0";
 /// The bus inside a switch.
 const SWITCH: &str = "swup0";
-/// Where bridges begin on the root bus. The agents in the field find a device by its bridge's slot.
-const FIRST_BRIDGE: u32 = 2;
 
 /// Before every other device: those have no place of their own and take the first that is free.
 pub(super) fn places(line: &mut Line, pci: PciPlaces) {
@@ -16,7 +14,7 @@ pub(super) fn places(line: &mut Line, pci: PciPlaces) {
         line.device(&Device::PciBridge {
             id: format!("pci-bridge-{number}"),
             bus: ROOT_BUS,
-            addr: format!("{:x}", FIRST_BRIDGE + number),
+            addr: format!("{:x}", u32::from(FIRST_BRIDGE) + number),
             chassis_nr: number + 1,
             shpc: false,
             io_reserve: 4 << 10,

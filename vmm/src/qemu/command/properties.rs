@@ -51,7 +51,7 @@ fn any_ends() -> impl Strategy<Value = (Boot, Console, VsockEnd, Option<ExtraMon
     (boot, console, vsock, monitor, any::<bool>())
 }
 
-fn any_extras() -> impl Strategy<Value = (Block, Firmware, Vec<VhostUser>, Option<Numa>, [bool; 2])> {
+fn any_extras() -> impl Strategy<Value = (Block, Firmware, Vec<VhostUser>, Option<Numa>, [bool; 3])> {
     let driver =
         prop_oneof![Just(BlockDriver::VirtioScsi), Just(BlockDriver::VirtioBlk), Just(BlockDriver::Nvdimm)];
     let block = (driver, any::<bool>(), 0..=64_u32).prop_map(|(driver, own, independent)| Block {
@@ -70,7 +70,7 @@ fn any_extras() -> impl Strategy<Value = (Block, Firmware, Vec<VhostUser>, Optio
     ];
     let vhost_user = kind.prop_map(|kind| VhostUser::new("/run/a", kind, None).unwrap());
     let numa = prop::option::of((1..=8_usize).prop_map(|nodes| Numa::new(vec![vec![0]; nodes]).unwrap()));
-    (block, firmware, prop::collection::vec(vhost_user, 0..=12), numa, any::<[bool; 2]>())
+    (block, firmware, prop::collection::vec(vhost_user, 0..=12), numa, any::<[bool; 3]>())
 }
 
 /// Every identifier of a command line, each kind of thing by itself, and every place on a bus.
@@ -118,13 +118,13 @@ proptest! {
         (accelerator, vcpus, memory, backing, prealloc) in any_board(),
         (boot, console, vsock, extra_monitor, iommu) in any_ends(),
         pci in any_pci(),
-        (block, firmware, vhost_user, numa, [reclaim_freed_memory, pvpanic]) in any_extras(),
+        (block, firmware, vhost_user, numa, [reclaim_freed_memory, pvpanic, virtio_mem]) in any_extras(),
         shares in 0..3_u8,
     ) {
         let image = matches!(boot, Boot::Image { .. }).then_some(ImageEnd { fd: 20, size: 64 << 20 });
         let spec = VmSpec {
             accelerator, vcpus, memory, backing, prealloc, boot, console, extra_monitor, iommu, pci,
-            block, firmware, vhost_user, numa, reclaim_freed_memory, pvpanic,
+            block, firmware, vhost_user, numa, reclaim_freed_memory, pvpanic, virtio_mem,
             ..super::tests::spec()
         };
         let tag = Tag::new("kataShared").unwrap();

@@ -26,6 +26,7 @@ pub(super) fn spec() -> VmSpec {
         numa: None,
         backing: Backing::Anonymous,
         prealloc: false,
+        virtio_mem: false,
         kernel: "/guest/vmlinuz".into(),
         boot: Boot::Initrd("/guest/initrd.img".into()),
         protection: None,
@@ -386,7 +387,7 @@ fn a23_b18_devices_of_other_programs_are_dialled_by_their_sockets() {
         "-chardev socket,id=charvhost-user1,path=/run/store/a,,b",
         r#"-device {"driver":"vhost-user-scsi-pci","id":"vhost-user1","chardev":"charvhost-user1"}"#,
         "-netdev vhost-user,id=netvhost-user2,chardev=charvhost-user2",
-        r#"-device {"driver":"virtio-net-pci","id":"vhost-user2","netdev":"netvhost-user2","mac":"02:00:00:ca:fe:01"}"#,
+        r#"-device {"driver":"virtio-net-pci","id":"vhost-user2","netdev":"netvhost-user2","mac":"02:00:00:ca:fe:01","mq":false,"vectors":4}"#,
     ] {
         assert!(has(&lines, expected), "{expected}\n{lines:#?}");
     }

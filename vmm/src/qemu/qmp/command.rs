@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::device::{Blockdev, Device, Netdev, Object};
 
 /// A command of QMP; its fields are the arguments.
 pub(crate) trait Command: Serialize {
@@ -48,6 +51,114 @@ command!(
     /// What the machine does.
     QueryStatus, "query-status", Status
 );
+
+macro_rules! command_about {
+    ($(#[$about:meta])* $type:ident { $($field:ident: $of:ty),* }, $name:literal, $reply:ty) => {
+        $(#[$about])*
+        #[derive(Debug, Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub(crate) struct $type { $(pub(crate) $field: $of),* }
+
+        impl Command for $type {
+            const NAME: &'static str = $name;
+            type Reply = $reply;
+        }
+    };
+}
+
+command_about!(
+    /// Asks for a device to go. The answer only says that the guest was told.
+    DeviceDel { id: String }, "device_del", Done
+);
+command_about!(
+    /// Takes away what is behind a disk.
+    BlockdevDel { node_name: String }, "blockdev-del", Done
+);
+command_about!(
+    /// Takes away an object.
+    ObjectDel { id: String }, "object-del", Done
+);
+command_about!(
+    /// Takes away what is behind a network interface.
+    NetdevDel { id: String }, "netdev_del", Done
+);
+command_about!(
+    /// Hands over a descriptor under a name.
+    Getfd { fdname: String }, "getfd", Done
+);
+command_about!(
+    /// Closes a descriptor that was handed over and not used.
+    Closefd { fdname: String }, "closefd", Done
+);
+command_about!(
+    /// Hands over a descriptor, to be opened as `/dev/fdset/<n>`.
+    AddFd { fdset_id: u32 }, "add-fd", Value
+);
+command_about!(
+    /// Closes the descriptors of a set, those in use when they are not any more.
+    RemoveFd { fdset_id: u32 }, "remove-fd", Done
+);
+command_about!(
+    /// A property of an object of the machine.
+    QomGet { path: String, property: &'static str }, "qom-get", Value
+);
+command_about!(
+    /// Changes a property of an object of the machine.
+    QomSet { path: String, property: &'static str, value: u64 }, "qom-set", Done
+);
+command!(
+    /// The processors there are and could be.
+    QueryHotpluggableCpus, "query-hotpluggable-cpus", Vec<CpuSlot>
+);
+
+/// A command whose arguments are the device, object or node itself.
+macro_rules! adding {
+    ($(#[$about:meta])* $type:ident($of:ty), $name:literal) => {
+        $(#[$about])*
+        #[derive(Debug, Serialize)]
+        #[serde(transparent)]
+        pub(crate) struct $type(pub(crate) $of);
+
+        impl Command for $type {
+            const NAME: &'static str = $name;
+            type Reply = Done;
+        }
+    };
+}
+
+adding!(
+    /// Plugs a device in.
+    DeviceAdd(Device), "device_add"
+);
+adding!(
+    /// Makes an object.
+    ObjectAdd(Object), "object-add"
+);
+adding!(
+    /// Makes what is behind a disk.
+    BlockdevAdd(Blockdev), "blockdev-add"
+);
+adding!(
+    /// Makes what is behind a network interface.
+    NetdevAdd(Netdev), "netdev_add"
+);
+adding!(
+    /// Plugs a processor in, as [`QueryHotpluggableCpus`] describes its place.
+    CpuAdd(Map<String, Value>), "device_add"
+);
+
+/// A place for a processor.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct CpuSlot {
+    /// The processor's type.
+    #[serde(rename = "type")]
+    pub(crate) model: String,
+    /// Where it is: numbers of socket, core, thread...
+    pub(crate) props: Map<String, Value>,
+    /// Whether there is one.
+    pub(crate) qom_path: Option<String>,
+}
 
 /// The answer to [`QueryStatus`].
 #[derive(Debug, Deserialize)]

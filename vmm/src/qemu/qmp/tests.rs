@@ -16,7 +16,7 @@ pub(crate) struct Peer(BufReader<UnixStream>);
 
 impl Peer {
     /// What is asked next.
-    async fn hear(&mut self) -> serde_json::Value {
+    pub(crate) async fn hear(&mut self) -> serde_json::Value {
         let mut line = String::new();
         self.0.read_line(&mut line).await.unwrap();
         serde_json::from_str(&line).unwrap()

@@ -1,11 +1,14 @@
 //! The socket and the task that owns it.
 
 use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, OwnedFd};
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use slog::{Logger, debug, warn};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -51,6 +54,8 @@ pub(super) enum Answer {
 struct Message {
     id: Option<u64>,
     event: Option<String>,
+    #[serde(default)]
+    data: Value,
     #[serde(rename = "return")]
     returned: Option<Value>,
     error: Option<Refusal>,
@@ -106,6 +111,37 @@ async fn receive(
     }
 }
 
+/// What is yet to be written of a command.
+#[derive(Default)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    /// Goes with the first byte: QEMU takes a descriptor that came before the command about it.
+    fd: Option<OwnedFd>,
+}
+
+impl Outgoing {
+    /// Writes some. May be dropped at any time and called again.
+    async fn write(&mut self, to: &mut OwnedWriteHalf) -> io::Result<()> {
+        let written = match &self.fd {
+            None => to.write(&self.bytes).await?,
+            Some(fd) => {
+                let socket: &UnixStream = (*to).as_ref();
+                socket.async_io(Interest::WRITABLE, || send_with(socket, &self.bytes, fd)).await?
+            }
+        };
+        self.fd = None;
+        self.bytes.drain(..written);
+        Ok(())
+    }
+}
+
+fn send_with(socket: &UnixStream, bytes: &[u8], fd: &OwnedFd) -> io::Result<usize> {
+    let fds = [fd.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    Ok(sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(bytes)], &rights, flags, None)?)
+}
+
 /// Serves callers until the connection ends or there are none left. What waits then is dropped, which tells it.
 pub(super) async fn serve(
     wire: Wire,
@@ -115,7 +151,7 @@ pub(super) async fn serve(
 ) {
     let Wire { mut read, mut write, mut incoming, mut searched } = wire;
     let mut waiting: HashMap<u64, oneshot::Sender<Answer>> = HashMap::new();
-    let mut outgoing: Vec<u8> = Vec::new();
+    let mut outgoing = Outgoing::default();
     let mut last_id = 0;
     loop {
         tokio::select! {
@@ -124,17 +160,17 @@ pub(super) async fn serve(
                 Ok(None) => return,
                 Err(what) => return warn!(log, "qemu's monitor is given up: {}", what),
             },
-            call = calls.recv(), if outgoing.is_empty() => {
-                let Some(Call { command, arguments, answer }) = call else { return };
+            call = calls.recv(), if outgoing.bytes.is_empty() => {
+                let Some(Call { command, arguments, fd, answer }) = call else { return };
                 last_id += 1;
                 waiting.retain(|_, answer| !answer.is_closed());
                 waiting.insert(last_id, answer);
                 debug!(log, "qmp"; "execute" => command);
-                outgoing = json!({ "execute": command, "arguments": arguments, "id": last_id }).to_string().into_bytes();
-                outgoing.push(b'\n');
+                let line = json!({ "execute": command, "arguments": arguments, "id": last_id });
+                outgoing = Outgoing { bytes: format!("{line}\n").into_bytes(), fd };
             }
-            written = write.write(&outgoing), if !outgoing.is_empty() => match written {
-                Ok(n) => drop(outgoing.drain(..n)),
+            written = outgoing.write(&mut write), if !outgoing.bytes.is_empty() => match written {
+                Ok(()) => {}
                 Err(_) => return,
             },
         }
@@ -154,7 +190,7 @@ fn deliver(
     if let Some(name) = message.event {
         debug!(log, "qmp"; "event" => &name);
         // Nobody listening is fine.
-        let _ = events.send(Event { name });
+        let _ = events.send(Event { name, data: message.data });
         return;
     }
     let answer = match (message.returned, message.error) {

@@ -1,0 +1,166 @@
+//! Devices that come and go while the guest runs, and where the guest finds them.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::QmpError;
+
+/// A device for a running machine.
+#[derive(Debug)]
+pub enum Pluggable {
+    /// A disk.
+    Disk(Disk),
+    /// A network interface.
+    Nic(Nic),
+}
+
+/// A block device or a raw image of the host, as a disk of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The device or the image.
+    pub path: PathBuf,
+    /// The guest cannot write to it.
+    pub read_only: bool,
+    /// How the guest reaches it.
+    pub bus: DiskBus,
+}
+
+/// How a guest reaches a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskBus {
+    /// A PCI device of its own.
+    VirtioBlk,
+    /// A unit of the machine's SCSI controller.
+    Scsi,
+}
+
+/// A tap of the host, as a network interface of the guest.
+#[derive(Debug)]
+pub struct Nic {
+    /// Open queues of the tap, at least one.
+    pub queues: Vec<OwnedFd>,
+    /// `/dev/vhost-net`, opened once for each queue; empty where QEMU moves the packets itself.
+    pub vhost: Vec<OwnedFd>,
+    /// The address of its Ethernet.
+    pub mac: [u8; 6],
+}
+
+/// Memory that a machine should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemorySize {
+    /// MiB.
+    pub mib: u64,
+    /// MiB that the guest takes or gives at once: the size of its memory blocks.
+    pub block_mib: u64,
+}
+
+/// The name of a plugged device, never given twice in a machine's life.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceId(pub(crate) String);
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A device that the machine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plugged {
+    /// What it is unplugged by.
+    pub id: DeviceId,
+    /// Where the guest finds it.
+    pub at: GuestAddress,
+}
+
+/// Where a guest finds a device. As text it is what the agents in the field take for the source of a storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestAddress {
+    /// On a PCI bus.
+    Pci(PciAddress),
+    /// On the SCSI controller.
+    Scsi(ScsiAddress),
+}
+
+/// A slot of a bridge, which is in a slot of the root bus: `02/01`, both in hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PciAddress {
+    /// The bridge's slot.
+    pub bridge: u8,
+    /// The device's.
+    pub slot: u8,
+}
+
+/// A unit of the SCSI controller: `0:1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScsiAddress {
+    /// The target.
+    pub target: u8,
+    /// Its unit.
+    pub lun: u8,
+}
+
+impl fmt::Display for GuestAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GuestAddress::Pci(PciAddress { bridge, slot }) => write!(f, "{bridge:02x}/{slot:02x}"),
+            GuestAddress::Scsi(ScsiAddress { target, lun }) => write!(f, "{target}:{lun}"),
+        }
+    }
+}
+
+/// Why a machine is not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PlugError {
+    /// The file could not be opened as it is to be used.
+    #[error("open {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// Neither a block device nor a regular file.
+    #[error("{}: neither a block device nor a regular file", path.display())]
+    NotADisk {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A network interface whose tap has no queue, or not as many of vhost.
+    #[error(
+        "a network interface of {queues} queues and {vhost} of vhost: at least one, and none or as many of vhost"
+    )]
+    Queues {
+        /// Of the tap.
+        queues: usize,
+        /// Of vhost.
+        vhost: usize,
+    },
+    /// All places are taken.
+    #[error("the machine has no free {what}: {remedy}")]
+    Full {
+        /// What there is none of.
+        what: &'static str,
+        /// What would give it more.
+        remedy: &'static str,
+    },
+    /// There is no such device.
+    #[error("no device {0} is plugged in")]
+    Unknown(DeviceId),
+    /// The guest has not let go of a device, and has it still.
+    #[error("the guest has not let go of {what} within {after:?}")]
+    Held {
+        /// What was to be unplugged.
+        what: String,
+        /// How long it had.
+        after: Duration,
+    },
+    /// The guest says it cannot do without the device.
+    #[error("the guest refuses to let go of {0}")]
+    Refused(String),
+    /// QEMU did not do it.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+}

@@ -1,0 +1,177 @@
+//! What comes to a running machine and goes from it.
+//!
+//! One task does it, one thing after the other, so nothing is ever half done: who asked may stop waiting at any time,
+//! and a device that nobody waits for any more is taken out again.
+
+mod disk;
+mod leave;
+mod memory;
+mod nic;
+mod places;
+#[cfg(test)]
+mod tests;
+mod vcpus;
+
+use std::collections::BTreeMap;
+
+use slog::{Logger, warn};
+use tokio::sync::{mpsc, oneshot};
+
+use super::qmp::Qmp;
+use crate::error::QmpError;
+use crate::plug::{DeviceId, GuestAddress, MemorySize, PlugError, Pluggable, Plugged};
+use crate::spec::VmSpec;
+use memory::Memory;
+use vcpus::Vcpus;
+
+/// Requests that wait for their turn.
+const QUEUE: usize = 16;
+
+/// The way to the task. It ends with the last of these.
+#[derive(Debug)]
+pub(crate) struct Plugs(mpsc::Sender<Request>);
+
+#[derive(Debug)]
+enum Request {
+    Plug(Pluggable, Answer<Plugged>),
+    Unplug(DeviceId, Answer<()>),
+    Vcpus(u32, Answer<u32>),
+    Memory(MemorySize, Answer<u64>),
+}
+
+type Answer<T> = oneshot::Sender<Result<T, PlugError>>;
+
+impl Plugs {
+    /// For a machine as `spec` has it booted.
+    pub(crate) fn start(qmp: Qmp, spec: &VmSpec, log: Logger) -> Plugs {
+        let (vcpus, memory) = (Vcpus::booted(spec.vcpus), Memory::booted(spec));
+        Plugs::serve(Board {
+            bridges: spec.pci.bridges(),
+            devices: BTreeMap::new(),
+            named: 0,
+            vcpus,
+            memory,
+            qmp,
+            log,
+        })
+    }
+
+    fn serve(board: Board) -> Plugs {
+        let (requests, queue) = mpsc::channel(QUEUE);
+        tokio::spawn(board.serve(queue));
+        Plugs(requests)
+    }
+
+    pub(crate) async fn plug(&self, device: Pluggable) -> Result<Plugged, PlugError> {
+        self.ask("device_add", |answer| Request::Plug(device, answer)).await
+    }
+
+    pub(crate) async fn unplug(&self, id: &DeviceId) -> Result<(), PlugError> {
+        self.ask("device_del", |answer| Request::Unplug(id.clone(), answer)).await
+    }
+
+    pub(crate) async fn resize_vcpus(&self, count: u32) -> Result<u32, PlugError> {
+        self.ask("device_add", |answer| Request::Vcpus(count, answer)).await
+    }
+
+    pub(crate) async fn resize_memory(&self, size: MemorySize) -> Result<u64, PlugError> {
+        self.ask("device_add", |answer| Request::Memory(size, answer)).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: &str,
+        request: impl FnOnce(Answer<T>) -> Request,
+    ) -> Result<T, PlugError> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || QmpError::Gone { command: command.to_owned() };
+        self.0.send(request(answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+/// The machine's board, with what is plugged into it.
+struct Board {
+    qmp: Qmp,
+    bridges: u32,
+    devices: BTreeMap<DeviceId, Held>,
+    /// How many devices have been given a name.
+    named: u64,
+    vcpus: Vcpus,
+    memory: Memory,
+    log: Logger,
+}
+
+/// A device that is plugged in, and what has to go with it.
+enum Held {
+    Disk { at: GuestAddress, set: u32 },
+    Nic { at: GuestAddress },
+}
+
+impl Held {
+    fn at(&self) -> GuestAddress {
+        match self {
+            Held::Disk { at, .. } | Held::Nic { at } => *at,
+        }
+    }
+}
+
+impl Board {
+    async fn serve(mut self, mut queue: mpsc::Receiver<Request>) {
+        while let Some(request) = queue.recv().await {
+            match request {
+                Request::Plug(device, answer) => {
+                    let plugged = self.plug(device).await;
+                    if let Err(Ok(unwanted)) = answer.send(plugged) {
+                        self.take_back(&unwanted.id).await;
+                    }
+                }
+                // Whoever does not wait for these finds the machine as it asked for it.
+                Request::Unplug(id, answer) => drop(answer.send(self.unplug(&id).await)),
+                Request::Vcpus(count, answer) => drop(answer.send(self.vcpus.resize(&self.qmp, count).await)),
+                Request::Memory(size, answer) => drop(answer.send(self.memory.resize(&self.qmp, size).await)),
+            }
+        }
+    }
+
+    async fn plug(&mut self, device: Pluggable) -> Result<Plugged, PlugError> {
+        self.named += 1;
+        let (id, held) = match device {
+            Pluggable::Disk(disk) => {
+                let id = DeviceId(format!("plugged-disk-{}", self.named));
+                let held = self.plug_disk(&id, &disk).await?;
+                (id, held)
+            }
+            Pluggable::Nic(nic) => {
+                let id = DeviceId(format!("plugged-nic-{}", self.named));
+                let held = self.plug_nic(&id, nic).await?;
+                (id, held)
+            }
+        };
+        let plugged = Plugged { id: id.clone(), at: held.at() };
+        self.devices.insert(id, held);
+        Ok(plugged)
+    }
+
+    async fn unplug(&mut self, id: &DeviceId) -> Result<(), PlugError> {
+        let Some(held) = self.devices.get(id) else { return Err(PlugError::Unknown(id.clone())) };
+        // Until the guest has let go it is still there, and so is its place.
+        leave::leave(&self.qmp, &id.0).await?;
+        match held {
+            Held::Disk { set, .. } => self.forget_disk(id, *set).await?,
+            Held::Nic { .. } => self.forget_nic(id).await?,
+        }
+        self.devices.remove(id);
+        Ok(())
+    }
+
+    async fn take_back(&mut self, id: &DeviceId) {
+        if let Err(error) = self.unplug(id).await {
+            warn!(self.log, "a device that nobody waits for stays plugged in"; "device" => %id, "why" => %error);
+        }
+    }
+
+    fn taken(&self) -> Vec<GuestAddress> {
+        self.devices.values().map(Held::at).collect()
+    }
+}

@@ -1,0 +1,85 @@
+//! Network interfaces: descriptors of a tap's queues, a back end on them, a device on that.
+
+use std::os::fd::OwnedFd;
+
+use super::{Board, Held, places};
+use crate::device::{Device, Netdev};
+use crate::error::QmpError;
+use crate::plug::{DeviceId, GuestAddress, Nic, PciAddress, PlugError};
+use crate::qemu::qmp::{Closefd, DeviceAdd, Getfd, NetdevAdd, NetdevDel};
+
+impl Board {
+    pub(super) async fn plug_nic(&self, id: &DeviceId, nic: Nic) -> Result<Held, PlugError> {
+        let (queues, vhost) = (nic.queues.len(), nic.vhost.len());
+        if queues == 0 || !(vhost == 0 || vhost == queues) {
+            return Err(PlugError::Queues { queues, vhost });
+        }
+        let at = places::pci(self.bridges, &self.taken())?;
+        self.add_netdev(id, nic.queues, nic.vhost).await?;
+        match self.qmp.execute(DeviceAdd(device(id, nic.mac, queues, at))).await {
+            Ok(_) => Ok(Held::Nic { at: GuestAddress::Pci(at) }),
+            Err(error) => {
+                // The device's own error is the one worth telling.
+                let _ = self.forget_nic(id).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Takes away what was behind a network interface.
+    pub(super) async fn forget_nic(&self, id: &DeviceId) -> Result<(), QmpError> {
+        self.qmp.execute(NetdevDel { id: id.0.clone() }).await.map(drop)
+    }
+
+    async fn add_netdev(
+        &self,
+        id: &DeviceId,
+        queues: Vec<OwnedFd>,
+        vhost: Vec<OwnedFd>,
+    ) -> Result<(), QmpError> {
+        let mut names = Vec::new();
+        let added = async {
+            let fds = self.hand_over(&format!("{id}-queue"), queues, &mut names).await?;
+            let vhostfds = self.hand_over(&format!("{id}-vhost"), vhost, &mut names).await?;
+            let vhostfds = Some(vhostfds).filter(|names| !names.is_empty());
+            let netdev = Netdev::Tap { id: id.0.clone(), fds, vhost: vhostfds.is_some(), vhostfds };
+            self.qmp.execute(NetdevAdd(netdev)).await
+        };
+        if let Err(error) = added.await {
+            for fdname in names {
+                // Those that QEMU has taken already are not there any more.
+                let _ = self.qmp.execute(Closefd { fdname }).await;
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Gives QEMU descriptors, adds their names to `names` and returns them as a netdev takes them.
+    async fn hand_over(
+        &self,
+        prefix: &str,
+        fds: Vec<OwnedFd>,
+        names: &mut Vec<String>,
+    ) -> Result<String, QmpError> {
+        let first = names.len();
+        for (number, fd) in fds.into_iter().enumerate() {
+            let fdname = format!("{prefix}-{number}");
+            self.qmp.execute_with(Getfd { fdname: fdname.clone() }, fd).await?;
+            names.push(fdname);
+        }
+        Ok(names[first..].join(":"))
+    }
+}
+
+fn device(id: &DeviceId, mac: [u8; 6], queues: usize, at: PciAddress) -> Device {
+    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    Device::VirtioNetPci {
+        id: id.0.clone(),
+        netdev: id.0.clone(),
+        mac,
+        mq: queues > 1,
+        vectors: 2 * u32::try_from(queues).unwrap_or(u32::MAX / 4) + 2,
+        place: Some(at.into()),
+    }
+}

@@ -1,0 +1,135 @@
+//! Plugging in, with a QEMU that follows a script.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Duration;
+
+use serde_json::json;
+use slog::{Discard, Logger, o};
+use tempfile::NamedTempFile;
+
+use super::*;
+use crate::plug::{Disk, DiskBus};
+use crate::qemu::qmp::tests::{Peer, connected};
+use crate::spec;
+
+async fn machine() -> (Plugs, Peer) {
+    let (qmp, peer) = connected(Duration::from_secs(5)).await;
+    let board = Board {
+        qmp,
+        bridges: 1,
+        devices: BTreeMap::new(),
+        named: 0,
+        vcpus: Vcpus::booted(spec::Vcpus::new(1, 1).unwrap()),
+        memory: Memory::fixed(256),
+        log: Logger::root(Discard, o!()),
+    };
+    (Plugs::serve(board), peer)
+}
+
+fn image() -> (NamedTempFile, Pluggable) {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(&[0; 512]).unwrap();
+    let disk = Disk { path: file.path().to_owned(), read_only: false, bus: DiskBus::VirtioBlk };
+    (file, Pluggable::Disk(disk))
+}
+
+/// Answers `commands`, which are what is asked next and in this order.
+async fn expect(peer: &mut Peer, commands: &[&str]) {
+    for command in commands {
+        let asked = peer.hear().await;
+        assert_eq!(asked["execute"], *command);
+        peer.say(&json!({"return": {}, "id": asked["id"]}).to_string()).await;
+    }
+}
+
+async fn refuse(peer: &mut Peer, command: &str) {
+    let asked = peer.hear().await;
+    assert_eq!(asked["execute"], command);
+    let error = json!({"class": "GenericError", "desc": "no"});
+    peer.say(&json!({"error": error, "id": asked["id"]}).to_string()).await;
+}
+
+async fn deleted(peer: &mut Peer, device: &str) {
+    let data = json!({"device": device, "path": "/x"});
+    peer.say(&json!({"event": "DEVICE_DELETED", "data": data}).to_string()).await;
+}
+
+const PLUGGING: [&str; 3] = ["add-fd", "blockdev-add", "device_add"];
+const TAKING_OUT: [&str; 2] = ["blockdev-del", "remove-fd"];
+
+#[tokio::test]
+async fn b7_what_is_behind_a_refused_disk_goes_again() {
+    let (plugs, mut peer) = machine().await;
+    let (_image, disk) = image();
+    let script = async {
+        expect(&mut peer, &PLUGGING[..2]).await;
+        refuse(&mut peer, "device_add").await;
+        expect(&mut peer, &TAKING_OUT).await;
+    };
+    let (plugged, ()) = tokio::join!(plugs.plug(disk), script);
+    assert_eq!(plugged.unwrap_err().to_string(), "qemu refused device_add: no (GenericError)");
+}
+
+#[tokio::test]
+async fn a_disk_that_nobody_waits_for_any_more_is_taken_out_again() {
+    let (plugs, mut peer) = machine().await;
+    let (_image, disk) = image();
+    {
+        let plugging = plugs.plug(disk);
+        tokio::pin!(plugging);
+        tokio::select! {
+            _ = &mut plugging => panic!("plugged in before QEMU had answered"),
+            () = expect(&mut peer, &PLUGGING[..2]) => {}
+        }
+    }
+    expect(&mut peer, &["device_add", "device_del"]).await;
+    deleted(&mut peer, "plugged-disk-1").await;
+    expect(&mut peer, &TAKING_OUT).await;
+}
+
+#[tokio::test]
+async fn b9_a_disk_is_there_until_the_guest_has_let_go_and_its_place_is_taken_until_then() {
+    let (plugs, mut peer) = machine().await;
+    let (_image, disk) = image();
+    let (plugged, ()) = tokio::join!(plugs.plug(disk), expect(&mut peer, &PLUGGING));
+    let first = plugged.unwrap();
+    let refusal = async {
+        expect(&mut peer, &["device_del"]).await;
+        deleted(&mut peer, "another").await;
+        let data = json!({"device": first.id.to_string(), "path": "/x"});
+        peer.say(&json!({"event": "DEVICE_UNPLUG_GUEST_ERROR", "data": data}).to_string()).await;
+    };
+    let (refused, ()) = tokio::join!(plugs.unplug(&first.id), refusal);
+    assert!(matches!(refused, Err(PlugError::Refused(_))), "{refused:?}");
+
+    let (_image, disk) = image();
+    let (plugged, ()) = tokio::join!(plugs.plug(disk), expect(&mut peer, &PLUGGING));
+    assert_eq!(plugged.unwrap().at.to_string(), "02/02");
+
+    let farewell = async {
+        expect(&mut peer, &["device_del"]).await;
+        deleted(&mut peer, &first.id.to_string()).await;
+        expect(&mut peer, &TAKING_OUT).await;
+    };
+    let (gone, ()) = tokio::join!(plugs.unplug(&first.id), farewell);
+    gone.unwrap();
+    assert!(matches!(plugs.unplug(&first.id).await, Err(PlugError::Unknown(_))));
+    let (_image, disk) = image();
+    let (plugged, ()) = tokio::join!(plugs.plug(disk), expect(&mut peer, &PLUGGING));
+    assert_eq!(plugged.unwrap().at.to_string(), "02/01");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b9_a_guest_that_never_answers_is_given_up() {
+    let (plugs, mut peer) = machine().await;
+    let (_image, disk) = image();
+    let (plugged, ()) = tokio::join!(plugs.plug(disk), expect(&mut peer, &PLUGGING));
+    let id = plugged.unwrap().id;
+    let silence = async {
+        expect(&mut peer, &["device_del"]).await;
+        refuse(&mut peer, "device_del").await;
+    };
+    let (held, ()) = tokio::join!(plugs.unplug(&id), silence);
+    assert_eq!(held.unwrap_err().to_string(), format!("the guest has not let go of {id} within 20s"));
+}

@@ -1,0 +1,137 @@
+//! What comes to a running machine, read back from the real QEMU. That guests use it, and let go of it, is shown where
+//! there is a guest with an operating system.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use common::Fixture;
+use common::monitor::Machine;
+use serde_json::{Value, json};
+use vmm::plug::{Disk, DiskBus, MemorySize, PlugError, Pluggable};
+use vmm::spec::{PciPlaces, Vcpus, Window};
+
+/// A fixture with a bridge, and an image of 1 MiB.
+fn fixture() -> (Fixture, PathBuf) {
+    let mut fixture = Fixture::new();
+    fixture.spec.pci = PciPlaces::new(1, 0, Window::default()).unwrap();
+    let image = fixture.dir.path().join("disk.img");
+    File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    (fixture, image)
+}
+
+fn disk(path: &std::path::Path, read_only: bool) -> Pluggable {
+    Pluggable::Disk(Disk { path: path.to_owned(), read_only, bus: DiskBus::VirtioBlk })
+}
+
+fn property(machine: &mut Machine, path: &str, property: &str) -> Value {
+    machine.ask("qom-get", json!({"path": path, "property": property}))
+}
+
+#[tokio::test]
+async fn b7_disks_are_where_they_are_said_to_be_and_as_they_were_asked_for() {
+    let (fixture, image) = fixture();
+    let mut machine = Machine::boot(fixture).await;
+    let first = machine.vm.plug(disk(&image, true)).await.unwrap();
+    let second = machine.vm.plug(disk(&image, true)).await.unwrap();
+    assert_eq!((first.at.to_string(), second.at.to_string()), ("02/01".into(), "02/02".into()));
+    let blocks = machine.ask("query-block", json!({}));
+    let block = blocks
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|block| block["qdev"].as_str().unwrap_or_default().contains(&first.id.to_string()));
+    let inserted = &block.unwrap()["inserted"];
+    assert_eq!((&inserted["ro"], &inserted["drv"]), (&json!(true), &json!("raw")));
+    assert_eq!(inserted["image"]["virtual-size"], 1 << 20);
+    let addr = property(&mut machine, &format!("/machine/peripheral/{}", second.id), "addr");
+    // Three bits for the function.
+    assert_eq!(addr, 2 << 3);
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn b7_what_cannot_be_a_disk_is_refused_and_leaves_nothing() {
+    let (fixture, image) = fixture();
+    let dir = fixture.dir.path().to_owned();
+    let mut machine = Machine::boot(fixture).await;
+    let missing = machine.vm.plug(disk(&dir.join("none"), false)).await.unwrap_err();
+    assert!(matches!(&missing, PlugError::Open { path, .. } if path.ends_with("none")), "{missing}");
+    let fifo = machine.vm.plug(disk(std::path::Path::new("/dev/null"), false)).await.unwrap_err();
+    assert!(matches!(fifo, PlugError::NotADisk { .. }), "{fifo}");
+    assert_eq!(machine.ask("query-fdsets", json!({})), json!([]));
+    // The place of what was refused is not lost.
+    assert_eq!(machine.vm.plug(disk(&image, false)).await.unwrap().at.to_string(), "02/01");
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn b7_a_bridge_that_is_full_says_what_gives_more_room() {
+    let (fixture, image) = fixture();
+    let machine = Machine::boot(fixture).await;
+    for _ in 0..30 {
+        machine.vm.plug(disk(&image, true)).await.unwrap();
+    }
+    let full = machine.vm.plug(disk(&image, true)).await.unwrap_err().to_string();
+    assert_eq!(full, "the machine has no free PCI slot: raise default_bridges");
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn b13_processors_come_one_by_one_up_to_the_most() {
+    let (mut fixture, _) = fixture();
+    fixture.spec.vcpus = Vcpus::new(1, 4).unwrap();
+    let mut machine = Machine::boot(fixture).await;
+    assert_eq!(machine.vm.resize_vcpus(3).await.unwrap(), 3);
+    assert_eq!(machine.ask("query-cpus-fast", json!({})).as_array().unwrap().len(), 3);
+    assert_eq!(machine.vm.resize_vcpus(9).await.unwrap(), 4);
+    let slots = machine.ask("query-hotpluggable-cpus", json!({}));
+    assert!(slots.as_array().unwrap().iter().all(|slot| slot.get("qom-path").is_some()), "{slots}");
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn b14_b15_memory_comes_in_modules_of_whole_blocks_up_to_the_most() {
+    let (fixture, _) = fixture();
+    let mut machine = Machine::boot(fixture).await;
+    let size = |mib| MemorySize { mib, block_mib: 128 };
+    assert_eq!(machine.vm.resize_memory(size(300)).await.unwrap(), 384);
+    assert_eq!(machine.vm.resize_memory(size(384)).await.unwrap(), 384);
+    assert_eq!(machine.vm.resize_memory(size(1 << 40)).await.unwrap(), 1024);
+    let modules = machine.ask("query-memory-devices", json!({}));
+    let sizes: Vec<_> = modules.as_array().unwrap().iter().map(|m| m["data"]["size"].clone()).collect();
+    assert_eq!(sizes, [json!(128 << 20), json!(640 << 20)]);
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn b14_a_machine_without_slots_says_what_gives_it_some() {
+    let (mut fixture, _) = fixture();
+    fixture.spec.memory = vmm::spec::Memory::new(256, 1, 1024).unwrap();
+    let machine = Machine::boot(fixture).await;
+    let size = |mib| MemorySize { mib, block_mib: 128 };
+    machine.vm.resize_memory(size(384)).await.unwrap();
+    let full = machine.vm.resize_memory(size(512)).await.unwrap_err().to_string();
+    assert_eq!(full, "the machine has no free memory slot: raise memory_slots");
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn a39_virtio_mem_has_all_that_may_come_and_asks_for_none_of_it() {
+    let (mut fixture, _) = fixture();
+    fixture.spec.virtio_mem = true;
+    let mut machine = Machine::boot(fixture).await;
+    let device = machine.ask("query-memory-devices", json!({}))[0].take();
+    assert_eq!(device["type"], "virtio-mem");
+    assert_eq!((&device["data"]["max-size"], &device["data"]["size"]), (&json!(768 << 20), &json!(0)));
+    assert_eq!(device["data"]["requested-size"], 0);
+    machine.end().await;
+}

@@ -8,7 +8,7 @@ use containerd_shim_protos::{
     types::mount::Mount,
 };
 
-use crate::fakes::{Boot, code, later, on_fakes, words};
+use crate::fakes::{Boot, code, later, on_fakes, soon, words};
 
 #[test]
 fn no_call_waits_for_a_boot() {
@@ -20,9 +20,22 @@ fn no_call_waits_for_a_boot() {
         assert_eq!(code(shim.kill("c1", 9).await), Code::NOT_FOUND);
         assert_eq!(code(shim.wait("c1").await), Code::NOT_FOUND);
         assert_eq!(code(shim.create("c1").await), Code::ALREADY_EXISTS);
-        assert!(!shim.shut_down(false).await, "somebody is being made");
         creating.abort();
         assert!(creating.await.unwrap_err().is_cancelled());
+    });
+}
+
+#[test]
+fn a_create_that_containerd_gives_up_does_not_keep_the_shim() {
+    on_fakes(async |shim| {
+        shim.machine.boots(Boot::Hangs);
+        let creating = shim.creating(shim.request("c1"));
+        shim.machine.has_begun(1).await;
+        // As containerd has it: the end is asked for, once, before the connection of the create is closed.
+        assert_eq!(code(shim.delete("c1").await), Code::NOT_FOUND);
+        assert!(shim.shut_down(false).await);
+        assert_eq!(code(soon(creating).await), Code::UNAVAILABLE);
+        assert!(shim.nothing_is_left());
     });
 }
 

@@ -76,7 +76,7 @@ bench: guest build ## measure starts, execs, streams and memory; the report goes
 
 .PHONY: demo
 demo: ## one pod in a virtual machine, everything set up (IMAGE=<OCI archive> CMD="program args" for your own)
-	@SHIM=$(SHIM) IMAGE="$(IMAGE)" CMD='$(CMD)' tools/demo
+	@SHIM=$(SHIM) tools/demo
 
 .PHONY: install
 install: SHARE := $(PREFIX)/share/kata-containers

@@ -28,8 +28,11 @@ const VIRTIO_DRIVERS: &[(&str, &str)] = &[
     ("0x0001", "virtio_net"),
     ("0x0002", "virtio_blk"),
     ("0x0004", "virtio_rng"),
+    ("0x0005", "virtio_balloon"),
     ("0x0008", "virtio_scsi"),
+    ("0x0018", "virtio_mem"),
     ("0x001a", "virtiofs"),
+    ("0x001b", "virtio_pmem"),
 ];
 
 /// Loads what every guest needs, before it can serve. A module that is refused is logged and skipped: the

@@ -32,7 +32,6 @@ const VIRTIO_DRIVERS: &[(&str, &str)] = &[
     ("0x0008", "virtio_scsi"),
     ("0x0018", "virtio_mem"),
     ("0x001a", "virtiofs"),
-    ("0x001b", "virtio_pmem"),
 ];
 
 /// Loads what every guest needs, before it can serve. A module that is refused is logged and skipped: the

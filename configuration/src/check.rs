@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::Configuration;
-use crate::finding::Finding;
+use crate::finding::{Finding, Origin};
 use crate::host::Host;
 use crate::keys::{AGENT, HYPERVISOR, RUNTIME};
 use crate::raw::RawRuntime;
@@ -53,6 +53,11 @@ impl Checker<'_> {
 
     fn warning(&mut self, key: &str, what: String) {
         self.report.warnings.push(Finding::key(self.tree.origin(key), key, what));
+    }
+
+    /// Whether a pod set the key, which the operator's keys then limit.
+    fn is_annotated(&self, key: &str) -> bool {
+        matches!(self.tree.origin(key), Origin::Annotation(_))
     }
 
     /// Whether the values of all these keys mean something.

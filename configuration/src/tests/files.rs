@@ -1,18 +1,21 @@
 //! Which files are read, and which are refused.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use super::{HOST, Place, problems, texts};
 use crate::Configuration;
+use crate::annotations::Annotations;
 use crate::find::Search;
 
 #[test]
 fn the_first_usual_file_that_exists_is_used() {
     let place = Place::new();
     let usual = [place.path("etc/configuration.toml"), place.path("usr/configuration.toml")];
-    let found = |search: &Search| Configuration::load_from(search, &HOST).unwrap().path;
+    let found =
+        |search: &Search| Configuration::load_from(search, &Annotations::default(), &HOST).unwrap().path;
 
     place.file("usr/configuration.toml", &place.base());
     assert_eq!(found(&Search::usual_in(&usual)), usual[1]);
@@ -24,7 +27,9 @@ fn the_first_usual_file_that_exists_is_used() {
 #[test]
 fn without_any_file_the_error_names_all_that_were_tried() {
     let usual = ["/nowhere/one.toml".into(), "/nowhere/two.toml".into()];
-    let error = Configuration::load_from(&Search::usual_in(&usual), &HOST).unwrap_err().to_string();
+    let error = Configuration::load_from(&Search::usual_in(&usual), &Annotations::default(), &HOST)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("/nowhere/one.toml, /nowhere/two.toml"), "{error}");
 }
 
@@ -33,7 +38,7 @@ fn a_usual_file_may_have_any_owner_and_mode() {
     let place = Place::new();
     let path = place.file("configuration.toml", &place.base());
     place.mode("configuration.toml", 0o666);
-    Configuration::load_from(&Search::usual_in(&[path]), &HOST).unwrap();
+    Configuration::load_from(&Search::usual_in(&[path]), &Annotations::default(), &HOST).unwrap();
 }
 
 #[test]
@@ -65,7 +70,9 @@ fn a_named_file_of_another_owner_is_refused() {
     let place = Place::new();
     let path = place.file("configuration.toml", &place.base());
     let stranger = nix::unistd::getuid().as_raw() + 1;
-    let error = Configuration::load_from(&Search::named_by(&path, stranger), &HOST).unwrap_err().to_string();
+    let error = Configuration::load_from(&Search::named_by(&path, stranger), &Annotations::default(), &HOST)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("not by root; chown it to root"), "{error}");
 }
 
@@ -194,7 +201,7 @@ fn the_environment_names_a_file_only_if_it_can_be_trusted() {
 #[test]
 #[ignore = "run by the test above in a process of its own"]
 fn prints_what_the_environment_names() {
-    match Configuration::load(None) {
+    match Configuration::load(None, &HashMap::new()) {
         Ok(loaded) => println!("{}", loaded.path.display()),
         Err(error) => println!("{error}"),
     }

@@ -3,6 +3,7 @@
 mod annotations;
 mod files;
 mod kata;
+mod offences;
 mod trees;
 mod values;
 

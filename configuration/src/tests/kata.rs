@@ -3,9 +3,14 @@
 use super::{Place, texts};
 use crate::keys::{DIFFERENCES, Key, Kind, Preset, SECTIONS, Section};
 use crate::raw::{RawAgent, RawHypervisor, RawRuntime};
-use crate::{AcceleratorChoice, FsType, Rootfs, SharedFs, VirtioFsCache, VsockChoice};
+use crate::{
+    AcceleratorChoice, Configuration, FsType, MemoryBacking, Rootfs, SharedFs, VirtioFsCache, VsockChoice,
+};
 
 const KATA_4: &str = include_str!("../../tests/data/kata-4-qemu.toml");
+const EVERY: &str = include_str!("../../tests/data/kata-every-key-qemu.toml");
+/// The keys that Kata does not have.
+const OURS: [&str; 2] = ["accelerator", "vsock"];
 const KATA_2: &str = include_str!("../../tests/data/kata-2-qemu.toml");
 
 #[test]
@@ -33,6 +38,28 @@ fn a_file_of_kata_2_loads_and_warns_of_what_it_asks_for_in_vain() {
         "on,obsolete=deny,spawn=deny,resourcecontrol=deny"
     );
     assert_eq!(loaded.configuration.agent.dial_timeout.as_secs(), 30);
+}
+
+#[test]
+fn a_file_with_every_key_of_kata_s_loads_and_what_changes_nothing_is_named_in_warnings() {
+    let place = Place::new();
+    let file: toml::Table = EVERY.parse().unwrap();
+    let loaded = place.load(EVERY).unwrap();
+    for section in SECTIONS {
+        let table =
+            section.table.split('.').try_fold(&file, |table, name| table.get(name)?.as_table()).unwrap();
+        for key in section.keys.iter().filter(|key| !OURS.contains(&key.name)) {
+            let name = format!("{}.{}", section.table, key.name);
+            let value = table.get(key.name).unwrap_or_else(|| panic!("{name} is not in the file"));
+            let warned = loaded.warnings.iter().any(|warning| warning.concerns(&name));
+            assert!(warned || key.honoured || key.is_stock(value), "{name}: {:?}", loaded.warnings);
+        }
+    }
+    let Configuration { hypervisor, agent, runtime } = loaded.configuration;
+    assert_eq!((hypervisor.default_vcpus, hypervisor.default_maxvcpus), (2, 4));
+    assert_eq!(hypervisor.memory_backing, MemoryBacking::HugePages);
+    assert_eq!(agent.kernel_modules.len(), 2);
+    assert_eq!(runtime.create_container_timeout.as_secs(), 120);
 }
 
 #[test]

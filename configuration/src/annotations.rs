@@ -8,7 +8,7 @@
 //! about, and paths have to be on a list.
 
 mod assets;
-mod kernel_params;
+pub(crate) mod kernel_params;
 mod names;
 mod policy;
 mod value;

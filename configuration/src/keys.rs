@@ -21,8 +21,6 @@ pub const SECTIONS: &[Section] = &[
 ];
 
 pub(crate) const HYPERVISOR: &str = "hypervisor.qemu";
-/// The key of `[hypervisor.qemu]` that may hold options with files of the host.
-pub(crate) const MACHINE_OPTIONS: &str = "machine_accelerators";
 /// The key of `[hypervisor.qemu]` that lists what annotations may set.
 pub(crate) const ENABLED: &str = "enable_annotations";
 pub(crate) const AGENT: &str = "agent.kata";

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! files --tree--> one merged TOML tree --survey--> raw sections --check--> Configuration
-//!   find.rs        tree.rs  ^             survey.rs, keys/        check/
-//!                           annotations/
+//!   find.rs             ^   tree.rs       survey.rs, keys/        check/
+//! annotations ----------'
+//!   annotations/
 //! ```
 //!
 //! The format is Kata's own `configuration.toml`, QEMU flavour. Every key of it is in [`keys`]: it is
@@ -15,6 +16,8 @@ mod check;
 mod choice;
 mod find;
 mod finding;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod host;
 mod hypervisor;
 pub mod keys;

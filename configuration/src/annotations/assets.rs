@@ -20,7 +20,7 @@ pub(super) fn hash_type(value: &str) -> Result<(), String> {
 /// Checks that the file which `key` names has this hash.
 ///
 /// # Errors
-/// The hash it has, or why there is none.
+/// That it has another one, or none.
 pub(super) fn hash(key: &str, path: &str, expected: &str) -> Result<(), String> {
     if expected.len() != 128 || !expected.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(format!("{expected:?} is not a SHA-512; write 128 hexadecimal digits"));
@@ -33,7 +33,8 @@ pub(super) fn hash(key: &str, path: &str, expected: &str) -> Result<(), String> 
     if found.eq_ignore_ascii_case(expected) {
         return Ok(());
     }
-    Err(format!("{path} is another file: its SHA-512 is {found}"))
+    // The hash it has would tell a pod about a file that it cannot read.
+    Err(format!("{path} has another SHA-512; set that of the file, or leave it out"))
 }
 
 fn sha512(path: &Path) -> io::Result<String> {

@@ -2,7 +2,7 @@
 
 /// Words, or beginnings of words, that would run another program than the agent, open a way into the guest, or
 /// change what the operator's own words mean.
-const REFUSED: [&str; 10] = [
+pub(crate) const REFUSED: [&str; 10] = [
     "init=",
     "rdinit=",
     "root=",

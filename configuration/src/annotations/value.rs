@@ -2,7 +2,10 @@
 
 use toml::Value;
 
-use crate::keys::{Kind, MACHINE_OPTIONS};
+use crate::keys::Kind;
+
+/// Some of QEMU's options of a machine, `firmware` for one, have it read a file.
+const MACHINE_OPTIONS: &str = "machine_accelerators";
 
 /// Reads `text` as a value of `kind`.
 ///

@@ -72,6 +72,8 @@ pub fn that_set(table: &str, key: &Key) -> Vec<String> {
 }
 
 const KERNEL_PARAMS: &str = "kernel_params";
+/// What an error may have to repeat. Linux takes half as much for a whole command line or path.
+const LONGEST: usize = 8192;
 
 /// The tree while annotations are laid over it.
 struct Layer<'a> {
@@ -97,6 +99,9 @@ impl Layer<'_> {
         let listed = group.listed_name(known);
         if !self.policy.enables(&listed) {
             return Err(format!("not enabled; to allow it, add {listed:?} to {ENABLED} of [{HYPERVISOR}]"));
+        }
+        if text.len() > LONGEST {
+            return Err(format!("{} bytes long; no value has more than {LONGEST}", text.len()));
         }
         self.carry_out(name, group, known.target, text)
     }

@@ -7,6 +7,9 @@ use crate::keys::{AGENT, HYPERVISOR, Kind, RUNTIME, U32, nearest};
 /// What the names of all annotations about the configuration begin with.
 pub(super) const PREFIX: &str = "io.katacontainers.config.";
 
+/// Longer than any name; comparing names takes time and memory with the product of their lengths.
+const LONGEST: usize = 128;
+
 /// One annotation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
@@ -61,7 +64,7 @@ impl Group {
     }
 }
 
-pub(crate) const GROUPS: [Group; 3] = [
+pub(crate) static GROUPS: [Group; 3] = [
     Group { word: "hypervisor", table: HYPERVISOR, known: OF_HYPERVISOR },
     Group { word: "agent", table: AGENT, known: OF_AGENT },
     Group { word: "runtime", table: RUNTIME, known: OF_RUNTIME },
@@ -72,19 +75,21 @@ pub(crate) const GROUPS: [Group; 3] = [
 /// # Errors
 /// What is wrong with the name, and what was perhaps meant.
 pub(super) fn find(full_name: &str) -> Result<(&'static Group, &'static Known), String> {
-    for group in &GROUPS {
-        let of_group = group.known.iter().find(|known| group.full_name(known) == full_name);
-        if let Some(known) = of_group {
-            return Ok((group, known));
-        }
-    }
-    let names = GROUPS.iter().flat_map(|group| group.known.iter().map(|known| group.full_name(known)));
-    let names: Vec<_> = names.collect();
-    let rest = |name: &'_ str| name.strip_prefix(PREFIX).unwrap_or_default().to_owned();
-    let known: Vec<_> = names.iter().map(|name| rest(name)).collect();
-    let near = nearest(&rest(full_name), known.iter().map(String::as_str));
-    let hint = near.map_or(String::new(), |near| format!("; did you mean {PREFIX}{near}?"));
-    Err(format!("unknown annotation{hint}"))
+    let known = full_name.strip_prefix(PREFIX).and_then(|rest| {
+        let (word, name) = rest.split_once('.')?;
+        let group = GROUPS.iter().find(|group| group.word == word)?;
+        Some((group, group.known.iter().find(|known| known.name == name)?))
+    });
+    known.ok_or_else(|| format!("unknown annotation{}", hint(full_name).unwrap_or_default()))
+}
+
+fn hint(full_name: &str) -> Option<String> {
+    let wrong = full_name.strip_prefix(PREFIX).filter(|wrong| wrong.len() <= LONGEST)?;
+    let of_group =
+        |group: &'static Group| group.known.iter().map(move |known| format!("{}.{}", group.word, known.name));
+    let names: Vec<_> = GROUPS.iter().flat_map(of_group).collect();
+    let near = nearest(wrong, names.iter().map(String::as_str))?;
+    Some(format!("; did you mean {PREFIX}{near}?"))
 }
 
 const fn key(name: &'static str) -> Known {
@@ -120,12 +125,12 @@ const fn refused(name: &'static str, why: &'static str) -> Known {
     Known { name, target: Target::Refused(why) }
 }
 
-const EXTRA_ARGS: &str = "virtiofsd's arguments reach every file of the host, so only the configuration file may set them; remove \
-     the annotation";
-const POLICY: &str = "the guest's agent of this version applies no policy, and the pod counts on one; remove the annotation if it \
-     does not";
-const INIT_DATA: &str = "the guest of this version measures no initial data, and the pod counts on it; remove the annotation if it \
-     does not";
+const EXTRA_ARGS: &str = "virtiofsd's arguments reach every file of the host, so only the configuration file may \
+     set them; remove the annotation";
+const POLICY: &str = "the guest's agent of this version applies no policy, and the pod counts on one; remove the \
+     annotation if it does not";
+const INIT_DATA: &str = "the guest of this version measures no initial data, and the pod counts on it; remove the \
+     annotation if it does not";
 
 const OF_HYPERVISOR: &[Known] = &[
     path("path", "valid_hypervisor_paths"),

@@ -95,8 +95,11 @@ fn whole(expression: &str) -> Result<Regex, String> {
     })
 }
 
-/// A pattern whose directories are the real ones as far as it names them, as those of the paths will be.
+/// A pattern for absolute paths, whose directories are the real ones as far as it names them, as those of the paths will be.
 fn pattern(text: &str) -> Result<Pattern, String> {
+    if !text.starts_with('/') {
+        return Err("is no pattern for absolute paths; start it with /".to_owned());
+    }
     if text.contains("**") {
         return Err("has **, which would cross directories; write a * for each of them".to_owned());
     }

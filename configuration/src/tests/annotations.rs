@@ -157,9 +157,10 @@ fn e7_an_expression_or_a_pattern_that_is_none_is_a_problem_of_the_file_even_with
         ("enable_annotations", "a(", "is not a regular expression: unclosed group"),
         ("enable_annotations", "a)|(b", "is not a regular expression: unopened group"),
         ("valid_hypervisor_paths", "/usr/[", "is not a pattern"),
+        ("valid_entropy_sources", "dev/*", "is no pattern for absolute paths; start it with /"),
         ("valid_ctlpaths", "/usr/**/x", "has **, which would cross directories"),
     ] {
-        let found = problems(place.load_with(&format!("hypervisor.qemu.{key} = ['.*', '{entry}']")));
+        let found = problems(place.load_with(&format!("hypervisor.qemu.{key} = ['/ok', '{entry}']")));
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].concerns(&format!("hypervisor.qemu.{key}")), "{found:?}");
         assert!(found[0].what.starts_with(&format!("{entry:?} {reason}")), "{found:?}");
@@ -169,11 +170,17 @@ fn e7_an_expression_or_a_pattern_that_is_none_is_a_problem_of_the_file_even_with
 #[test]
 fn e7_a_name_nobody_knows_is_refused_and_a_near_one_offered() {
     let place = Place::new();
-    let near = problem_of(&place, "hypervisor.default_memor", "512");
+    let near = problem_of(&place, "hypervisor.defaultmemory", "512");
     assert!(near.ends_with("did you mean io.katacontainers.config.hypervisor.default_memory?"), "{near}");
-    for name in
-        ["hypervisor.", "memory", "", "hypervisor.kernel.x", "runtime.kernel", "hypervisor.accelerator"]
-    {
+    for name in [
+        "hypervisor.",
+        "memory",
+        "",
+        "hypervisor.kernel.x",
+        "runtime.kernel",
+        "hypervisor.accelerator",
+        &"x".repeat(1 << 20),
+    ] {
         let text = problem_of(&place, name, "1");
         assert!(text.contains("unknown annotation"), "{text}");
     }
@@ -331,6 +338,7 @@ fn e7_values_are_what_the_key_may_hold_and_no_more_than_the_operator_gives() {
         ("hypervisor.machine_type", "pc", "expected one of q35, virt, microvm"),
         ("hypervisor.machine_accelerators", "firmware=/etc/shadow", "names a file of the host"),
         ("hypervisor.kernel", "a\0b", "NUL"),
+        ("hypervisor.kernel_params", &"a ".repeat(5000), "10000 bytes long; no value has more than 8192"),
         ("hypervisor.kernel", "/no", "no such file or directory"),
         ("hypervisor.msize_9p", "5", "set at least 4096"),
         ("runtime.create_container_timeout", "soon", "expected an integer"),

@@ -137,7 +137,7 @@ fn unusual(key: &Key) -> String {
         Kind::Integer { .. } | Kind::Number => "77".to_owned(),
         Kind::Text => "\"unusual\"".to_owned(),
         Kind::Choice(words) => format!("{:?}", words[words.len() - 1]),
-        Kind::Texts => "[\"unusual\"]".to_owned(),
+        Kind::Texts => "[\"/unusual\"]".to_owned(),
         Kind::Tables => "[{ name = \"unusual\" }]".to_owned(),
     }
 }

@@ -7,7 +7,6 @@ use containerd_shim_protos::{
     ttrpc::Code,
     types::mount::Mount,
 };
-
 use serde_json::json;
 
 use crate::fakes::{Boot, code, later, on_fakes, soon, words};

@@ -68,7 +68,7 @@ fuzz: ## made-up files, annotations and QMP input, a minute each (FUZZ_SECONDS=6
 	@tools/install-fuzzer
 	@mkdir -p $(TARGET)/fuzz/{toml,annotations,qmp}.corpus
 	$(FUZZ) toml $(TARGET)/fuzz/toml.corpus configuration/tests/data $(FUZZ_FOR)
-	$(FUZZ) annotations $(TARGET)/fuzz/annotations.corpus $(FUZZ_FOR)
+	$(FUZZ) annotations $(TARGET)/fuzz/annotations.corpus tests/fuzz/seeds/annotations $(FUZZ_FOR)
 	$(FUZZ) qmp $(TARGET)/fuzz/qmp.corpus tests/fuzz/seeds/qmp $(FUZZ_FOR)
 
 .PHONY: e2e

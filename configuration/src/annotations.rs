@@ -19,6 +19,8 @@ use crate::finding::{Finding, Origin, Place};
 use crate::keys::{ENABLED, HYPERVISOR, Key};
 use crate::survey::{self, NOT_HONOURED, Report};
 use crate::tree::Tree;
+#[cfg(fuzzing)]
+pub(crate) use names::PREFIX;
 pub(crate) use names::{GROUPS, Group, Known, Target};
 use policy::Policy;
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::annotations::{Annotations, GROUPS};
+use crate::annotations::{Annotations, PREFIX};
 use crate::finding::{LoadError, Origin};
 use crate::host::Host;
 use crate::survey::Report;
@@ -15,8 +15,8 @@ const HOST: Host = Host { cpus: 8, memory_mib: 16384 };
 const PERMISSIVE: &str = "
 [hypervisor.qemu]
 path = '/proc/self/exe'
-kernel = '/proc/self/exe'
-initrd = '/proc/self/exe'
+kernel = '/etc/passwd'
+initrd = '/etc/passwd'
 enable_annotations = ['.*']
 valid_hypervisor_paths = ['/usr/bin/*']
 valid_entropy_sources = ['/dev/*random']
@@ -31,21 +31,18 @@ pub fn toml(text: &str) {
     }
 }
 
-/// Loads a configuration for a sandbox with these annotations; a number stands for a name.
+/// Loads a configuration for a sandbox with these annotations: `name=value`, parted by NUL, without what all names
+/// begin with.
 ///
 /// # Panics
 /// When a word reaches the guest's kernel that may not come from a pod.
-pub fn annotations(asked: &[(u8, &str)]) {
+pub fn annotations(asked: &str) {
     let mut tree = Tree::new(Path::new("/main"));
     if let Ok(table) = tree::parse(PERMISSIVE) {
         tree.merge(Origin::File("/main".into()), table);
     }
-    let names = GROUPS.iter().flat_map(|group| group.known.iter().map(|known| group.full_name(known)));
-    let names: Vec<_> = names.collect();
-    let named = asked.iter().map(|(number, value)| match names.get(usize::from(*number)) {
-        Some(name) => (name.clone(), (*value).to_owned()),
-        None => (format!("io.katacontainers.config.{value}"), String::new()),
-    });
+    let asked = asked.split('\0').filter_map(|one| one.split_once('='));
+    let named = asked.map(|(name, value)| (format!("{PREFIX}{name}"), value.to_owned()));
     let words = load(tree, &named.collect()).map(|configuration| configuration.hypervisor.kernel_params);
     for word in words.into_iter().flatten() {
         let bad =

@@ -250,8 +250,11 @@ pub(crate) fn suggestion(section: &Section, wrong: &str) -> Option<String> {
 
 /// The name that differs least from `wrong`, if it differs little.
 pub(crate) fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let allowed = (wrong.chars().count() / 3).clamp(1, 4);
+    let length = wrong.chars().count();
+    let allowed = (length / 3).clamp(1, 4);
     names
+        // Names of other lengths differ by at least that, and this is quicker seen.
+        .filter(|name| name.len().abs_diff(length) <= allowed)
         .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)

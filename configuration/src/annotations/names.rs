@@ -5,10 +5,7 @@
 use crate::keys::{AGENT, HYPERVISOR, Kind, RUNTIME, U32, nearest};
 
 /// What the names of all annotations about the configuration begin with.
-pub(super) const PREFIX: &str = "io.katacontainers.config.";
-
-/// Longer than any name; comparing names takes time and memory with the product of their lengths.
-const LONGEST: usize = 128;
+pub(crate) const PREFIX: &str = "io.katacontainers.config.";
 
 /// One annotation.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +81,7 @@ pub(super) fn find(full_name: &str) -> Result<(&'static Group, &'static Known), 
 }
 
 fn hint(full_name: &str) -> Option<String> {
-    let wrong = full_name.strip_prefix(PREFIX).filter(|wrong| wrong.len() <= LONGEST)?;
+    let wrong = full_name.strip_prefix(PREFIX)?;
     let of_group =
         |group: &'static Group| group.known.iter().map(move |known| format!("{}.{}", group.word, known.name));
     let names: Vec<_> = GROUPS.iter().flat_map(of_group).collect();

@@ -49,12 +49,27 @@ check: ## format, lints, unit tests, licences, documentation, spelling, scripts
 	@tools/install-packages
 	@tools/install-checkers
 	cargo fmt --all --check
+	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	$(UNIT_TESTS) --locked --workspace --exclude tests
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --workspace --no-deps --document-private-items
 	$(BIN)/cargo-deny --log-level error check --hide-inclusion-graph bans licenses sources
 	$(BIN)/typos
 	shellcheck --external-sources $$(git grep -l '^#!/bin/bash')
+
+FUZZ_SECONDS ?= 60
+FUZZ := PATH=$(BIN):$$PATH cargo fuzz run --fuzz-dir tests/fuzz --target-dir $(TARGET)/fuzz --sanitizer none
+
+# Long inputs from the beginning, as there is not much time.
+FUZZ_FOR := -- -max_total_time=$(FUZZ_SECONDS) -len_control=0
+
+.PHONY: fuzz
+fuzz: ## made-up files, annotations and QMP input, a minute each (FUZZ_SECONDS=60)
+	@tools/install-fuzzer
+	@mkdir -p $(TARGET)/fuzz/{toml,annotations,qmp}.corpus
+	$(FUZZ) toml $(TARGET)/fuzz/toml.corpus configuration/tests/data $(FUZZ_FOR)
+	$(FUZZ) annotations $(TARGET)/fuzz/annotations.corpus tests/fuzz/seeds/annotations $(FUZZ_FOR)
+	$(FUZZ) qmp $(TARGET)/fuzz/qmp.corpus tests/fuzz/seeds/qmp $(FUZZ_FOR)
 
 .PHONY: e2e
 e2e: guest build ## whole-system tests: real containerd, real QEMU, real guest (TESTS=<part of a name> for some)
@@ -76,7 +91,7 @@ bench: guest build ## measure starts, execs, streams and memory; the report goes
 
 .PHONY: demo
 demo: ## one pod in a virtual machine, everything set up (IMAGE=<OCI archive> CMD="program args" for your own)
-	@SHIM=$(SHIM) IMAGE="$(IMAGE)" CMD='$(CMD)' tools/demo
+	@SHIM=$(SHIM) tools/demo
 
 .PHONY: install
 install: SHARE := $(PREFIX)/share/kata-containers

@@ -8,9 +8,9 @@ use agent_protocol::{
     agent::{
         CreateContainerRequest, CreateSandboxRequest, DestroySandboxRequest, ExecProcessRequest,
         GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse,
-        PauseContainerRequest, RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest,
-        SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest,
-        StatsContainerResponse, UpdateContainerRequest, WaitProcessRequest,
+        OnlineCPUMemRequest, PauseContainerRequest, RemoveContainerRequest, ReseedRandomDevRequest,
+        ResumeContainerRequest, SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest,
+        StatsContainerRequest, StatsContainerResponse, UpdateContainerRequest, WaitProcessRequest,
     },
     health::{CheckRequest, health_check_response::ServingStatus},
     oci,
@@ -128,6 +128,12 @@ impl AgentClient {
         };
         let reply = ask!(self, "WaitProcess", None, wait_process, request)?;
         Ok(u8::try_from(reply.status.max(0)).unwrap_or(u8::MAX))
+    }
+
+    /// Has the guest bring `cpus` processors that were plugged in online, and, unless `cpu_only`, memory.
+    pub async fn online_cpu_mem(&self, cpus: u32, cpu_only: bool) -> Result<()> {
+        let request = OnlineCPUMemRequest { wait: true, nb_cpus: cpus, cpu_only, ..Default::default() };
+        ask!(self, "OnlineCPUMem", self.limit(), online_cpu_mem, request).map(drop)
     }
 
     /// What a container uses, as its cgroup counts it.

@@ -7,13 +7,14 @@ mod firmware;
 mod hypervisor;
 mod memory;
 mod numa;
+mod plugs;
 
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
 use crate::Configuration;
-use crate::finding::Finding;
+use crate::finding::{Finding, Origin};
 use crate::host::Host;
 use crate::keys::{AGENT, HYPERVISOR, RUNTIME};
 use crate::raw::RawRuntime;
@@ -26,6 +27,7 @@ pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Repor
     let mut checker = Checker { host, tree, report };
     let hypervisor = values.hypervisor.and_then(|values| checker.raw(HYPERVISOR, values));
     let hypervisor = hypervisor.and_then(|raw| checker.hypervisor(raw));
+    checker.plugs();
     let agent = checker.raw(AGENT, values.agent).map(|raw| checker.agent(raw));
     let runtime = checker.raw(RUNTIME, values.runtime).map(runtime);
     Some(Configuration { hypervisor: hypervisor?, agent: agent?, runtime: runtime? })
@@ -57,6 +59,11 @@ impl Checker<'_> {
 
     fn warning(&mut self, key: &str, what: String) {
         self.report.warnings.push(Finding::key(self.tree.origin(key), key, what));
+    }
+
+    /// Whether a pod set the key, which the operator's keys then limit.
+    fn is_annotated(&self, key: &str) -> bool {
+        matches!(self.tree.origin(key), Origin::Annotation(_))
     }
 
     /// Whether the values of all these keys mean something.

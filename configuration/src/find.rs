@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-use crate::finding::{Finding, LoadError, Place};
+use crate::finding::{Finding, LoadError, Origin, Place};
 use crate::program::reason;
 
 /// The text of a file, or why there is none.
@@ -97,7 +97,7 @@ impl MainFile {
         let directory = self.path.with_file_name("config.d");
         let paths = match self.entries(&directory) {
             Ok(paths) => paths,
-            Err(what) => return Err(Finding { file: directory, place: Place::File, what }),
+            Err(what) => return Err(Finding { origin: Origin::File(directory), place: Place::Whole, what }),
         };
         Ok(paths.into_iter().map(|path| (path.clone(), read(&path, self.owner))).collect())
     }

@@ -1,24 +1,33 @@
-//! What is to be said about a file or a key, and why a configuration could not be loaded.
+//! What is to be said about a file, an annotation or a key, and why a configuration could not be loaded.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// One thing to say about one place of one file: a problem or a warning.
+/// One thing to say about one place: a problem or a warning.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Finding {
-    /// The file that the key came from; for an absent key the main file.
-    pub file: PathBuf,
+    /// Who set the key; for an absent key the main file.
+    pub origin: Origin,
     /// Where in it.
     pub place: Place,
     /// What is wrong, and what would be right.
     pub what: String,
 }
 
-/// Where in a file something was found.
+/// Who says something about the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The main file or a drop-in.
+    File(PathBuf),
+    /// An annotation of the sandbox, by its full name.
+    Annotation(String),
+}
+
+/// Where something was found in what its origin says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// The file as a whole: it could not be read.
-    File,
+    /// All of it: a file that could not be read, an annotation that has no effect.
+    Whole,
     /// Line and column, from 1: the text is not TOML.
     Line {
         /// Line, from 1.
@@ -31,8 +40,8 @@ pub enum Place {
 }
 
 impl Finding {
-    pub(crate) fn key(file: &Path, key: &str, what: String) -> Self {
-        Self { file: file.to_owned(), place: Place::Key(key.to_owned()), what }
+    pub(crate) fn key(origin: &Origin, key: &str, what: String) -> Self {
+        Self { origin: origin.clone(), place: Place::Key(key.to_owned()), what }
     }
 
     /// Whether this is about the given key, such as `hypervisor.qemu.kernel`.
@@ -44,11 +53,21 @@ impl Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = self.file.display();
-        match &self.place {
-            Place::File => write!(out, "{file}: {}", self.what),
-            Place::Line { line, column } => write!(out, "{file}:{line}:{column}: {}", self.what),
-            Place::Key(key) => write!(out, "{file}: {key}: {}", self.what),
+        let Self { origin, place, what } = self;
+        match (origin, place) {
+            // An annotation's name says which key it sets.
+            (_, Place::Whole) | (Origin::Annotation(_), _) => write!(out, "{origin}: {what}"),
+            (_, Place::Line { line, column }) => write!(out, "{origin}:{line}:{column}: {what}"),
+            (_, Place::Key(key)) => write!(out, "{origin}: {key}: {what}"),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(out),
+            Self::Annotation(name) => write!(out, "annotation {name}"),
         }
     }
 }
@@ -72,10 +91,10 @@ pub enum LoadError {
         /// What is wrong with it and what would be right.
         what: String,
     },
-    /// The files were found but what they say is not usable.
+    /// The files were found, but what they or the annotations say is not usable.
     #[error("{}", lines(.problems))]
     Invalid {
-        /// Every problem: of files first, then of names and types, then of values.
+        /// Every problem: of files first, then of names and types, then of annotations, then of values.
         problems: Vec<Finding>,
     },
 }

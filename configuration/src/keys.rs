@@ -4,9 +4,12 @@
 //! keys that are not honoured, and for the shipped `configuration.toml`.
 
 mod agent;
+mod differences;
 mod factory;
 mod hypervisor;
 mod runtime;
+
+pub(crate) use differences::DIFFERENCES;
 
 /// The tables of the file and their keys.
 pub const SECTIONS: &[Section] = &[
@@ -18,6 +21,8 @@ pub const SECTIONS: &[Section] = &[
 ];
 
 pub(crate) const HYPERVISOR: &str = "hypervisor.qemu";
+/// The key of `[hypervisor.qemu]` that lists what annotations may set.
+pub(crate) const ENABLED: &str = "enable_annotations";
 pub(crate) const AGENT: &str = "agent.kata";
 pub(crate) const RUNTIME: &str = "runtime";
 
@@ -31,6 +36,13 @@ pub struct Section {
 }
 
 impl Section {
+    /// Where one of its keys means something else than it does to Kata.
+    #[must_use]
+    pub fn difference(&self, key: &Key) -> Option<&'static str> {
+        let about = |(table, name, _): &&(&str, &str, &str)| *table == self.table && *name == key.name;
+        DIFFERENCES.iter().find(about).map(|(_, _, what)| *what)
+    }
+
     /// The key of that name.
     #[must_use]
     pub fn key(&self, name: &str) -> Option<&'static Key> {
@@ -122,11 +134,18 @@ impl Kind {
             Self::Integer { min, max } => format!("an integer from {min} to {max}"),
             Self::Number => "a number".to_owned(),
             Self::Text => "a string".to_owned(),
-            Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::Choice(words) => format!("one of {}", list(words)),
             Self::Texts => "a list of strings".to_owned(),
             Self::Tables => "a list of tables".to_owned(),
         }
     }
+}
+
+/// Words in a row, the empty one with quotes so that it is seen.
+#[must_use]
+pub fn list(words: &[&str]) -> String {
+    let shown: Vec<_> = words.iter().map(|word| if word.is_empty() { "\"\"" } else { word }).collect();
+    shown.join(", ")
 }
 
 fn holds_nul(value: &toml::Value) -> bool {
@@ -173,6 +192,11 @@ impl Key {
         std::iter::once(&self.default).chain(self.stock).any(|preset| preset.value().as_ref() == Some(value))
     }
 
+    /// Whether it says what annotations may do, rather than what a machine is like.
+    pub(crate) fn is_about_annotations(&self) -> bool {
+        self.name == ENABLED || self.name.starts_with("valid_")
+    }
+
     const fn new(name: &'static str, kind: Kind, default: Preset, about: &'static str) -> Self {
         Self { name, kind, default, stock: &[], honoured: true, about }
     }
@@ -188,7 +212,7 @@ impl Key {
     }
 }
 
-const U32: i64 = u32::MAX as i64;
+pub(crate) const U32: i64 = u32::MAX as i64;
 
 const fn flag(name: &'static str, default: bool, about: &'static str) -> Key {
     Key::new(name, Kind::Flag, Preset::Flag(default), about)
@@ -226,8 +250,11 @@ pub(crate) fn suggestion(section: &Section, wrong: &str) -> Option<String> {
 
 /// The name that differs least from `wrong`, if it differs little.
 pub(crate) fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let allowed = (wrong.chars().count() / 3).clamp(1, 4);
+    let length = wrong.chars().count();
+    let allowed = (length / 3).clamp(1, 4);
     names
+        // Names of other lengths differ by at least that, and this is quicker seen.
+        .filter(|name| name.len().abs_diff(length) <= allowed)
         .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)

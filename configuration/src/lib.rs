@@ -2,18 +2,23 @@
 //!
 //! ```text
 //! files --tree--> one merged TOML tree --survey--> raw sections --check--> Configuration
-//!   find.rs        tree.rs                survey.rs, keys/        check/
+//!   find.rs             ^   tree.rs       survey.rs, keys/        check/
+//! annotations ----------'
+//!   annotations/
 //! ```
 //!
 //! The format is Kata's own `configuration.toml`, QEMU flavour. Every key of it is in [`keys`]: it is
 //! honoured, or a warning names it. All problems of all files are reported at once, each with its key and file.
 
 mod agent;
+pub mod annotations;
 mod block;
 mod check;
 mod choice;
 mod find;
 mod finding;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod host;
 mod hypervisor;
 pub mod keys;
@@ -25,6 +30,7 @@ mod survey;
 mod tests;
 mod tree;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 pub use agent::{Agent, KernelModule};
@@ -32,13 +38,14 @@ pub use block::{BlockCache, BlockDevices, BlockDriver};
 pub use choice::{
     AcceleratorChoice, BlockAio, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
 };
-pub use finding::{Finding, LoadError, Place};
+pub use finding::{Finding, LoadError, Origin, Place};
 pub use hypervisor::{
     Confidential, Firmware, Hypervisor, ImageDriver, MemoryBacking, NumaMapping, Rootfs, VhostUserStore,
 };
 pub use program::Program;
 pub use runtime::Runtime;
 
+use annotations::Annotations;
 use find::Search;
 use host::Host;
 use survey::Report;
@@ -73,27 +80,52 @@ impl Configuration {
     /// `/etc/kata-containers/configuration.toml`, then `/usr/share/defaults/kata-containers/configuration.toml`.
     /// Files that are named rather than found must be absolute, owned by root and not writable by group or others.
     ///
+    /// `annotations` are those of the sandbox. What `enable_annotations` allows of `io.katacontainers.config.*` is
+    /// laid over the files.
+    ///
     /// # Errors
     ///
-    /// [`LoadError`] says which file was not found or refused, or lists every problem of the files' contents.
-    pub fn load(explicit: Option<&Path>) -> Result<Loaded, LoadError> {
-        Self::load_from(&Search::of_this_machine(explicit), &Host::this())
+    /// [`LoadError`] says which file was not found or refused, or lists every problem of the files' contents and
+    /// of the annotations.
+    pub fn load(explicit: Option<&Path>, annotations: &HashMap<String, String>) -> Result<Loaded, LoadError> {
+        let search = Search::of_this_machine(explicit);
+        Self::load_from(&search, &Annotations::of(annotations), &Host::this())
     }
 
-    fn load_from(search: &Search, host: &Host) -> Result<Loaded, LoadError> {
+    fn load_from(search: &Search, annotations: &Annotations, host: &Host) -> Result<Loaded, LoadError> {
         let main = search.main_file()?;
         let mut report = Report::default();
         let tree = Tree::read(&main, &mut report);
-        let (configuration, warnings) = Self::from_tree(&tree, host, report)?;
+        let (configuration, warnings) = Self::from_tree(tree, annotations, host, report)?;
         Ok(Loaded { configuration, path: main.path, warnings })
     }
 
-    fn from_tree(tree: &Tree, host: &Host, mut report: Report) -> Result<(Self, Vec<Finding>), LoadError> {
-        let values = survey::survey(tree, &mut report);
-        let configuration = values.and_then(|values| check::check(values, host, tree, &mut report));
-        match configuration {
+    fn from_tree(
+        mut tree: Tree,
+        annotations: &Annotations,
+        host: &Host,
+        mut report: Report,
+    ) -> Result<(Self, Vec<Finding>), LoadError> {
+        // A file that could not be read may have held the very keys that would now be found missing.
+        let complete = report.problems.is_empty();
+        survey::names_and_types(&tree, &mut report);
+        let configuration = complete.then(|| Self::of_values(&mut tree, annotations, host, &mut report));
+        match configuration.flatten() {
             Some(configuration) if report.problems.is_empty() => Ok((configuration, report.warnings)),
             _ => Err(LoadError::Invalid { problems: report.problems }),
         }
+    }
+
+    fn of_values(
+        tree: &mut Tree,
+        annotations: &Annotations,
+        host: &Host,
+        report: &mut Report,
+    ) -> Option<Self> {
+        let has_qemu = survey::has_qemu(tree, report);
+        if has_qemu {
+            annotations.lay_over(tree, report);
+        }
+        check::check(survey::values(tree, has_qemu), host, tree, report)
     }
 }

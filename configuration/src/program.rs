@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::finding::Finding;
+use crate::finding::{Finding, Origin};
 
 /// A program that only some machines need, so it is checked when it is known to be needed.
 ///
@@ -14,25 +14,25 @@ use crate::finding::Finding;
 pub struct Program {
     path: PathBuf,
     key: &'static str,
-    file: PathBuf,
+    origin: Origin,
 }
 
 impl Program {
-    /// The program at `path`, which `key` of `file` chose; nothing is checked yet.
+    /// The program at `path`, which `origin` chose by `key`; nothing is checked yet.
     #[must_use]
-    pub const fn new(path: PathBuf, key: &'static str, file: PathBuf) -> Self {
-        Self { path, key, file }
+    pub const fn new(path: PathBuf, key: &'static str, origin: Origin) -> Self {
+        Self { path, key, origin }
     }
 
     /// The program, if it is there and executable.
     ///
     /// # Errors
     ///
-    /// A finding with file and key, worded as if the configuration had been refused for it.
+    /// A finding with origin and key, worded as if the configuration had been refused for it.
     pub fn usable(&self) -> Result<&Path, Finding> {
         match executable(&self.path) {
             Ok(()) => Ok(&self.path),
-            Err(what) => Err(Finding::key(&self.file, self.key, what)),
+            Err(what) => Err(Finding::key(&self.origin, self.key, what)),
         }
     }
 

@@ -23,20 +23,19 @@ impl Report {
 /// The honoured keys of the tables, each with its value or its default; keys in doubt have their default.
 #[derive(Debug)]
 pub(crate) struct Values {
-    /// `None` when there is no table for QEMU, which is a problem by then.
+    /// `None` when there is no table for QEMU, which is a problem.
     pub(crate) hypervisor: Option<toml::Table>,
     pub(crate) agent: toml::Table,
     pub(crate) runtime: toml::Table,
 }
 
+/// What is said about a key that changes nothing.
+pub(crate) const NOT_HONOURED: &str = "recognised, not honoured by this version";
+
 type Nodes = BTreeMap<String, Node>;
 
 /// Judges names and types of everything in the tree.
-///
-/// `None` if a file could not be read: it may have held the very keys that would now be found missing, so the
-/// values mean nothing. Names and types are judged in any case.
-pub(crate) fn survey(tree: &Tree, report: &mut Report) -> Option<Values> {
-    let complete = report.problems.is_empty();
+pub(crate) fn names_and_types(tree: &Tree, report: &mut Report) {
     let mut survey = Survey { tree, report };
     for (name, node) in tree.root() {
         match name.as_str() {
@@ -45,11 +44,22 @@ pub(crate) fn survey(tree: &Tree, report: &mut Report) -> Option<Values> {
             _ => survey.top_level(name, node),
         }
     }
-    complete.then(|| Values {
-        hypervisor: survey.has_qemu().then(|| honoured(HYPERVISOR, tree)),
+}
+
+/// Whether there is a table for QEMU; when not, there is a problem.
+pub(crate) fn has_qemu(tree: &Tree, report: &mut Report) -> bool {
+    tree.table(HYPERVISOR).is_some() || {
+        Survey { tree, report }.misses_qemu();
+        false
+    }
+}
+
+pub(crate) fn values(tree: &Tree, has_qemu: bool) -> Values {
+    Values {
+        hypervisor: has_qemu.then(|| honoured(HYPERVISOR, tree)),
         agent: honoured(AGENT, tree),
         runtime: honoured(RUNTIME, tree),
-    })
+    }
 }
 
 struct Survey<'a> {
@@ -133,13 +143,9 @@ impl Survey<'_> {
         self.problem(path, node, "unknown agent; the agent is configured in [agent.kata]".to_owned());
     }
 
-    /// Whether there is a table for QEMU; when not, there is a problem.
-    fn has_qemu(&mut self) -> bool {
-        if self.tree.table(HYPERVISOR).is_some() {
-            return true;
-        }
+    fn misses_qemu(&mut self) {
         if self.report.doubts("hypervisor") || self.report.doubts(HYPERVISOR) {
-            return false;
+            return;
         }
         let family = self.tree.table("hypervisor");
         let others: Vec<_> =
@@ -148,23 +154,22 @@ impl Survey<'_> {
             if others.is_empty() { String::new() } else { format!(", but there is {}", others.join(", ")) };
         let what = format!("no such table{found}; this runtime runs QEMU and needs [hypervisor.qemu]");
         self.report.problems.push(Finding::key(self.tree.origin("hypervisor"), HYPERVISOR, what));
-        false
     }
 
     fn not_honoured(&mut self, path: &str, node: &Node) {
-        self.warning(path, node, "recognised, not honoured by this version");
+        self.warning(path, node, NOT_HONOURED);
     }
 
     fn problem(&mut self, path: &str, node: &Node, what: String) {
-        self.report.problems.push(Finding::key(self.tree.file_of(node), path, what));
+        self.report.problems.push(Finding::key(self.tree.origin_of(node), path, what));
     }
 
     fn warning(&mut self, path: &str, node: &Node, what: &str) {
-        self.report.warnings.push(Finding::key(self.tree.file_of(node), path, what.to_owned()));
+        self.report.warnings.push(Finding::key(self.tree.origin_of(node), path, what.to_owned()));
     }
 }
 
-fn section(table: &str) -> Option<&'static Section> {
+pub(crate) fn section(table: &str) -> Option<&'static Section> {
     SECTIONS.iter().find(|section| section.table == table)
 }
 
@@ -174,17 +179,18 @@ fn bare(name: &str) -> String {
     if !name.is_empty() && name.bytes().all(plain) { name.to_owned() } else { format!("{name:?}") }
 }
 
-/// The honoured keys of a table, defaults filled in.
+/// The keys of a table that a machine is made from, defaults filled in.
 fn honoured(table: &str, tree: &Tree) -> toml::Table {
-    let entries = tree.table(table);
-    let keys = section(table).into_iter().flat_map(|section| section.keys).filter(|key| key.honoured);
-    let value = |key: &Key| fitting(entries?, key);
-    keys.filter_map(|key| Some((key.name.to_owned(), value(key).or_else(|| key.default.value())?))).collect()
+    let keys = section(table).into_iter().flat_map(|section| section.keys);
+    let keys = keys.filter(|key| key.honoured && !key.is_about_annotations());
+    keys.filter_map(|key| Some((key.name.to_owned(), value(tree, table, key)?))).collect()
 }
 
-fn fitting(entries: &Nodes, key: &Key) -> Option<toml::Value> {
-    match &entries.get(key.name)?.content {
+/// What a key of a table holds, or its default.
+pub(crate) fn value(tree: &Tree, table: &str, key: &Key) -> Option<toml::Value> {
+    let fitting = |entries: &Nodes| match &entries.get(key.name)?.content {
         Content::Value(value) if key.kind.check(value).is_ok() => Some(value.clone()),
         _ => None,
-    }
+    };
+    tree.table(table).and_then(fitting).or_else(|| key.default.value())
 }

@@ -1,8 +1,10 @@
 //! The crate against files in a temporary directory.
 
+mod annotations;
 mod devices;
 mod files;
 mod kata;
+mod offences;
 mod trees;
 mod values;
 
@@ -10,6 +12,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::annotations::Annotations;
 use crate::find::Search;
 use crate::host::Host;
 use crate::{Configuration, Finding, LoadError, Loaded};
@@ -77,7 +80,19 @@ impl Place {
     }
 
     fn load_named(&self, main: &Path) -> Result<Loaded, LoadError> {
-        Configuration::load_from(&Search::named_by(main, nix::unistd::getuid().as_raw()), &HOST)
+        self.load_as(main, &[])
+    }
+
+    /// The same as [`Place::load_with`] for a sandbox with annotations, whose values may have `@DIR@` in them.
+    fn load_for(&self, text: &str, annotations: &[(&str, &str)]) -> Result<Loaded, LoadError> {
+        self.file("config.d/10-test", &self.placed(text));
+        self.load_as(&self.file("configuration.toml", &self.base()), annotations)
+    }
+
+    fn load_as(&self, main: &Path, annotations: &[(&str, &str)]) -> Result<Loaded, LoadError> {
+        let search = Search::named_by(main, nix::unistd::getuid().as_raw());
+        let annotations = annotations.iter().map(|(name, value)| ((*name).to_owned(), self.placed(value)));
+        Configuration::load_from(&search, &Annotations::of(&annotations.collect()), &HOST)
     }
 
     fn placed(&self, text: &str) -> String {

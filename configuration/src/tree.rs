@@ -1,24 +1,25 @@
-//! One TOML tree out of the main file and its drop-ins; every node remembers its file.
+//! One TOML tree out of the main file, its drop-ins and annotations; every node remembers who set it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::find::{MainFile, Text};
-use crate::finding::{Finding, Place};
+use crate::finding::{Finding, Origin, Place};
 use crate::survey::Report;
 
-/// The merged files.
+/// The merged files and annotations.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    files: Vec<PathBuf>,
+    /// The main file is the first.
+    origins: Vec<Origin>,
     root: BTreeMap<String, Node>,
 }
 
 /// A table or a value.
 #[derive(Debug)]
 pub(crate) struct Node {
-    /// The file that made the table or set the value.
-    file: usize,
+    /// Who made the table or set the value.
+    origin: usize,
     pub(crate) content: Content,
 }
 
@@ -41,24 +42,33 @@ impl Tree {
     }
 
     fn add(&mut self, path: &Path, text: Text, report: &mut Report) {
-        match text.map_err(|what| (Place::File, what)).and_then(|text| parse(&text)) {
-            Ok(table) => self.merge(path, table),
-            Err((place, what)) => report.problems.push(Finding { file: path.to_owned(), place, what }),
+        let origin = Origin::File(path.to_owned());
+        match text.map_err(|what| (Place::Whole, what)).and_then(|text| parse(&text)) {
+            Ok(table) => self.merge(origin, table),
+            Err((place, what)) => report.problems.push(Finding { origin, place, what }),
         }
     }
 
     /// An empty tree whose absent keys are blamed on `main`.
     pub(crate) fn new(main: &Path) -> Self {
-        Self { files: vec![main.to_owned()], root: BTreeMap::new() }
+        Self { origins: vec![Origin::File(main.to_owned())], root: BTreeMap::new() }
     }
 
-    /// Lays the keys of another file over those so far: tables key by key, everything else as a whole.
-    pub(crate) fn merge(&mut self, path: &Path, table: toml::Table) {
-        let file = self.files.iter().position(|known| known == path).unwrap_or(self.files.len());
-        if file == self.files.len() {
-            self.files.push(path.to_owned());
+    /// Lays the keys of another origin over those so far: tables key by key, everything else as a whole.
+    pub(crate) fn merge(&mut self, origin: Origin, table: toml::Table) {
+        let index = self.origins.iter().position(|known| *known == origin).unwrap_or(self.origins.len());
+        if index == self.origins.len() {
+            self.origins.push(origin);
         }
-        lay_over(&mut self.root, table, file);
+        lay_over(&mut self.root, table, index);
+    }
+
+    /// Lays one key such as `hypervisor.qemu.kernel` over those so far.
+    pub(crate) fn set(&mut self, origin: Origin, key: &str, value: toml::Value) {
+        let nested = |value, name: &str| toml::Table::from_iter([(name.to_owned(), value)]).into();
+        if let toml::Value::Table(table) = key.rsplit('.').fold(value, nested) {
+            self.merge(origin, table);
+        }
     }
 
     pub(crate) fn root(&self) -> &BTreeMap<String, Node> {
@@ -70,22 +80,22 @@ impl Tree {
         table.split('.').try_fold(&self.root, |entries, name| entries.get(name)?.content.table())
     }
 
-    pub(crate) fn file_of(&self, node: &Node) -> &Path {
-        &self.files[node.file]
+    pub(crate) fn origin_of(&self, node: &Node) -> &Origin {
+        &self.origins[node.origin]
     }
 
-    /// The file a key came from; the main file if no file has it.
-    pub(crate) fn origin(&self, key: &str) -> &Path {
+    /// Who set a key; the main file if nobody did.
+    pub(crate) fn origin(&self, key: &str) -> &Origin {
         let mut table = &self.root;
-        let mut file = 0;
+        let mut origin = 0;
         for name in key.split('.') {
-            let Some(node) = table.get(name) else { return &self.files[0] };
-            file = node.file;
+            let Some(node) = table.get(name) else { return &self.origins[0] };
+            origin = node.origin;
             if let Content::Table(inner) = &node.content {
                 table = inner;
             }
         }
-        &self.files[file]
+        &self.origins[origin]
     }
 }
 
@@ -98,18 +108,18 @@ impl Content {
     }
 }
 
-fn lay_over(below: &mut BTreeMap<String, Node>, above: toml::Table, file: usize) {
+fn lay_over(below: &mut BTreeMap<String, Node>, above: toml::Table, origin: usize) {
     for (name, value) in above {
         let toml::Value::Table(above) = value else {
-            below.insert(name, Node { file, content: Content::Value(value) });
+            below.insert(name, Node { origin, content: Content::Value(value) });
             continue;
         };
         match below.get_mut(&name) {
-            Some(Node { content: Content::Table(below), .. }) => lay_over(below, above, file),
+            Some(Node { content: Content::Table(below), .. }) => lay_over(below, above, origin),
             _ => {
                 let mut table = BTreeMap::new();
-                lay_over(&mut table, above, file);
-                below.insert(name, Node { file, content: Content::Table(table) });
+                lay_over(&mut table, above, origin);
+                below.insert(name, Node { origin, content: Content::Table(table) });
             }
         }
     }

@@ -1,10 +1,11 @@
-//! The shipped `configuration.toml` is the table of keys, written out.
+//! The shipped `configuration.toml` and the tables of the page about it are the table of keys, written out.
 //!
 //! After a change of the table, `UPDATE_SHIPPED=1 cargo test -p configuration --test shipped` writes it anew.
 
-use std::{env, fs};
+use std::{env, fs, io};
 
-use configuration::keys::{Key, Kind, SECTIONS};
+use configuration::annotations;
+use configuration::keys::{self, Key, Kind, SECTIONS, Section};
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/configuration.toml");
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
@@ -14,8 +15,19 @@ const HEAD: &str = "\
 #
 # Each honoured key is here, most with the value that holds when it is absent. Files in config.d/
 # beside this file are laid over it in the order of their names. docs/configuration.md says how files are found, and
-# which keys of Kata's are recognised but not honoured.
+# has every key of Kata's, those that are not honoured too.
 ";
+
+/// What is between the two is written by the test.
+const BEGIN: &str =
+    "<!-- begin: written by UPDATE_SHIPPED=1 cargo test -p configuration --test shipped -->\n";
+const END: &str = "\n<!-- end -->\n";
+const COLUMNS: &str = "\
+| key | type | default | honoured | annotation | what it is for | difference from Kata |
+|---|---|---|---|---|---|---|
+";
+const STALE: &str = "run with UPDATE_SHIPPED=1 to write it anew";
+const ANNOTATIONS: &str = "io.katacontainers.config.";
 
 /// Values that fit the guest this project builds, where the default is Kata's.
 const OURS: [(&str, &str); 3] = [
@@ -40,7 +52,7 @@ fn written_out() -> String {
 
 fn entry(key: &Key) -> String {
     let words = match key.kind {
-        Kind::Choice(words) => format!(" ({})", words.join(", ")),
+        Kind::Choice(words) => format!(" ({})", keys::list(words)),
         _ => String::new(),
     };
     let ours = OURS.iter().find(|(name, _)| *name == key.name).map(|(_, value)| (*value).to_owned());
@@ -53,27 +65,43 @@ fn entry(key: &Key) -> String {
 
 #[test]
 fn the_shipped_file_is_the_table_of_keys_written_out() {
+    let expected = written_out();
+    assert_eq!(file(SHIPPED, &expected).unwrap(), expected, "{STALE}");
+}
+
+/// What a file holds, after it was written anew if that is asked for.
+fn file(path: &str, anew: &str) -> io::Result<String> {
     if env::var_os("UPDATE_SHIPPED").is_some() {
-        fs::write(SHIPPED, written_out()).unwrap();
+        fs::write(path, anew)?;
     }
-    assert_eq!(
-        fs::read_to_string(SHIPPED).unwrap(),
-        written_out(),
-        "run with UPDATE_SHIPPED=1 to write it anew"
-    );
+    fs::read_to_string(path)
 }
 
 #[test]
-fn the_page_about_the_configuration_lists_exactly_the_keys_that_are_not_honoured() {
+fn the_page_about_the_configuration_has_every_key_with_what_the_code_says_of_it() {
     let page = fs::read_to_string(PAGE).unwrap();
-    for section in SECTIONS {
-        let title = format!("`[{}]`: ", section.table);
-        let listed =
-            page.lines().find_map(|line| line.strip_prefix(&format!("- {title}"))).unwrap_or_default();
-        let later = section.keys.iter().filter(|key| !key.honoured);
-        let expected: Vec<_> = later.map(|key| format!("`{}`", key.name)).collect();
-        assert_eq!(listed, expected.join(", "), "{title}");
-    }
+    let (before, rest) = page.split_once(BEGIN).unwrap();
+    let (_, after) = rest.split_once(END).unwrap();
+    let tables: String = SECTIONS.iter().map(table).collect();
+    let expected = format!("{before}{BEGIN}{tables}{END}{after}");
+    assert_eq!(file(PAGE, &expected).unwrap(), expected, "{STALE}");
+}
+
+fn table(section: &Section) -> String {
+    let rows: String = section.keys.iter().map(|key| row(section, key)).collect();
+    format!("\n### `[{}]`\n\n{COLUMNS}{rows}", section.table)
+}
+
+fn row(section: &Section, key: &Key) -> String {
+    let kind = key.kind.expected().replace(&format!(" to {}", u32::MAX), "");
+    let default = key.default.value().map_or("none".to_owned(), |value| format!("`{value}`"));
+    let honoured = if key.honoured { "yes" } else { "no" };
+    let annotations = annotations::that_set(section.table, key);
+    let annotations = annotations.iter().map(|name| format!("`{}`", name.replacen(ANNOTATIONS, "", 1)));
+    let annotations = annotations.collect::<Vec<_>>().join(", ");
+    let difference = section.difference(key).unwrap_or_default();
+    let cells = [&format!("`{}`", key.name), &kind, &default, honoured, &annotations, key.about, difference];
+    format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "))
 }
 
 #[test]

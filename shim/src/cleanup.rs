@@ -34,8 +34,9 @@ use crate::{
     sandbox::run_dir,
 };
 
-/// How long a shim may take to end by itself, and how long a live one to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a shim may take to end by itself, and how long a live one to answer. containerd gives both together, and
+/// all the rest, 5 seconds.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a process may take to be gone after SIGKILL.
 const DEATH: Duration = Duration::from_secs(2);
 

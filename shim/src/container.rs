@@ -299,7 +299,13 @@ impl Container {
     /// # Errors
     /// The guest's own words.
     pub(crate) async fn resize(&self, process: &Process, rows: u32, columns: u32) -> Result<()> {
-        if !process.stdio.terminal || process.state() != State::Running {
+        // The guest makes the terminal of a container with it, that of an exec when it starts.
+        let is_made = match process.state() {
+            State::Running => true,
+            State::Created => std::ptr::eq(process, Arc::as_ptr(&self.init)),
+            State::Stopped(_) => false,
+        };
+        if !process.stdio.terminal || !is_made {
             return Ok(());
         }
         self.sandbox.ask(self.sandbox.agent().resize_tty(&self.id, &process.guest_id, rows, columns)).await

@@ -79,6 +79,13 @@ impl TaskService {
         Ok((container, process))
     }
 
+    async fn create_unless_ended(&self, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
+        tokio::select! {
+            created = self.create_container(request) => created,
+            () = self.exit.wait() => Err(Error::Unavailable("the shim was asked to end".into())),
+        }
+    }
+
     async fn create_container(&self, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
         ids::check("container id", &request.id)?;
         if !request.checkpoint.is_empty() || !request.parent_checkpoint.is_empty() {
@@ -216,6 +223,8 @@ impl TaskService {
         Ok(response)
     }
 
+    /// Ends the shim unless it has a container. One that is being made does not count: containerd asks for the end
+    /// after a create that it has given up, and asks only once.
     fn shut_down(&self, request: &ShutdownRequest) {
         if !request.now && !self.containers.is_empty() {
             return;
@@ -248,7 +257,7 @@ impl Task for TaskService {
     ) -> ttrpc::Result<CreateTaskResponse> {
         let id = request.id.clone();
         // A caller that gets no answer waits for ever, whatever went wrong.
-        let created = AssertUnwindSafe(self.create_container(request)).catch_unwind().await;
+        let created = AssertUnwindSafe(self.create_unless_ended(request)).catch_unwind().await;
         let panicked = |_| {
             Err(Error::Failed(
                 "the shim panicked: containerd's log says where, in a line with \"panic\"; please report it"

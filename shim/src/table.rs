@@ -68,9 +68,9 @@ impl<T> Table<T> {
         self.entries().values().flatten().cloned().collect()
     }
 
-    /// Whether no id is taken.
+    /// Whether nothing is made; things to come do not count.
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries().is_empty()
+        self.entries().values().all(Option::is_none)
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<T>>>> {

@@ -1,30 +1,24 @@
 //! The guest by itself: what its agent's calls cost, and how fast the vsock is, with no shim before it.
 
 use std::fs::{self, File};
-use std::future::Ready;
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agent_client::agent::{CreateContainerRequest, CreateSandboxRequest, Storage};
-use agent_client::{AGENT_PORT, AgentClient, Dialing, Timeouts, reach};
+use agent_client::AgentClient;
+use agent_client::agent::CreateContainerRequest;
 use agent_protocol::convert::spec_to_wire;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 use oci_spec::runtime::Spec;
 use serde_json::json;
-use slog::{Discard, Logger, o};
 use tests::bundle::spec;
 use tests::case::PATIENCE;
-use tests::operator::Configuration;
+use tests::machine::{Machine, ROOTFS};
 use tests::{Case, Context, Result, check_eq};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use vmm::spec::{
-    Backing, Block, Boot, Console, CpuFeatures, EXTRA_MONITOR, ExtraMonitor, Firmware, HOST_DEVICES, Machine,
-    MachineOptions, Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VirtioPci, VmName, VmUuid, VsockSpec,
-    Window,
-};
-use vmm::{Hypervisor, Listener, Qemu, Vm, VmSpec, accelerator};
+use vmm::spec::{EXTRA_MONITOR, ExtraMonitor};
+use vmm::{Listener, VmSpec};
 
 use crate::report::{Report, median};
 use crate::translation::Translator;
@@ -45,10 +39,6 @@ const ROUNDS: usize = 10;
 /// The container's name, and the machine's.
 const ID: &str = "bare";
 
-/// Where the guest has what the host shares, and what that is called.
-const SHARED: &str = "/run/kata-containers/shared/containers/";
-const TAG: &str = "kataShared";
-
 /// The host's context id.
 const HOST: u32 = 2;
 
@@ -66,35 +56,30 @@ pub(crate) fn source(mut args: impl Iterator<Item = String>) -> Result<()> {
     Ok(())
 }
 
-/// What a guest does with no shim before it; nothing where the kernel's vhost-vsock serves, on which nobody may listen
-/// for one guest alone.
+/// What a guest does with no shim before it.
 pub(crate) fn measure(case: &Case<'_>, report: &mut Report) -> Result<()> {
-    if Path::new("/dev/vhost-vsock").exists() {
-        return Ok(());
-    }
-    let (run_dir, share) = (case.dir().join("machine"), case.dir().join("share"));
-    fs::create_dir_all(&run_dir)?;
+    let share = case.dir().join("share");
     rootfs(&share.join("rootfs"))?;
-    let machine = machine(case, &run_dir, &share)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let vm = Qemu::new(Logger::root(Discard, o!())).boot(machine).await?;
-        let translator = Translator::of(&run_dir.join(EXTRA_MONITOR))?;
-        let measured = tokio::time::timeout(PATIENCE, guest(vm.as_ref(), translator, case, report)).await;
-        vm.stop(Duration::ZERO).await?;
+        let extra_monitor = |spec: &mut VmSpec| spec.extra_monitor = Some(ExtraMonitor::Qmp);
+        let machine = Machine::boot(case, share, extra_monitor).await?;
+        let translator = Translator::of(&machine.dir().join(EXTRA_MONITOR))?;
+        let measured = tokio::time::timeout(PATIENCE, guest(&machine, translator, case, report)).await;
+        machine.end().await?;
         measured?
     })
 }
 
 /// What the guest's agent and its vsock do.
 async fn guest(
-    vm: &dyn Vm,
+    machine: &Machine,
     translator: Option<Translator>,
     case: &Case<'_>,
     report: &mut Report,
 ) -> Result<()> {
-    let connections = vm.vsock().listen(PORT).context("the device")?;
-    let mut guest = Guest { agent: agent(vm).await?, connections, translator, case, made: 0 };
+    let connections = machine.vm.vsock().listen(PORT).context("the device")?;
+    let mut guest = Guest { agent: &machine.agent, connections, translator, case, made: 0 };
     let first = guest.container().await?;
     let further = guest.containers(false).await?;
     report.heading("A guest without a shim");
@@ -117,7 +102,7 @@ async fn guest(
 
 /// A machine with its agent, in which containers connect back.
 struct Guest<'a> {
-    agent: AgentClient,
+    agent: &'a AgentClient,
     connections: Listener,
     /// Where the processor is emulated.
     translator: Option<Translator>,
@@ -132,7 +117,7 @@ impl Guest<'_> {
         self.made += 1;
         let id = format!("{ID}-{}", self.made);
         let before = self.blocks()?;
-        let took = run(&self.agent, self.case, &id, 0).await?;
+        let took = run(self.agent, self.case, &id, 0).await?;
         let blocks = self.blocks()? - before;
         self.drain().await?;
         self.agent.remove_container(&id, Duration::ZERO).await?;
@@ -167,7 +152,7 @@ impl Guest<'_> {
 
     /// Megabytes per second of a container that does nothing but write.
     async fn stream(&mut self) -> Result<f64> {
-        run(&self.agent, self.case, ID, LENGTH).await?;
+        run(self.agent, self.case, ID, LENGTH).await?;
         let (bytes, took) = self.drain().await?;
         check_eq!(bytes, LENGTH, "bytes that came over the bare vsock");
         Ok(rate(bytes, took))
@@ -176,26 +161,6 @@ impl Guest<'_> {
     async fn drain(&mut self) -> Result<(usize, Duration)> {
         drain(&mut self.connections.recv().await.context("the guest's connection")?.stream).await
     }
-}
-
-async fn agent(vm: &dyn Vm) -> Result<AgentClient> {
-    let vsock = vm.vsock();
-    let dial = || {
-        let vsock = vsock.clone();
-        Box::pin(async move { Ok(vsock.connect(AGENT_PORT).await?.stream) }) as Dialing<'_, _>
-    };
-    let agent = reach(&dial, None::<Ready<()>>, Timeouts::default(), PATIENCE).await?;
-    let storages = vec![Storage {
-        driver: "9p".into(),
-        source: TAG.into(),
-        fstype: "9p".into(),
-        options: ["trans=virtio", "version=9p2000.L", "cache=loose"].map(String::from).to_vec(),
-        mount_point: SHARED.into(),
-        ..Storage::default()
-    }];
-    let sandbox = CreateSandboxRequest { storages, sandbox_id: ID.into(), ..CreateSandboxRequest::default() };
-    agent.create_sandbox(sandbox).await?;
-    Ok(agent)
 }
 
 /// Runs a container that sends `length` bytes; the milliseconds until it is started.
@@ -228,53 +193,11 @@ async fn drain(stream: &mut (impl AsyncRead + Unpin)) -> Result<(usize, Duration
 fn container(case: &Case<'_>, id: &str, length: usize) -> Result<Spec> {
     let args = source_args(PORT, length);
     let mut spec = spec(case.world, &case.namespace, id, &args.each_ref().map(String::as_str));
-    spec["root"]["path"] = json!(format!("{SHARED}rootfs"));
+    spec["root"]["path"] = json!(ROOTFS);
     // The guest's network is nobody's but the container's.
     spec["linux"]["namespaces"] =
         json!([{"type": "pid"}, {"type": "mount"}, {"type": "uts"}, {"type": "ipc"}]);
     Ok(serde_json::from_value(spec)?)
-}
-
-/// The machine a shim would boot.
-fn machine(case: &Case<'_>, run_dir: &Path, share: &Path) -> Result<VmSpec> {
-    let configuration = Configuration::shipped(case.world.assets())?;
-    let path =
-        |key: &str| configuration.text(&format!("hypervisor.qemu.{key}")).map(PathBuf::from).context(key);
-    Ok(VmSpec {
-        name: VmName::new(ID)?,
-        uuid: VmUuid::random()?,
-        run_dir: run_dir.to_owned(),
-        qemu: path("path")?,
-        machine: Machine::Q35(MachineOptions::parse("")?),
-        accelerator: accelerator::detect(accelerator::Choice::Auto)?.accelerator,
-        cpu_features: CpuFeatures::parse("pmu=off")?,
-        vcpus: Vcpus::new(1, 1)?,
-        memory: Memory::new(512, 4, 1024)?,
-        iommu: false,
-        pci: PciPlaces::new(0, 0, Window::for_host(Path::new(HOST_DEVICES)))?,
-        virtio: VirtioPci::default(),
-        reclaim_freed_memory: false,
-        vhost_user: Vec::new(),
-        block: Block::default(),
-        numa: None,
-        backing: Backing::Anonymous,
-        prealloc: false,
-        virtio_mem: false,
-        kernel: path("kernel")?,
-        boot: Boot::Initrd(path("initrd")?),
-        protection: None,
-        sgx_epc: None,
-        pvpanic: false,
-        firmware: Firmware::default(),
-        kernel_params: Vec::new(),
-        console: Console::Virtio,
-        entropy: "/dev/urandom".into(),
-        share: Some(Share { source: share.to_owned(), tag: Tag::new(TAG)?, kind: ShareKind::Virtio9p }),
-        vsock: VsockSpec::VhostUser,
-        seccomp: None,
-        extra_monitor: Some(ExtraMonitor::Qmp),
-        debug: false,
-    })
 }
 
 /// Megabytes (10^6) per second.

@@ -21,6 +21,7 @@ listed! {
         a_killed_shim_is_cleaned_up_after_by_its_delete_action,
         a_container_exits_when_its_qemu_is_killed,
         a_shim_that_is_told_to_shut_down_while_a_container_runs_stays,
+        a_client_that_is_killed_during_a_create_leaves_nothing,
     ]
 }
 
@@ -50,6 +51,19 @@ fn a_killed_shim_is_cleaned_up_after_by_its_delete_action(case: &Case<'_>) -> Re
     let line = case.world.events().log.wait_for(PATIENCE, exit)?;
     check!(line.contains("137"), "the status in the event: {line}");
     case.suspects().expect_nothing()
+}
+
+/// containerd gives the create up with its client, and asks the shim to end before it closes the connection.
+fn a_client_that_is_killed_during_a_create_leaves_nothing(case: &Case<'_>) -> Result<()> {
+    // One of these moments is before QEMU is there, the others while the guest boots.
+    for (id, after) in [("early", 200), ("boot", 900), ("later", 1800)] {
+        let mut client = case.container(id).command(["sleep", "1000"])?.spawn()?;
+        std::thread::sleep(Duration::from_millis(after));
+        client.kill()?;
+        client.wait()?;
+        case.suspects().expect_nothing().context(id)?;
+    }
+    Ok(())
 }
 
 fn a_container_exits_when_its_qemu_is_killed(case: &Case<'_>) -> Result<()> {

@@ -15,6 +15,7 @@ mod faults;
 mod inside;
 mod lifecycle;
 mod logging;
+mod plug;
 mod shares;
 mod shim_alone;
 mod streams;
@@ -84,6 +85,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("shares", shares::listed()),
         ("faults", faults::listed()),
         ("logging", logging::listed()),
+        ("plug", plug::listed()),
         ("bad_input", bad_input::listed()),
     ];
     let reference = std::env::var("KATA_TEST_RUNTIME").is_ok_and(|runtime| runtime != KATA);

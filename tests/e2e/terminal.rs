@@ -45,14 +45,15 @@ fn a_terminal_has_the_size_asked_for_and_follows_a_resize(case: &Case<'_>) -> Re
 
 fn an_exec_with_a_terminal_follows_a_resize(case: &Case<'_>) -> Result<()> {
     let shared = case.world.shared()?;
-    follows(&mut shared.ctr_command(["task", "exec", "-t", "--exec-id", "tty", SHARED, "sh", "-c", WATCH]))
+    let fifos = case.dir().display().to_string();
+    let exec = ["task", "exec", "-t", "--exec-id", "tty", "--fifo-dir", &fifos];
+    follows(&mut shared.ctr_command(exec.into_iter().chain([SHARED, "sh", "-c", WATCH])))
 }
 
 fn follows(command: &mut Command) -> Result<()> {
     let mut terminal = Terminal::start(command, size(31, 97))?;
     terminal.shows("31 97")?;
-    terminal.resize(size(50, 120))?;
-    terminal.shows("50 120")?;
+    terminal.resize(size(50, 120), "50 120")?;
     check_eq!(terminal.exit()?, Some(3), "status");
     Ok(())
 }
@@ -110,23 +111,40 @@ impl Terminal {
 
     /// Waits until `text` has been shown.
     fn shows(&mut self, text: &str) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
-        while !self.shown.contains(text) {
-            match self.more.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(bytes) => self.shown.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(_) => fail!("the terminal never showed {text:?}, but {:?}", self.shown),
-            }
+        if !self.shows_within(text, PATIENCE) {
+            fail!("the terminal never showed {text:?}, but {:?}", self.shown);
         }
         Ok(())
     }
 
-    fn resize(&mut self, size: Winsize) -> Result<()> {
+    fn shows_within(&mut self, text: &str, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        while !self.shown.contains(text) {
+            match self.more.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(bytes) => self.shown.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Waits until the new size has been shown, as `text`.
+    fn resize(&mut self, size: Winsize, text: &str) -> Result<()> {
         self.master.flush()?;
         // SAFETY: the descriptor is open for as long as `self`, and the structure is the one this request reads.
         unsafe { set_size(self.master.as_raw_fd(), &raw const size) }?;
-        // The terminal is not ctr's controlling one, so the kernel does not send it.
-        kill(pid_of(&self.child), Signal::SIGWINCH)?;
-        Ok(())
+        let until = Instant::now() + PATIENCE;
+        loop {
+            // The terminal is not ctr's controlling one, so the kernel does not send it. ctr may not listen yet: it
+            // begins to after it has passed on the first size.
+            kill(pid_of(&self.child), Signal::SIGWINCH)?;
+            if self.shows_within(text, Duration::from_secs(1)) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                fail!("the terminal never showed {text:?}, but {:?}", self.shown);
+            }
+        }
     }
 
     fn exit(&mut self) -> Result<Option<i32>> {

@@ -174,7 +174,7 @@ impl<'w> Case<'w> {
         Ok(())
     }
 
-    fn next_exec(&self) -> usize {
+    pub(crate) fn next_exec(&self) -> usize {
         // Also unique between the several values that stand for the shared namespace.
         static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         self.execs.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));

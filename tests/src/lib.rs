@@ -12,6 +12,7 @@ pub mod containerd;
 pub mod events;
 pub mod failure;
 pub mod leak;
+pub mod machine;
 pub mod operator;
 pub mod shim;
 pub mod stdio;

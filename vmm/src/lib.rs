@@ -38,6 +38,8 @@ pub use error::{BootError, PathError, PathProblem, QmpError, StopError};
 pub use exit::{How, VmExit, Who};
 pub use identity::{Process, sweep};
 pub use qemu::Qemu;
+#[cfg(fuzzing)]
+pub use qemu::fuzzing;
 pub use spec::VmSpec;
 pub use vm::{Connection, Hypervisor, Listener, Stream, Vm, Vsock};
 

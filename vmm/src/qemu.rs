@@ -8,3 +8,5 @@ mod plug;
 mod qmp;
 
 pub use boot::Qemu;
+#[cfg(fuzzing)]
+pub use qmp::fuzzing;

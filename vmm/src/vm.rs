@@ -60,8 +60,8 @@ pub trait Vm: Send + Sync {
     /// again.
     async fn unplug(&self, id: &DeviceId) -> Result<(), PlugError>;
 
-    /// Changes the number of virtual CPUs, within those of the boot and the most there can be, and returns it. The guest
-    /// brings those that come online by itself, or has to be told.
+    /// Changes the number of virtual CPUs, within those of the boot and the most there can be, and returns it: emulated
+    /// ones stay. The guest brings those that come online by itself, or has to be told.
     async fn resize_vcpus(&self, count: u32) -> Result<u32, PlugError>;
 
     /// Changes the memory, within that of the boot and the most there can be, and returns what it is, in MiB: never less

@@ -45,6 +45,7 @@ impl Checker<'_> {
             _ => most,
         };
         let max_vcpus = if raw.default_maxvcpus == 0 { most } else { raw.default_maxvcpus.min(most) };
+        self.pods_vcpus(raw, max_vcpus, most);
         if max_vcpus < vcpus && self.sound(&[VCPUS, MAX_VCPUS]) {
             let what = format!(
                 "{max_vcpus} is below default_vcpus, which is {vcpus}; raise it, or set 0 for all of the host's"
@@ -52,6 +53,24 @@ impl Checker<'_> {
             self.problem(MAX_VCPUS, what);
         }
         (vcpus, max_vcpus.max(vcpus))
+    }
+
+    /// What a pod may not have is refused: whoever made it cannot see the files that would cut it down.
+    fn pods_vcpus(&mut self, raw: &RawHypervisor, max_vcpus: u32, most: u32) {
+        let asked = raw.default_vcpus;
+        if self.is_annotated(MAX_VCPUS) && raw.default_maxvcpus > most {
+            let what = format!(
+                "{} is more than the {most} there can be; ask for at most that",
+                raw.default_maxvcpus
+            );
+            self.problem(MAX_VCPUS, what);
+        }
+        if self.is_annotated(VCPUS) && !(0.0..=f64::from(max_vcpus)).contains(&asked) {
+            let what = format!(
+                "{asked} is not within 0 and default_maxvcpus, which is {max_vcpus}; ask for at most that"
+            );
+            self.problem(VCPUS, what);
+        }
     }
 
     fn memory(&mut self, raw: &RawHypervisor) -> u32 {
@@ -70,13 +89,18 @@ impl Checker<'_> {
 
     fn max_memory(&mut self, raw: &RawHypervisor, memory_mib: u32) -> u64 {
         let (asked, memory) = (raw.default_maxmemory, u64::from(memory_mib));
+        let limit = if asked == 0 { self.host.memory_mib } else { asked.min(self.host.memory_mib) };
+        if self.is_annotated(MEMORY) && memory > limit {
+            let what =
+                format!("{memory} MiB is above default_maxmemory, which is {limit}; ask for at most that");
+            self.problem(MEMORY, what);
+        }
         if asked != 0 && asked < memory && self.sound(&[MEMORY, MAX_MEMORY]) {
             let what = format!(
                 "{asked} MiB is below default_memory, which is {memory}; raise it, or set 0 for all of the host's"
             );
             self.problem(MAX_MEMORY, what);
         }
-        let limit = if asked == 0 { self.host.memory_mib } else { asked.min(self.host.memory_mib) };
         limit.max(memory)
     }
 

@@ -6,13 +6,6 @@ use crate::choice::{
 };
 
 const EXTRA_ARGS: &[&str] = &["--thread-pool-size=1", "--announce-submounts"];
-const ANNOTATIONS: &[&str] = &["enable_iommu", "kernel_params", "kernel_verity_params"];
-/// Annotations that Kata's files allowed at other times.
-const OTHER_ANNOTATIONS: &[Preset] = &[
-    Preset::Texts(&[]),
-    Preset::Texts(&["enable_iommu"]),
-    Preset::Texts(&["enable_iommu", "virtio_fs_extra_args", "kernel_params"]),
-];
 const STORE: &str = "/var/run/kata-containers/vhost-user";
 const NO_TEXTS: &[Preset] = &[Preset::Texts(&[]), Preset::Texts(&[""])];
 
@@ -85,11 +78,16 @@ pub(super) const KEYS: &[Key] = &[
     choice("extra_monitor_socket", ExtraMonitor::WORDS, "", "a further monitor of QEMU's, extra-monitor.sock in the run directory; empty means none"),
     flag("use_legacy_serial", false, "the guest's console is a serial port rather than virtio"),
     flag("enable_debug", false, "guest kernel and QEMU say more, and the guest's console is logged"),
+    texts("enable_annotations", &[], "regular expressions for what a pod may set: kernel_params, runtime.vfio_mode, agent.kernel_modules ..."),
+    texts("valid_hypervisor_paths", &["/usr/bin/qemu-system-x86_64"], "what a pod may set path to; * and ? stay within a directory"),
+    texts("valid_virtio_fs_daemon_paths", &["/usr/libexec/virtiofsd"], "what a pod may set virtio_fs_daemon to"),
+    texts("valid_vhost_user_store_paths", &[STORE], "what a pod may set vhost_user_store_path to"),
+    texts("valid_entropy_sources", &["/dev/urandom", "/dev/random", ""], "what a pod may set entropy_source to"),
+    texts("valid_file_mem_backends", &[], "what a pod may set file_mem_backend to"),
 
     flag("disable_vhost_net", false, "keep virtio-net inside QEMU even where the host has vhost-net").later(),
     text("kernel_verity_params", "", "dm-verity parameters of the image").later(),
     flag("rootless", false, "run QEMU as a user of its own").later(),
-    texts("valid_file_mem_backends", &[], "values that an annotation may give to file_mem_backend").later().also(NO_TEXTS),
     flag("disable_block_device_use", true, "share a root file system rather than attach its block device").later(),
     integer("network_queues", 1, U32, "queues of a network device").later(),
     text("virtio_fs_inode_file_handles", "", "whether virtiofsd uses file handles").later().also(&[Preset::Text("prefer")]),
@@ -108,13 +106,8 @@ pub(super) const KEYS: &[Key] = &[
     flag("disable_guest_selinux", true, "do not set SELinux labels inside the guest").later(),
     text("measurement_algo", "sha512", "algorithm that measures the guest").later(),
     Key::new("guest_extension_images", Kind::Tables, Preset::Texts(&[]), "further images for the guest").later(),
-    texts("enable_annotations", ANNOTATIONS, "keys that a pod's annotations may change").later().also(OTHER_ANNOTATIONS),
-    texts("valid_hypervisor_paths", &["/usr/bin/qemu-system-x86_64"], "values that an annotation may give to path").later().also(NO_TEXTS),
-    texts("valid_virtio_fs_daemon_paths", &["/usr/libexec/virtiofsd"], "values that an annotation may give to virtio_fs_daemon").later().also(NO_TEXTS),
-    texts("valid_vhost_user_store_paths", &[STORE], "values that an annotation may give to vhost_user_store_path").later().also(NO_TEXTS),
-    texts("valid_entropy_sources", &["/dev/urandom", "/dev/random", ""], "values that an annotation may give to entropy_source").later().also(NO_TEXTS),
     text("jailer_path", "", "program that confines the hypervisor").later(),
-    texts("valid_jailer_paths", &[], "values that an annotation may give to it").later().also(NO_TEXTS),
+    texts("valid_jailer_paths", &[], "what a pod may set it to").later().also(NO_TEXTS),
     text("ctlpath", "", "control program of the hypervisor").later(),
-    texts("valid_ctlpaths", &[], "values that an annotation may give to it").later().also(NO_TEXTS),
+    texts("valid_ctlpaths", &[], "what a pod may set it to").later().also(NO_TEXTS),
 ];

@@ -1,18 +1,21 @@
 //! Which files are read, and which are refused.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use super::{HOST, Place, problems, texts};
 use crate::Configuration;
+use crate::annotations::Annotations;
 use crate::find::Search;
 
 #[test]
-fn the_first_usual_file_that_exists_is_used() {
+fn e1_the_first_usual_file_that_exists_is_used() {
     let place = Place::new();
     let usual = [place.path("etc/configuration.toml"), place.path("usr/configuration.toml")];
-    let found = |search: &Search| Configuration::load_from(search, &HOST).unwrap().path;
+    let found =
+        |search: &Search| Configuration::load_from(search, &Annotations::default(), &HOST).unwrap().path;
 
     place.file("usr/configuration.toml", &place.base());
     assert_eq!(found(&Search::usual_in(&usual)), usual[1]);
@@ -22,9 +25,11 @@ fn the_first_usual_file_that_exists_is_used() {
 }
 
 #[test]
-fn without_any_file_the_error_names_all_that_were_tried() {
+fn e1_without_any_file_the_error_names_all_that_were_tried() {
     let usual = ["/nowhere/one.toml".into(), "/nowhere/two.toml".into()];
-    let error = Configuration::load_from(&Search::usual_in(&usual), &HOST).unwrap_err().to_string();
+    let error = Configuration::load_from(&Search::usual_in(&usual), &Annotations::default(), &HOST)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("/nowhere/one.toml, /nowhere/two.toml"), "{error}");
 }
 
@@ -33,7 +38,7 @@ fn a_usual_file_may_have_any_owner_and_mode() {
     let place = Place::new();
     let path = place.file("configuration.toml", &place.base());
     place.mode("configuration.toml", 0o666);
-    Configuration::load_from(&Search::usual_in(&[path]), &HOST).unwrap();
+    Configuration::load_from(&Search::usual_in(&[path]), &Annotations::default(), &HOST).unwrap();
 }
 
 #[test]
@@ -65,7 +70,9 @@ fn a_named_file_of_another_owner_is_refused() {
     let place = Place::new();
     let path = place.file("configuration.toml", &place.base());
     let stranger = nix::unistd::getuid().as_raw() + 1;
-    let error = Configuration::load_from(&Search::named_by(&path, stranger), &HOST).unwrap_err().to_string();
+    let error = Configuration::load_from(&Search::named_by(&path, stranger), &Annotations::default(), &HOST)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("not by root; chown it to root"), "{error}");
 }
 
@@ -78,7 +85,7 @@ fn a_fifo_in_place_of_a_file_is_refused_at_once() {
 }
 
 #[test]
-fn drop_ins_lie_over_the_main_file_in_name_order_whatever_they_are_called() {
+fn e2_drop_ins_lie_over_the_main_file_in_name_order_whatever_they_are_called() {
     let place = Place::new();
     place.file("config.d/20-later", "[hypervisor.qemu]\ndefault_memory = 512\n");
     place.file("config.d/10-earlier.toml", "[hypervisor.qemu]\ndefault_memory = 1024\nmemory_slots = 3\n");
@@ -87,7 +94,24 @@ fn drop_ins_lie_over_the_main_file_in_name_order_whatever_they_are_called() {
 }
 
 #[test]
-fn a_drop_in_replaces_a_list_as_a_whole() {
+fn e2_a_drop_in_changes_its_keys_and_leaves_the_others_of_a_table() {
+    let place = Place::new();
+    place.file("config.d/1", "[hypervisor.qemu]\nmemory_slots = 3\n");
+    let text = format!("{}memory_slots = 5\nmsize_9p = 16384\n", place.base());
+    let hypervisor = place.load(&text).unwrap().configuration.hypervisor;
+    assert_eq!((hypervisor.memory_slots, hypervisor.msize_9p), (3, 16384));
+}
+
+#[test]
+fn e2_no_drop_ins_are_needed() {
+    let place = Place::new();
+    place.load(&place.base()).unwrap();
+    fs::create_dir(place.path("config.d")).unwrap();
+    place.load(&place.base()).unwrap();
+}
+
+#[test]
+fn e2_a_drop_in_replaces_a_list_as_a_whole() {
     let place = Place::new();
     let loaded =
         place.load_with("[hypervisor.qemu]\nvirtio_fs_extra_args = [\"--log-level=debug\"]\n").unwrap();
@@ -95,7 +119,7 @@ fn a_drop_in_replaces_a_list_as_a_whole() {
 }
 
 #[test]
-fn drop_ins_are_beside_the_file_that_a_symbolic_link_leads_to() {
+fn e2_drop_ins_are_beside_the_file_that_a_symbolic_link_leads_to() {
     let place = Place::new();
     place.file("real/config.d/1", "[runtime]\nenable_debug = true\n");
     place.file("config.d/1", "[runtime]\nnonsense = true\n");
@@ -107,7 +131,7 @@ fn drop_ins_are_beside_the_file_that_a_symbolic_link_leads_to() {
 }
 
 #[test]
-fn the_error_names_the_drop_in_that_a_bad_key_came_from() {
+fn e2_the_error_names_the_drop_in_that_a_bad_key_came_from() {
     let place = Place::new();
     let text =
         texts(&problems(place.load_with("[runtime]\nnonsense = 1\n[hypervisor.qemu]\nkernel = \"/no\"\n")));
@@ -145,7 +169,7 @@ fn a_key_set_twice_is_reported_with_its_name() {
 }
 
 #[test]
-fn drop_ins_that_cannot_be_read_are_problems() {
+fn e2_drop_ins_that_cannot_be_read_are_problems() {
     let place = Place::new();
     fs::create_dir_all(place.path("config.d/directory")).unwrap();
     fs::write(place.path("config.d/latin1"), b"# \xe4").unwrap();
@@ -166,7 +190,7 @@ fn drop_ins_that_cannot_be_read_are_problems() {
 }
 
 #[test]
-fn a_config_d_that_is_no_directory_is_a_problem() {
+fn e2_a_config_d_that_is_no_directory_is_a_problem() {
     let place = Place::new();
     place.file("config.d", "");
     let found = texts(&problems(place.load(&place.base())));
@@ -194,7 +218,7 @@ fn the_environment_names_a_file_only_if_it_can_be_trusted() {
 #[test]
 #[ignore = "run by the test above in a process of its own"]
 fn prints_what_the_environment_names() {
-    match Configuration::load(None) {
+    match Configuration::load(None, &HashMap::new()) {
         Ok(loaded) => println!("{}", loaded.path.display()),
         Err(error) => println!("{error}"),
     }

@@ -1,11 +1,17 @@
 //! Files as Kata ships them.
 
 use super::{Place, texts};
-use crate::keys::{Key, Kind, Preset, SECTIONS};
+use crate::keys::{DIFFERENCES, Key, Kind, Preset, SECTIONS, Section};
 use crate::raw::{RawAgent, RawHypervisor, RawRuntime};
-use crate::{AcceleratorChoice, FsType, ImageDriver, Rootfs, SharedFs, VirtioFsCache, VsockChoice};
+use crate::{
+    AcceleratorChoice, Configuration, FsType, ImageDriver, MemoryBacking, Rootfs, SharedFs, VirtioFsCache,
+    VsockChoice,
+};
 
 const KATA_4: &str = include_str!("../../tests/data/kata-4-qemu.toml");
+const EVERY: &str = include_str!("../../tests/data/kata-every-key-qemu.toml");
+/// The keys that Kata does not have.
+const OURS: [&str; 2] = ["accelerator", "vsock"];
 const KATA_2: &str = include_str!("../../tests/data/kata-2-qemu.toml");
 
 #[test]
@@ -28,18 +34,36 @@ fn a_file_of_kata_2_loads_and_warns_of_what_it_asks_for_in_vain() {
     let loaded = place.load(KATA_2).unwrap();
     let main = place.path("configuration.toml");
     let warning = |key: &str| format!("{}: {key}: recognised, not honoured by this version", main.display());
-    let expected = [
-        warning("hypervisor.qemu.disable_block_device_use"),
-        warning("hypervisor.qemu.valid_hypervisor_paths"),
-        warning("hypervisor.qemu.valid_virtio_fs_daemon_paths"),
-        warning("runtime.disable_guest_empty_dir"),
-    ];
+    let expected =
+        [warning("hypervisor.qemu.disable_block_device_use"), warning("runtime.disable_guest_empty_dir")];
     assert_eq!(texts(&loaded.warnings), expected);
     assert_eq!(
         loaded.configuration.hypervisor.seccompsandbox,
         "on,obsolete=deny,spawn=deny,resourcecontrol=deny"
     );
     assert_eq!(loaded.configuration.agent.dial_timeout.as_secs(), 30);
+}
+
+#[test]
+fn a_file_with_every_key_of_kata_s_loads_and_what_changes_nothing_is_named_in_warnings() {
+    let place = Place::new();
+    let file: toml::Table = EVERY.parse().unwrap();
+    let loaded = place.load(EVERY).unwrap();
+    for section in SECTIONS {
+        let table =
+            section.table.split('.').try_fold(&file, |table, name| table.get(name)?.as_table()).unwrap();
+        for key in section.keys.iter().filter(|key| !OURS.contains(&key.name)) {
+            let name = format!("{}.{}", section.table, key.name);
+            let value = table.get(key.name).unwrap_or_else(|| panic!("{name} is not in the file"));
+            let warned = loaded.warnings.iter().any(|warning| warning.concerns(&name));
+            assert!(warned || key.honoured || key.is_stock(value), "{name}: {:?}", loaded.warnings);
+        }
+    }
+    let Configuration { hypervisor, agent, runtime } = loaded.configuration;
+    assert_eq!((hypervisor.default_vcpus, hypervisor.default_maxvcpus), (2, 4));
+    assert_eq!(hypervisor.memory_backing, MemoryBacking::HugePages);
+    assert_eq!(agent.kernel_modules.len(), 2);
+    assert_eq!(runtime.create_container_timeout.as_secs(), 120);
 }
 
 #[test]
@@ -55,7 +79,7 @@ fn keys_that_kata_does_not_have_choose_for_themselves_when_absent() {
 fn every_honoured_key_has_a_field_and_every_field_a_honoured_key() {
     let defaults = |table: &str| {
         let section = SECTIONS.iter().find(|section| section.table == table).unwrap();
-        let honoured = section.keys.iter().filter(|key| key.honoured);
+        let honoured = section.keys.iter().filter(|key| key.honoured && !key.is_about_annotations());
         honoured.filter_map(|key| Some((key.name.to_owned(), key.default.value()?))).collect::<toml::Table>()
     };
     let mut hypervisor = defaults("hypervisor.qemu");
@@ -74,6 +98,13 @@ fn every_default_and_every_stock_value_is_of_its_key_s_kind() {
         }
         assert!(!key.about.is_empty() && key.about.len() < 110, "{}", key.name);
     }
+}
+
+#[test]
+fn every_difference_from_kata_is_one_of_a_key() {
+    let said =
+        |section: &Section| section.keys.iter().filter(|key| section.difference(key).is_some()).count();
+    assert_eq!(SECTIONS.iter().map(said).sum::<usize>(), DIFFERENCES.len());
 }
 
 #[test]
@@ -108,7 +139,7 @@ fn unusual(key: &Key) -> String {
         Kind::Integer { .. } | Kind::Number => "77".to_owned(),
         Kind::Text => "\"unusual\"".to_owned(),
         Kind::Choice(words) => format!("{:?}", words[words.len() - 1]),
-        Kind::Texts => "[\"unusual\"]".to_owned(),
+        Kind::Texts => "[\"/unusual\"]".to_owned(),
         Kind::Tables => "[{ name = \"unusual\" }]".to_owned(),
     }
 }

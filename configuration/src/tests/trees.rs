@@ -7,21 +7,26 @@ use proptest::sample::select;
 use toml::{Table, Value};
 
 use super::HOST;
+use crate::annotations::Annotations;
 use crate::keys::{Kind, SECTIONS};
 use crate::survey::Report;
 use crate::tree::{self, Tree};
-use crate::{Configuration, Finding, LoadError, Place};
+use crate::{Configuration, Finding, LoadError, Origin, Place};
 
 fn problems(files: Vec<Table>) -> Vec<Finding> {
     let mut tree = Tree::new(Path::new("/main"));
     for (number, table) in files.into_iter().enumerate() {
-        tree.merge(Path::new(&format!("/drop-in-{number}")), table);
+        tree.merge(drop_in(number), table);
     }
-    match Configuration::from_tree(&tree, &HOST, Report::default()) {
+    match Configuration::from_tree(tree, &Annotations::default(), &HOST, Report::default()) {
         Err(LoadError::Invalid { problems }) => problems,
         Err(other) => panic!("{other}"),
         Ok(_) => Vec::new(),
     }
+}
+
+fn drop_in(number: usize) -> Origin {
+    Origin::File(format!("/drop-in-{number}").into())
 }
 
 /// Names that mean something, and names that do not.
@@ -119,9 +124,8 @@ proptest! {
         let found = problems(files);
         for (key, file) in expected {
             let by = found.iter().find(|problem| problem.concerns(&key));
-            let file = format!("/drop-in-{file}");
             // A table that several files add to belongs to the first of them.
-            let matches = by.is_some_and(|by| by.file == Path::new(&file) || by.what.starts_with("unknown key"));
+            let matches = by.is_some_and(|by| by.origin == drop_in(file) || by.what.starts_with("unknown key"));
             prop_assert!(matches, "{key} of {file} in {found:?}");
         }
     }

@@ -18,7 +18,7 @@ pub(super) fn refused(place: &Place, cases: &[(&str, &str, &str)]) {
 }
 
 #[test]
-fn files_that_are_missing_or_unusable_are_named_with_their_keys() {
+fn e6_files_that_are_missing_or_unusable_are_named_with_their_keys() {
     let place = Place::new();
     place.file("plain", "not a program");
     place.file("empty", "");
@@ -40,11 +40,6 @@ fn files_that_are_missing_or_unusable_are_named_with_their_keys() {
             ("hypervisor.qemu.kernel = '@DIR@/plain/x'", "hypervisor.qemu.kernel", "not a directory"),
             ("hypervisor.qemu.initrd = '/no'", "hypervisor.qemu.initrd", "/no: no such file"),
             ("hypervisor.qemu = {initrd = '', image = '/no'}", "hypervisor.qemu.image", "/no: no such file"),
-            (
-                "hypervisor.qemu = {initrd = '', image = '@DIR@/empty'}",
-                "hypervisor.qemu.image",
-                "@DIR@/empty is empty",
-            ),
             ("hypervisor.qemu.firmware = '/no'", "hypervisor.qemu.firmware", "/no: no such file"),
             ("hypervisor.qemu.entropy_source = '/no'", "hypervisor.qemu.entropy_source", "/no: no such file"),
             ("hypervisor.qemu.entropy_source = '/dev'", "hypervisor.qemu.entropy_source", "use /dev/urandom"),
@@ -329,15 +324,46 @@ fn vcpus_follow_kata_s_rules() {
     refused(&place, &[(text, "hypervisor.qemu.default_maxvcpus", "2 is below default_vcpus, which is 4")]);
 }
 
+const TOO_BIG: &str = "2048 MiB do not fit into default_memory, which is 2048 MiB";
+
 #[test]
-fn an_initrd_must_fit_into_memory_and_an_image_should() {
+fn e6_an_initrd_as_big_as_the_memory_is_refused() {
     let place = Place::new();
     place.sparse("big", 2048 << 20);
-    let what = "2048 MiB do not fit into default_memory, which is 2048 MiB";
-    refused(&place, &[("hypervisor.qemu.initrd = '@DIR@/big'", "hypervisor.qemu.initrd", what)]);
-    let loaded = place.load_with("hypervisor.qemu = {initrd = '', image = '@DIR@/big'}").unwrap();
-    assert!(loaded.warnings[0].concerns("hypervisor.qemu.image") && loaded.warnings[0].what.contains(what));
+    refused(&place, &[("hypervisor.qemu.initrd = '@DIR@/big'", "hypervisor.qemu.initrd", TOO_BIG)]);
     place.load_with("hypervisor.qemu = {initrd = '@DIR@/big', default_memory = 2049}").unwrap();
+}
+
+#[test]
+fn e6_an_image_as_big_as_the_memory_gives_a_warning() {
+    let place = Place::new();
+    place.sparse("big", 2048 << 20);
+    let loaded = place.load_with("hypervisor.qemu = {initrd = '', image = '@DIR@/big'}").unwrap();
+    assert_eq!(loaded.warnings.len(), 1);
+    assert!(loaded.warnings[0].concerns("hypervisor.qemu.image"));
+    assert!(loaded.warnings[0].what.contains(TOO_BIG));
+}
+
+#[test]
+fn e6_an_empty_image_is_refused() {
+    let place = Place::new();
+    place.file("empty", "");
+    let text = "hypervisor.qemu = {initrd = '', image = '@DIR@/empty'}";
+    refused(
+        &place,
+        &[(text, "hypervisor.qemu.image", "@DIR@/empty is empty; set the path of a complete file")],
+    );
+}
+
+#[test]
+fn e6_hot_and_cold_plug_exclude_each_other() {
+    let place = Place::new();
+    let both = "hypervisor.qemu = {hot_plug_vfio = 'root-port', cold_plug_vfio = 'switch-port'}";
+    let what = "set together with hypervisor.qemu.cold_plug_vfio; set one of the two to no-port";
+    refused(&place, &[(both, "hypervisor.qemu.hot_plug_vfio", what)]);
+    for one in ["hot_plug_vfio = 'root-port', cold_plug_vfio = 'no-port'", "cold_plug_vfio = 'root-port'"] {
+        place.load_with(&format!("hypervisor.qemu = {{{one}}}")).unwrap();
+    }
 }
 
 #[test]

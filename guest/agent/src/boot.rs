@@ -20,7 +20,7 @@ use nix::{
     unistd::sethostname,
 };
 
-use crate::{error::Error, modules};
+use crate::{error::Error, hotplug, modules};
 
 /// Open files of the agent and, unless their own limit says otherwise, of containers' processes.
 const OPEN_FILES: u64 = 1024 * 1024;
@@ -40,6 +40,7 @@ pub(crate) fn run() -> Result<(), Error> {
     mounts::enter_new_root()?;
     crate::log::set_level_from_command_line();
     cgroups::set_up()?;
+    hotplug::use_new_memory();
     loopback::up()?;
     sethostname(HOST_NAME).map_err(Error::system("set the host name"))
 }

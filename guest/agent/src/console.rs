@@ -17,7 +17,9 @@ use nix::{
     unistd::{Uid, fchown},
 };
 
-use crate::error::Error;
+use tokio::io::Interest;
+
+use crate::{error::Error, readiness};
 
 /// Where the sockets are; short, because so is the path of a socket.
 const SOCKETS: &str = "/run/agent/consoles";
@@ -51,7 +53,18 @@ impl Console {
 
     /// The terminal that has been sent; does not wait, since a process is only made after it was.
     pub(crate) fn receive(self) -> Result<OwnedFd, Error> {
-        receive(&self.listener).map_err(Error::system("receive a terminal"))
+        let sent = self.listener.accept().and_then(|(stream, _)| take(&stream));
+        sent.map_err(Error::system("receive a terminal"))
+    }
+
+    /// The terminal that is to be sent.
+    pub(crate) async fn received(&self) -> Result<OwnedFd, Error> {
+        let received = async {
+            let listener = readiness::watch(self.listener.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+            let (stream, _) = listener.async_io(Interest::READABLE, |_| self.listener.accept()).await?;
+            readiness::watch(stream.into(), Interest::READABLE)?.async_io(Interest::READABLE, take).await
+        };
+        received.await.map_err(Error::system("receive a terminal"))
     }
 }
 
@@ -62,8 +75,8 @@ impl Drop for Console {
     }
 }
 
-fn receive(listener: &UnixListener) -> io::Result<OwnedFd> {
-    let (stream, _) = listener.accept()?;
+/// The descriptor that `stream` brings.
+fn take(stream: &impl AsRawFd) -> io::Result<OwnedFd> {
     let mut name = [0; 256];
     let mut parts = [IoSliceMut::new(&mut name)];
     let mut space = nix::cmsg_space!([libc::c_int; 1]);

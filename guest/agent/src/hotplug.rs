@@ -10,11 +10,24 @@ use crate::error::Error;
 
 const CPUS: &str = "/sys/devices/system/cpu";
 const MEMORY: &str = "/sys/devices/system/memory";
+const POLICY: &str = "/sys/module/memory_hotplug/parameters";
 
 /// How often and how far apart the kernel is looked at for processors that are announced but not there yet;
 /// it has no event for their being ready.
 const ATTEMPTS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Has the kernel use memory as soon as it is there, and keep as much of it as is prudent free of what cannot be moved
+/// (the `auto-movable` policy), so that it can go again. Without, memory is there when the host asks for it to be
+/// brought online. See the kernel's "Memory Hot(Un)Plug" document.
+pub(crate) fn use_new_memory() {
+    let policy = Path::new(POLICY).join("online_policy");
+    let set = fs::write(policy, "auto-movable")
+        .and(fs::write(Path::new(MEMORY).join("auto_online_blocks"), "online"));
+    if let Err(error) = set {
+        ::log::debug!("new memory waits to be brought online: {error}");
+    }
+}
 
 /// Brings processors and, unless `cpu_only`, memory online. With `wait`, not before `cpus` more processors
 /// are online.

@@ -13,6 +13,7 @@ mod boot;
 mod cgroup;
 mod console;
 mod container;
+mod devices;
 mod error;
 mod files;
 mod hotplug;

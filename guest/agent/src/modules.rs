@@ -28,7 +28,9 @@ const VIRTIO_DRIVERS: &[(&str, &str)] = &[
     ("0x0001", "virtio_net"),
     ("0x0002", "virtio_blk"),
     ("0x0004", "virtio_rng"),
+    ("0x0005", "virtio_balloon"),
     ("0x0008", "virtio_scsi"),
+    ("0x0018", "virtio_mem"),
     ("0x001a", "virtiofs"),
 ];
 

@@ -123,18 +123,22 @@ pub(crate) struct Exec<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) stdio: ChildStdio,
     pub(crate) failure: Failure,
+    /// Its program waits for a byte from here, if there is one.
+    pub(crate) go: Option<OwnedFd>,
 }
 
 impl Exec<'_> {
     pub(crate) fn fds(&self) -> Vec<RawFd> {
-        self.stdio.fds().into_iter().chain(self.failure.fds()).collect()
+        let own = self.stdio.fds().into_iter().chain(self.failure.fds());
+        own.chain(self.go.as_ref().map(AsRawFd::as_raw_fd)).collect()
     }
 
-    /// Makes it and has it execute its program. Returns its id.
+    /// Makes it and has it execute its program, when it may. Returns its id.
     pub(crate) fn run(self) -> Result<String, String> {
         let late = Late::take_from(self.process, self.spec);
         let homeless = home::stand_in(self.process);
-        let executor = Executor::new(self.failure.writer.as_raw_fd(), late, homeless);
+        let executor = Executor::new(self.failure.writer.as_raw_fd(), late, homeless)
+            .waits_for(self.go.as_ref().map(AsRawFd::as_raw_fd));
         let description = Path::new(STATE).join(self.container).join(format!("exec-{}", std::process::id()));
         write_json(&description, self.process)?;
         let built = self

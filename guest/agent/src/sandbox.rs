@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use crate::{
     console,
     container::Container,
+    devices::Devices,
     error::Error,
     id::Id,
     modules, namespaces,
@@ -30,6 +31,7 @@ pub(crate) struct Sandbox {
     reaper: Arc<Reaper>,
     oom: Arc<OomWatch>,
     arrivals: Arc<Arrivals>,
+    devices: Arc<Devices>,
     started: Notify,
     mounts: Mounts,
     containers: Containers,
@@ -50,8 +52,9 @@ impl Sandbox {
         console::set_up()?;
         let oom = OomWatch::start()?;
         let arrivals = Arrivals::start();
+        let devices = Devices::start()?;
         let (started, mounts, containers, pod) = Default::default();
-        Ok(Self { reaper, oom, arrivals, started, mounts, containers, pod })
+        Ok(Self { reaper, oom, arrivals, devices, started, mounts, containers, pod })
     }
 
     pub(crate) fn oom(&self) -> &OomWatch {
@@ -76,7 +79,8 @@ impl Sandbox {
             modules::ask_for(&module.name, &module.parameters)?;
         }
         host_names::set(&request.hostname, &request.dns)?;
-        let mounted = self.mounts.add(&self.reaper, &request.storages).await?;
+        let storages = self.devices.named(&request.storages).await?;
+        let mounted = self.mounts.add(&self.reaper, &storages).await?;
         match namespaces::make(&request.hostname) {
             Ok(shared) => {
                 *self.pod() = Some(Pod { shared, mounted, shares_pids: request.sandbox_pidns });
@@ -107,7 +111,8 @@ impl Sandbox {
         let (stdin, stdout, stderr) = (request.stdin_port, request.stdout_port, request.stderr_port);
         let connections = self.arrivals.claim(Ports { stdin, stdout, stderr }).await?;
         let slot = self.containers.reserve(&id)?;
-        let mounted = self.mounts.add(&self.reaper, &request.storages).await?;
+        let storages = self.devices.named(&request.storages).await?;
+        let mounted = self.mounts.add(&self.reaper, &storages).await?;
         match self.make_container(&id, &request, connections).await {
             Ok(container) => {
                 slot.fill(container, mounted);

@@ -95,8 +95,14 @@ pub(crate) struct Prepared {
 }
 
 enum Ends {
-    Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+    Pipes {
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
     Terminal(Console),
+    /// A terminal that is there.
+    Received(OwnedFd),
 }
 
 /// Makes pipes, or the socket a terminal comes from. `owner` may open the streams again by their names in
@@ -127,7 +133,25 @@ impl Prepared {
                 console::give_to(&master, owner.0)?;
                 terminal(master, self.connections)
             }
+            Ends::Received(master) => terminal(master, self.connections),
         }
+    }
+
+    /// Returns when a process that is being made has its terminal, owned by `owner` and of `size`, rows and columns.
+    /// Never returns where there is none to come.
+    pub(crate) async fn terminal_is_there(
+        &mut self,
+        owner: (u32, u32),
+        size: Option<(u32, u32)>,
+    ) -> Result<(), Error> {
+        let Ends::Terminal(console) = &self.ends else { return std::future::pending().await };
+        let master = console.received().await?;
+        console::give_to(&master, owner.0)?;
+        if let Some((rows, columns)) = size {
+            console::resize(&master, rows, columns)?;
+        }
+        self.ends = Ends::Received(master);
+        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use containerd_shim_protos::{
 use serde_json::json;
 use tokio::{task::JoinHandle, time};
 
-use super::stage::{CONFIGURATION, Shim};
+use super::stage::Shim;
 
 fn names(process: &str) -> (String, String) {
     let (container, exec) = process.split_once('/').unwrap_or((process, ""));
@@ -33,7 +33,7 @@ fn context() -> TtrpcContext {
 impl Shim {
     /// A request to create `id` in a bundle of its own, made here.
     pub(crate) fn request(&self, id: &str) -> CreateTaskRequest {
-        self.bundle(id, json!({}))
+        self.request_with(id, json!({}))
     }
 
     /// The same for a container of the pod whose sandbox is `sandbox`.
@@ -42,10 +42,11 @@ impl Shim {
             "io.kubernetes.cri.container-type": "container",
             "io.kubernetes.cri.sandbox-id": sandbox,
         });
-        self.bundle(id, annotations)
+        self.request_with(id, annotations)
     }
 
-    fn bundle(&self, id: &str, annotations: serde_json::Value) -> CreateTaskRequest {
+    /// The same with these annotations.
+    pub(crate) fn request_with(&self, id: &str, annotations: serde_json::Value) -> CreateTaskRequest {
         let bundle = self.dir.path().join(id);
         let spec = json!({
             "ociVersion": "1.0.2",
@@ -66,7 +67,7 @@ impl Shim {
 
     /// Runtime options whose `config_path` is the test's configuration.
     fn options(&self) -> MessageField<Any> {
-        let path = self.dir.path().join(CONFIGURATION).to_str().unwrap().to_owned();
+        let path = self.configuration().to_str().unwrap().to_owned();
         let length = u8::try_from(path.len()).unwrap();
         any("runtimeoptions.v1.Options", [&[0x12, length], path.as_bytes()].concat())
     }

@@ -36,6 +36,8 @@ pub(crate) struct FakeHypervisor {
     /// Where the guest's agent listens.
     agent: PathBuf,
     boot: Mutex<Boot>,
+    /// The guest's kernel command line of the last boot, as far as the shim makes it.
+    kernel_params: Mutex<Vec<String>>,
     begun: watch::Sender<usize>,
     /// Every machine there was.
     machines: watch::Sender<Vec<Arc<Power>>>,
@@ -46,6 +48,7 @@ impl FakeHypervisor {
         FakeHypervisor {
             agent,
             boot: Mutex::default(),
+            kernel_params: Mutex::default(),
             begun: watch::Sender::default(),
             machines: watch::Sender::default(),
         }
@@ -54,6 +57,10 @@ impl FakeHypervisor {
     /// From now on, boots go like this.
     pub(crate) fn boots(&self, boot: Boot) {
         *self.boot.lock().unwrap() = boot;
+    }
+
+    pub(crate) fn kernel_params(&self) -> Vec<String> {
+        self.kernel_params.lock().unwrap().clone()
     }
 
     /// Waits until so many boots have begun.
@@ -83,7 +90,8 @@ impl FakeHypervisor {
 
 #[async_trait]
 impl Hypervisor for FakeHypervisor {
-    async fn boot(&self, _: VmSpec) -> Result<Box<dyn Vm>, BootError> {
+    async fn boot(&self, spec: VmSpec) -> Result<Box<dyn Vm>, BootError> {
+        *self.kernel_params.lock().unwrap() = spec.kernel_params.iter().map(ToString::to_string).collect();
         self.begun.send_modify(|begun| *begun += 1);
         let boot = *self.boot.lock().unwrap();
         match boot {

@@ -1,6 +1,12 @@
 //! A shim on the fakes.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use containerd_shim::ExitSignal;
 use containerd_shim_protos::{
@@ -27,7 +33,7 @@ use crate::{
 
 pub(super) const NAMESPACE: &str = "tests";
 /// The name of the configuration in [`Shim::dir`].
-pub(super) const CONFIGURATION: &str = "configuration.toml";
+const CONFIGURATION: &str = "configuration.toml";
 /// The run directories of all sandboxes.
 const RUN: &str = "/run/kata";
 /// What the event that ends a test is about.
@@ -160,6 +166,16 @@ impl Shim {
             delivery,
             _servers: [containerd, agents],
         }
+    }
+
+    pub(super) fn configuration(&self) -> PathBuf {
+        self.dir.path().join(CONFIGURATION)
+    }
+
+    /// Adds a line to `[hypervisor.qemu]`.
+    pub(crate) fn configure(&self, line: &str) {
+        let text = fs::read_to_string(self.configuration()).unwrap();
+        fs::write(self.configuration(), format!("{text}{line}\n")).unwrap();
     }
 
     /// The next `count` events.

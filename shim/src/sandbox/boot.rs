@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use agent_client::{AGENT_PORT, AgentClient, Code, Dialing, READY_PORT, Timeouts};
 use agent_protocol::agent::{CreateSandboxRequest, KernelModule};
-use configuration::Configuration;
+use configuration::{Configuration, Rootfs};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use slog::{Logger, info};
 use tokio::sync::watch;
-use vmm::{Hypervisor, Listener, Vm};
+use vmm::{BootError, Hypervisor, Listener, Vm};
 
 use super::{Clock, Phase, Sandbox, run_dir, run_dir::RunDir, share::SharedTree, vm_spec};
 use crate::{
@@ -42,7 +42,7 @@ pub(super) async fn boot(
     let tree = SharedTree::create(run_dir.path())?;
     let machine = vm_spec::of(configuration, &plan, run_dir.path(), tree.exported(), log)?;
     let storages = machine.storages;
-    let vm = hypervisor.boot(machine.spec).await.map_err(|error| Error::Failed(error.to_string()))?;
+    let vm = hypervisor.boot(machine.spec).await.map_err(|error| not_booted(&error, configuration))?;
     clock.mark("vm_runs");
     let agent = reach_agent(vm.as_ref(), configuration).await?;
     clock.mark("agent_answered");
@@ -64,6 +64,28 @@ pub(super) async fn boot(
     Ok(sandbox)
 }
 
+/// QEMU's words may not be about anything the operator wrote.
+fn not_booted(error: &BootError, configuration: &Configuration) -> Error {
+    let hypervisor = &configuration.hypervisor;
+    Error::Failed(match error {
+        BootError::Exited(_) | BootError::Qmp(_) => format!(
+            "{error}; it is hypervisor.qemu.path = {:?} with machine_accelerators = {:?} and cpu_features = {:?}",
+            hypervisor.path, hypervisor.machine_accelerators, hypervisor.cpu_features
+        ),
+        _ => error.to_string(),
+    })
+}
+
+/// What a guest that ends by itself, or never answers, is made of.
+fn guest_of(configuration: &Configuration) -> String {
+    let hypervisor = &configuration.hypervisor;
+    let (key, path) = match &hypervisor.rootfs {
+        Rootfs::Initrd(path) => ("initrd", path),
+        Rootfs::Image { path, .. } => ("image", path),
+    };
+    format!("the guest is hypervisor.qemu.kernel = {:?} with {key} = {path:?}", hypervisor.kernel)
+}
+
 /// Waits for the agent, but not longer than the machine lives.
 async fn reach_agent(vm: &dyn Vm, configuration: &Configuration) -> Result<AgentClient> {
     let vsock = vm.vsock();
@@ -76,11 +98,14 @@ async fn reach_agent(vm: &dyn Vm, configuration: &Configuration) -> Result<Agent
     let mut exit = vm.exit();
     let reached = tokio::select! {
         reached = agent_client::reach(&dial, notice, timeouts, configuration.agent.dial_timeout) => {
-            reached.map_err(|error| Error::DeadlineExceeded(error.to_string()))
+            reached.map_err(|error| Error::DeadlineExceeded(format!("{error}; {}", guest_of(configuration))))
         }
         exit = exit.wait_for(Option::is_some) => {
             let how = exit.ok().and_then(|exit| exit.as_ref().map(ToString::to_string)).unwrap_or_default();
-            Err(Error::Failed(format!("the virtual machine ended before its agent answered: {how}")))
+            Err(Error::Failed(format!(
+                "the virtual machine ended before its agent answered: {how}; {}",
+                guest_of(configuration)
+            )))
         }
     };
     reached.map_err(|error| with_console(error, &vm.console_tail()))

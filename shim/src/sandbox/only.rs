@@ -63,7 +63,7 @@ impl OnlySandbox {
         .map_err(Error::FailedPrecondition)?;
         let clock = Clock::start(self.log.clone());
         clock.mark("create_received");
-        let configuration = options::configuration(options, &self.log)?;
+        let configuration = options::configuration(options, spec, &self.log)?;
         let plan =
             boot::Plan { namespace: &self.namespace, id: &wanted.id, spec, configuration: &configuration };
         let sandbox = boot::boot(plan, self.hypervisor.as_ref(), clock, &self.log).await?;

@@ -7,6 +7,7 @@ use containerd_shim_protos::protobuf::{
     Message, UnknownValueRef,
     well_known_types::{any::Any, empty::Empty},
 };
+use oci_spec::runtime::Spec;
 use slog::{Logger, info, warn};
 
 use crate::error::{Error, Result};
@@ -16,13 +17,15 @@ const RUNTIME_OPTIONS: &str = "runtimeoptions.v1.Options";
 /// Its field `config_path`.
 const CONFIG_PATH: u32 = 2;
 
-/// Loads the configuration: the file the runtime options name, or the one of this host.
+/// Loads the configuration: the file the runtime options name, or the one of this host, and over it what the
+/// annotations of the sandbox's own container ask for.
 ///
 /// # Errors
-/// `InvalidArgument` with every problem of the file.
-pub(crate) fn configuration(options: Option<&Any>, log: &Logger) -> Result<Configuration> {
+/// `InvalidArgument` with every problem of the files and the annotations.
+pub(crate) fn configuration(options: Option<&Any>, spec: &Spec, log: &Logger) -> Result<Configuration> {
     let explicit = options.map(config_path).transpose()?.flatten();
-    let loaded = Configuration::load(explicit.as_deref())
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    let loaded = Configuration::load(explicit.as_deref(), &annotations)
         .map_err(|error| Error::InvalidArgument(error.to_string()))?;
     info!(log, "configuration"; "file" => loaded.path.display().to_string());
     for warning in &loaded.warnings {

@@ -44,7 +44,7 @@ type Answer<T> = oneshot::Sender<Result<T, PlugError>>;
 impl Plugs {
     /// For a machine as `spec` has it booted.
     pub(crate) fn start(qmp: Qmp, spec: &VmSpec, log: Logger) -> Plugs {
-        let (vcpus, memory) = (Vcpus::booted(spec.vcpus), Memory::booted(spec));
+        let (vcpus, memory) = (Vcpus::booted(spec.vcpus, spec.accelerator), Memory::booted(spec));
         Plugs::serve(Board {
             bridges: spec.pci.bridges(),
             devices: BTreeMap::new(),

@@ -5,6 +5,8 @@
 //! caller learns that QEMU is gone.
 
 mod command;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 #[cfg(test)]
 pub(super) mod tests;
 mod wire;

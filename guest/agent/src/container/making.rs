@@ -1,8 +1,11 @@
 //! From a description to a process with streams.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{os::fd::OwnedFd, pin::pin, time::Duration};
 
-use nix::unistd::{Pid, read};
+use nix::{
+    fcntl::OFlag,
+    unistd::{Pid, pipe2, read, write},
+};
 use oci_spec::runtime::{Process as Description, Spec};
 use tokio::io::Interest;
 
@@ -53,12 +56,13 @@ pub(super) async fn init(
     connections: Connections,
 ) -> Result<(Process, Failed), Error> {
     let (child, prepared) = streams(description(spec)?, connections)?;
+    let (owner, size) = (owner(description(spec)?), size(description(spec)?));
     let failure = Failure::new()?;
     let failed = failure.reader.try_clone().map_err(Error::system("duplicate a pipe"))?;
     let create = Create { id, spec: &mut *spec, stdio: child, failure };
     let what = format!("create container {id}");
     let made = worker::run(reaper, &what, &create.fds(), MAKE, move || create.run()).await;
-    let completed = made.and_then(|report| complete(reaper, &report, prepared, description(spec)?));
+    let completed = made.and_then(|report| complete(reaper, &report, prepared, owner, size));
     if completed.is_err() {
         // The library cleans up after its own errors, but not after ours and not after a deadline.
         let _ = Cgroup::of(id).signal(libc::SIGKILL);
@@ -75,7 +79,11 @@ pub(super) async fn exec(
     mut description: Description,
     connections: Connections,
 ) -> Result<Process, Error> {
-    let (child, prepared) = streams(&description, connections)?;
+    let (child, mut prepared) = streams(&description, connections)?;
+    // A terminal is the library's to make, so its owner and its size come late: not later than the program, though.
+    let gate = description.terminal().unwrap_or(false).then(gate).transpose()?;
+    let (go, gate) = gate.unzip();
+    let (owner, size) = (owner(&description), size(&description));
     let exec = Exec {
         container,
         init: init.as_raw(),
@@ -83,10 +91,27 @@ pub(super) async fn exec(
         spec,
         stdio: child,
         failure: Failure::new()?,
+        go,
     };
     let what = format!("make a process in container {container}");
-    let report = worker::run(reaper, &what, &exec.fds(), MAKE, move || exec.run()).await?;
-    complete(reaper, &report, prepared, &description)
+    let fds = exec.fds();
+    let mut made = pin!(worker::run(reaper, &what, &fds, MAKE, move || exec.run()));
+    let report = tokio::select! {
+        report = &mut made => report?,
+        there = prepared.terminal_is_there(owner, size) => {
+            // Without the byte the program does not run, and the worker says so.
+            let opened = there.map(|()| gate.map(|gate| write(gate, &[1])));
+            let report = made.await;
+            opened?;
+            report?
+        }
+    };
+    complete(reaper, &report, prepared, owner, size)
+}
+
+/// The two ends of what a program waits at.
+fn gate() -> Result<(OwnedFd, OwnedFd), Error> {
+    pipe2(OFlag::O_CLOEXEC).map_err(Error::system("make a pipe to a process"))
 }
 
 fn description(spec: &Spec) -> Result<&Description, Error> {
@@ -100,6 +125,13 @@ fn streams(
     stdio::prepare(description.terminal().unwrap_or(false), owner(description), connections)
 }
 
+/// Rows and columns of the terminal, if they are given.
+fn size(description: &Description) -> Option<(u32, u32)> {
+    let size = description.console_size().filter(|size| size.height() > 0 && size.width() > 0)?;
+    let cells = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    Some((cells(size.height()), cells(size.width())))
+}
+
 fn owner(description: &Description) -> (u32, u32) {
     (description.user().uid(), description.user().gid())
 }
@@ -108,16 +140,16 @@ fn complete(
     reaper: &Reaper,
     report: &Report<'_>,
     prepared: Prepared,
-    description: &Description,
+    owner: (u32, u32),
+    size: Option<(u32, u32)>,
 ) -> Result<Process, Error> {
     let pid = report.text.parse().map(Pid::from_raw);
     let pid = pid.map_err(|_| Error::Worker(format!("a worker reported {:?} as process id", report.text)))?;
     // First of all, so that its end is not lost.
     let exit = reaper.claim(pid);
-    let stdio = prepared.complete(owner(description))?;
-    if let Some(size) = description.console_size().filter(|size| size.height() > 0 && size.width() > 0) {
-        let cells = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        stdio.resize(cells(size.height()), cells(size.width()))?;
+    let stdio = prepared.complete(owner)?;
+    if let Some((rows, columns)) = size {
+        stdio.resize(rows, columns)?;
     }
     Ok(Process::new(pid, exit, stdio))
 }

@@ -18,7 +18,7 @@ use libcontainer::{
 };
 use nix::{
     errno::Errno,
-    unistd::{AccessFlags, access, execve, write},
+    unistd::{AccessFlags, access, execve, read, write},
 };
 use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Process, Spec};
 
@@ -30,6 +30,8 @@ use crate::error::chain;
 pub(super) struct Executor {
     failure: RawFd,
     late: Option<Late>,
+    /// Where a byte comes when the program may run.
+    go: Option<RawFd>,
     /// Whether the last entry of the environment is a stand-in for a HOME that is yet to be found.
     homeless: bool,
     home: OnceCell<Option<String>>,
@@ -80,7 +82,12 @@ impl Late {
 impl Executor {
     /// `failure` is the writing end of [`super::Failure`], `homeless` what [`home::stand_in`] says.
     pub(super) fn new(failure: RawFd, late: Option<Late>, homeless: bool) -> Self {
-        Self { failure, late, homeless, home: OnceCell::new() }
+        Self { failure, late, go: None, homeless, home: OnceCell::new() }
+    }
+
+    /// Has the program wait for a byte from `go`, if there is one.
+    pub(super) fn waits_for(self, go: Option<RawFd>) -> Self {
+        Self { go, ..self }
     }
 
     /// Tells the agent, through a pipe that the library's long chains of errors do not reach.
@@ -94,6 +101,13 @@ impl Executor {
 
     fn execute(&self, process: &Process) -> Result<Infallible, String> {
         let program = find_program(process)?;
+        if let Some(go) = self.go {
+            // SAFETY: the pipe stays open until this process executes or ends.
+            let go = unsafe { BorrowedFd::borrow_raw(go) };
+            if !matches!(read(go, &mut [0]), Ok(1)) {
+                return Err("given up before its program ran".to_owned());
+            }
+        }
         if let Some(late) = &self.late {
             late.apply()?;
         }

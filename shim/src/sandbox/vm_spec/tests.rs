@@ -1,6 +1,6 @@
 //! What keys of the configuration make of the machine.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{collections::HashMap, fs, os::unix::fs::PermissionsExt};
 
 use oci_spec::runtime::{Spec, SpecBuilder};
 use slog::{Discard, o};
@@ -23,7 +23,7 @@ fn machine(keys: &str, spec: &Spec) -> Result<VmSpec> {
     let path = dir.path().join("configuration.toml");
     fs::write(&path, text.replace("@DIR@", &at.to_string())).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    let loaded = Configuration::load(Some(&path)).unwrap();
+    let loaded = Configuration::load(Some(&path), &HashMap::new()).unwrap();
     let plan = Plan { namespace: "k8s.io", id: "pod", spec, configuration: &loaded.configuration };
     let log = Logger::root(Discard, o!());
     of(&loaded.configuration, &plan, Path::new("/run/pod"), Path::new("/run/pod/shared"), &log)
@@ -110,7 +110,7 @@ fn a27_protection_that_the_host_has_not_is_an_error() {
 fn a28_an_annotation_asks_for_memory_of_enclaves() {
     let annotated = |amount: &str| {
         let annotations = [(SGX_EPC.to_owned(), amount.to_owned())];
-        SpecBuilder::default().annotations(std::collections::HashMap::from(annotations)).build().unwrap()
+        SpecBuilder::default().annotations(HashMap::from(annotations)).build().unwrap()
     };
     let error = machine("", &annotated("64M")).unwrap_err().to_string();
     assert!(error.contains("annotation sgx.intel.com/epc: SGX memory of \"64M\""), "{error}");

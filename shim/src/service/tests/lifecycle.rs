@@ -304,6 +304,9 @@ fn limits_and_terminal_sizes_reach_the_guest() {
     on_fakes(async |shim| {
         let context = TtrpcContext::default();
         shim.create_as(CreateTaskRequest { terminal: true, ..shim.request("c1") }).await.unwrap();
+        let early = ResizePtyRequest { id: "c1".into(), width: 97, height: 31, ..Default::default() };
+        shim.service.resize_pty(&context, early).await.unwrap();
+        shim.guest.is_asked("TtyWinResize c1 97x31").await;
         shim.start("c1").await.unwrap();
         let value = br#"{"memory": {"limit": 1048576}}"#.to_vec();
         let resources = MessageField::some(Any { value, ..Default::default() });

@@ -7,8 +7,11 @@ use containerd_shim_protos::{
     ttrpc::Code,
     types::mount::Mount,
 };
+use serde_json::json;
 
-use crate::fakes::{Boot, code, later, on_fakes, words};
+use crate::fakes::{Boot, code, later, on_fakes, soon, words};
+
+const KERNEL_PARAMS: &str = "io.katacontainers.config.hypervisor.kernel_params";
 
 #[test]
 fn no_call_waits_for_a_boot() {
@@ -20,9 +23,22 @@ fn no_call_waits_for_a_boot() {
         assert_eq!(code(shim.kill("c1", 9).await), Code::NOT_FOUND);
         assert_eq!(code(shim.wait("c1").await), Code::NOT_FOUND);
         assert_eq!(code(shim.create("c1").await), Code::ALREADY_EXISTS);
-        assert!(!shim.shut_down(false).await, "somebody is being made");
         creating.abort();
         assert!(creating.await.unwrap_err().is_cancelled());
+    });
+}
+
+#[test]
+fn a_create_that_containerd_gives_up_does_not_keep_the_shim() {
+    on_fakes(async |shim| {
+        shim.machine.boots(Boot::Hangs);
+        let creating = shim.creating(shim.request("c1"));
+        shim.machine.has_begun(1).await;
+        // As containerd has it: the end is asked for, once, before the connection of the create is closed.
+        assert_eq!(code(shim.delete("c1").await), Code::NOT_FOUND);
+        assert!(shim.shut_down(false).await);
+        assert_eq!(code(soon(creating).await), Code::UNAVAILABLE);
+        assert!(shim.nothing_is_left());
     });
 }
 
@@ -241,6 +257,41 @@ fn a_guest_that_does_not_say_farewell_is_ended_all_the_same() {
         assert_eq!(shim.delete("c1").await.unwrap(), 0);
         assert_eq!(shim.published(1).await, ["delete c1 0"]);
         assert!(shim.nothing_is_left());
+    });
+}
+
+#[test]
+fn a_sandbox_whose_annotation_the_operator_does_not_list_is_refused_by_name() {
+    on_fakes(async |shim| {
+        let request = shim.request_with("c1", json!({ KERNEL_PARAMS: "quiet" }));
+        let answer = shim.create_as(request).await;
+        assert_eq!(code(answer.clone()), Code::INVALID_ARGUMENT);
+        let words = words(answer);
+        assert!(words.contains(&format!("annotation {KERNEL_PARAMS}: not enabled")), "{words}");
+    });
+}
+
+#[test]
+fn what_the_operator_lists_is_laid_over_the_configuration_of_a_sandbox() {
+    on_fakes(async |shim| {
+        shim.configure("kernel_params = 'panic=1'\nenable_annotations = ['kernel_params']");
+        shim.create_as(shim.request_with("c1", json!({ KERNEL_PARAMS: "quiet" }))).await.unwrap();
+        assert_eq!(shim.machine.kernel_params(), ["panic=1", "quiet"]);
+        assert_eq!(shim.published(1).await, ["create c1"]);
+    });
+}
+
+#[test]
+fn annotations_of_a_container_that_joins_a_sandbox_are_no_longer_asked_for() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        let joins = json!({
+            "io.kubernetes.cri.container-type": "container",
+            "io.kubernetes.cri.sandbox-id": "c1",
+            KERNEL_PARAMS: "quiet",
+        });
+        shim.create_as(shim.request_with("c2", joins)).await.unwrap();
+        assert_eq!(shim.published(1).await, ["create c2"]);
     });
 }
 

@@ -20,7 +20,7 @@ async fn machine() -> (Plugs, Peer) {
         bridges: 1,
         devices: BTreeMap::new(),
         named: 0,
-        vcpus: Vcpus::booted(spec::Vcpus::new(1, 1).unwrap()),
+        vcpus: Vcpus::booted(spec::Vcpus::new(1, 3).unwrap(), spec::Accelerator::Kvm),
         memory: Memory::fixed(256),
         log: Logger::root(Discard, o!()),
     };
@@ -127,9 +127,47 @@ async fn b9_a_guest_that_never_answers_is_given_up() {
     let (plugged, ()) = tokio::join!(plugs.plug(disk), expect(&mut peer, &PLUGGING));
     let id = plugged.unwrap().id;
     let silence = async {
-        expect(&mut peer, &["device_del"]).await;
-        refuse(&mut peer, "device_del").await;
+        expect(&mut peer, &["device_del", "qom-get"]).await;
     };
     let (held, ()) = tokio::join!(plugs.unplug(&id), silence);
     assert_eq!(held.unwrap_err().to_string(), format!("the guest has not let go of {id} within 20s"));
+}
+
+fn cpu_slots(taken: usize) -> String {
+    let slot = |number: usize| {
+        let mut slot = json!({"type": "x-cpu", "vcpus-count": 1, "props": {"socket-id": number, "core-id": 0, "thread-id": 0}});
+        if number < taken {
+            slot["qom-path"] = json!("/machine/x");
+        }
+        slot
+    };
+    json!([slot(2), slot(1), slot(0)]).to_string()
+}
+
+#[tokio::test]
+async fn b13_processors_come_into_the_first_free_place_and_the_last_one_goes_first() {
+    let (plugs, mut peer) = machine().await;
+    let growth = async {
+        for taken in 1..=2 {
+            peer.answer(&cpu_slots(taken)).await;
+            let asked = peer.hear().await;
+            let wanted = json!({"driver": "x-cpu", "id": format!("plugged-cpu-{taken}"), "socket-id": taken, "core-id": 0, "thread-id": 0});
+            assert_eq!(asked["arguments"], wanted);
+            peer.say(&json!({"return": {}, "id": asked["id"]}).to_string()).await;
+        }
+    };
+    let (count, ()) = tokio::join!(plugs.resize_vcpus(3), growth);
+    assert_eq!(count.unwrap(), 3);
+    let shrinkage = async {
+        // Of a processor QEMU tells its parts only, so it is asked.
+        expect(&mut peer, &["device_del"]).await;
+        let part = json!({"path": "/machine/peripheral/plugged-cpu-2/lapic"});
+        peer.say(&json!({"event": "DEVICE_DELETED", "data": part}).to_string()).await;
+        let asked = peer.hear().await;
+        assert_eq!(asked["arguments"]["path"], "/machine/peripheral/plugged-cpu-2");
+        let error = json!({"class": "DeviceNotFound", "desc": "no"});
+        peer.say(&json!({"error": error, "id": asked["id"]}).to_string()).await;
+    };
+    let (count, ()) = tokio::join!(plugs.resize_vcpus(2), shrinkage);
+    assert_eq!(count.unwrap(), 2);
 }

@@ -1,0 +1,40 @@
+//! Words that a pod adds to the guest's kernel command line.
+
+/// Words, or beginnings of words, that would run another program than the agent, open a way into the guest, or
+/// change what the operator's own words mean.
+pub(crate) const REFUSED: [&str; 10] = [
+    "init=",
+    "rdinit=",
+    "root=",
+    "agent.config_file",
+    "agent.debug_console",
+    "agent.devmode",
+    "agent.log_vport",
+    "agent.server_addr",
+    "systemd.",
+    "rd.",
+];
+
+/// Checks the words of an annotation.
+///
+/// # Errors
+/// Every word that is refused, and why.
+pub(super) fn check(text: &str) -> Result<(), String> {
+    let odd = text.chars().find(|c| !(c.is_ascii_graphic() || *c == ' ') || "\"'\\".contains(*c));
+    if let Some(odd) = odd {
+        return Err(format!(
+            "holds {odd:?}; write plain words parted by spaces, without quotes and backslashes"
+        ));
+    }
+    let refused: Vec<_> = text.split(' ').filter(|word| is_refused(word)).collect();
+    if refused.is_empty() {
+        return Ok(());
+    }
+    Err(format!("{} may only be set in the configuration file; leave it out", refused.join(", ")))
+}
+
+fn is_refused(word: &str) -> bool {
+    // To the kernel both signs are the same. What follows `--` is for its first program.
+    let name = word.replace('-', "_");
+    name == "__" || REFUSED.iter().any(|refused| name.starts_with(refused))
+}

@@ -1,0 +1,73 @@
+//! Configurations with any of these mistakes, and all of their keys named.
+
+use proptest::prelude::*;
+use proptest::sample::subsequence;
+
+use super::{Place, problems};
+use crate::Origin;
+
+/// A line of a drop-in each, and the key that is wrong in it. None hides another.
+const IN_FILES: [(&str, &str); 16] = [
+    ("hypervisor.qemu.path = '/no'", "hypervisor.qemu.path"),
+    ("hypervisor.qemu.kernel = '/no'", "hypervisor.qemu.kernel"),
+    ("hypervisor.qemu.initrd = '@DIR@/absent'", "hypervisor.qemu.initrd"),
+    ("hypervisor.qemu.firmware = 'relative'", "hypervisor.qemu.firmware"),
+    ("hypervisor.qemu.entropy_source = '/dev'", "hypervisor.qemu.entropy_source"),
+    ("hypervisor.qemu.file_mem_backend = '/etc/hostname'", "hypervisor.qemu.file_mem_backend"),
+    ("hypervisor.qemu.default_memory = 255", "hypervisor.qemu.default_memory"),
+    (
+        "hypervisor.qemu.default_vcpus = 4\nhypervisor.qemu.default_maxvcpus = 2",
+        "hypervisor.qemu.default_maxvcpus",
+    ),
+    ("hypervisor.qemu.memory_slots = 'ten'", "hypervisor.qemu.memory_slots"),
+    ("hypervisor.qemu.virtio_fs_queue_size = 1000", "hypervisor.qemu.virtio_fs_queue_size"),
+    ("hypervisor.qemu.virtio_fs_extra_args = ['--sandbox=none']", "hypervisor.qemu.virtio_fs_extra_args"),
+    ("hypervisor.qemu.msize_9p = 1", "hypervisor.qemu.msize_9p"),
+    (
+        "hypervisor.qemu.hot_plug_vfio = 'root-port'\nhypervisor.qemu.cold_plug_vfio = 'root-port'",
+        "hypervisor.qemu.hot_plug_vfio",
+    ),
+    ("hypervisor.qemu.valid_ctlpaths = ['[']", "hypervisor.qemu.valid_ctlpaths"),
+    ("agent.kata.kernel_modules = ['--all']", "agent.kata.kernel_modules"),
+    ("runtime.nonsense = 1", "runtime.nonsense"),
+];
+
+/// Annotations that are allowed by name and wrong.
+const IN_ANNOTATIONS: [(&str, &str); 12] = [
+    ("io.katacontainers.config.hypervisor.nonsense", "1"),
+    ("io.katacontainers.config.hypervisor.path", "/no"),
+    ("io.katacontainers.config.hypervisor.kernel_hash", "abc"),
+    ("io.katacontainers.config.hypervisor.kernel_params", "init=/bin/sh"),
+    ("io.katacontainers.config.hypervisor.enable_iommu", "perhaps"),
+    ("io.katacontainers.config.hypervisor.machine_type", "pc"),
+    ("io.katacontainers.config.hypervisor.pcie_root_port", "-1"),
+    ("io.katacontainers.config.hypervisor.virtio_fs_extra_args", "[]"),
+    ("io.katacontainers.config.runtime.disable_guest_seccomp", "2"),
+    ("io.katacontainers.config.runtime.create_container_timeout", "1s"),
+    ("io.katacontainers.config.agent.policy", ""),
+    ("io.katacontainers.asset_hash_type", "md5"),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_refused_configuration_names_every_offending_key_and_annotation_at_once(
+        lines in subsequence(IN_FILES.to_vec(), 0..=IN_FILES.len()),
+        annotations in subsequence(IN_ANNOTATIONS.to_vec(), 0..=IN_ANNOTATIONS.len()),
+    ) {
+        prop_assume!(!lines.is_empty() || !annotations.is_empty());
+        let place = Place::new();
+        let text: Vec<_> = lines.iter().map(|(line, _)| *line).collect();
+        let text = format!("hypervisor.qemu.enable_annotations = ['.*']\n{}\n", text.join("\n"));
+        let found = problems(place.load_for(&text, &annotations));
+        for (_, key) in &lines {
+            prop_assert!(found.iter().any(|finding| finding.concerns(key)), "{} in {:?}", key, found);
+        }
+        for (name, _) in &annotations {
+            let by = Origin::Annotation((*name).to_owned());
+            prop_assert!(found.iter().any(|finding| finding.origin == by), "{} in {:?}", name, found);
+        }
+        prop_assert_eq!(found.len(), lines.len() + annotations.len(), "{:?}", found);
+    }
+}

@@ -1,0 +1,89 @@
+//! Devices that come while the guest runs: their drivers, and the names the kernel gives them.
+
+mod block;
+mod uevents;
+
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
+
+use agent_protocol::agent::Storage;
+use tokio::sync::Notify;
+
+use crate::{error::Error, modules};
+use block::Address;
+use uevents::Uevents;
+
+/// How long the host may be ahead of a device. Under TCG and load seconds are not unusual.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the kernel shows devices.
+const SYS: &str = "/sys";
+
+/// Knows when there is a new device.
+pub(crate) struct Devices {
+    arrived: Notify,
+}
+
+impl Devices {
+    /// Starts listening to the kernel, on the event loop this is called in. New virtio devices get their drivers.
+    pub(crate) fn start() -> Result<Arc<Self>, Error> {
+        let events = Uevents::listen().map_err(Error::system("listen for new devices"))?;
+        let devices = Arc::new(Self { arrived: Notify::new() });
+        tokio::spawn(Arc::clone(&devices).serve(events));
+        Ok(devices)
+    }
+
+    async fn serve(self: Arc<Self>, events: Uevents) {
+        loop {
+            match events.next().await {
+                Ok(event) if event.is_new() => {
+                    if event.is_of("virtio") {
+                        modules::drive_virtio_devices();
+                    }
+                    self.arrived.notify_waiters();
+                }
+                Ok(_) => {}
+                Err(error) => return ::log::error!("new devices are no longer noticed: {error}"),
+            }
+        }
+    }
+
+    /// The storages with disks that are named by their place on a bus named by their device file instead. Waits for
+    /// those that are not there yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for what is no such place, [`Error::Timeout`] naming the place where nothing came.
+    pub(crate) async fn named(&self, storages: &[Storage]) -> Result<Vec<Storage>, Error> {
+        let mut named = storages.to_vec();
+        for storage in &mut named {
+            if let Some(address) = Address::of(storage)? {
+                storage.source = self.disk(address).await?;
+            }
+        }
+        Ok(named)
+    }
+
+    async fn disk(&self, address: Address) -> Result<String, Error> {
+        for module in address.drivers() {
+            modules::need(module)?;
+        }
+        let found = async {
+            loop {
+                let arrived = self.arrived.notified();
+                tokio::pin!(arrived);
+                // From here on nothing that arrives is missed.
+                arrived.as_mut().enable();
+                let file = address.find(Path::new(SYS)).map(|name| format!("/dev/{name}"));
+                // The kernel shows a disk a moment before it can be opened, and tells of it after that.
+                if let Some(file) = file.filter(|file| File::open(file).is_ok()) {
+                    return file;
+                }
+                arrived.await;
+            }
+        };
+        let what = || format!("wait for a disk at {address}");
+        tokio::time::timeout(PATIENCE, found)
+            .await
+            .map_err(|_| Error::Timeout { what: what(), after: PATIENCE })
+    }
+}

@@ -1,0 +1,145 @@
+//! Disks, by where they are plugged in.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use agent_protocol::agent::Storage;
+
+use crate::error::Error;
+
+/// A place on a bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    /// A slot of a bridge in a slot of the root bus.
+    Pci { bridge: u8, slot: u8 },
+    /// A unit of the SCSI controller.
+    Scsi { target: u8, lun: u8 },
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pci { bridge, slot } => write!(f, "PCI {bridge:02x}/{slot:02x}"),
+            Self::Scsi { target, lun } => write!(f, "SCSI {target}:{lun}"),
+        }
+    }
+}
+
+impl Address {
+    /// Where the disk of `storage` is, if it is a disk and not named by its device file.
+    pub(super) fn of(storage: &Storage) -> Result<Option<Self>, Error> {
+        if storage.source.starts_with("/dev/") {
+            return Ok(None);
+        }
+        let source = storage.source.as_str();
+        let (address, wanted) = match storage.driver.as_str() {
+            "blk" => (pci(source), "two slots in hexadecimal, as 02/01"),
+            "scsi" => (scsi(source), "target and unit, as 0:1"),
+            _ => return Ok(None),
+        };
+        let invalid =
+            || Error::invalid(format!("storage {}: source {source:?}: wants {wanted}", storage.driver));
+        address.map(Some).ok_or_else(invalid)
+    }
+
+    /// The drivers without which there is no disk, those needed first.
+    pub(super) fn drivers(self) -> &'static [&'static str] {
+        match self {
+            Self::Pci { .. } => &["virtio_blk"],
+            Self::Scsi { .. } => &["virtio_scsi", "sd_mod"],
+        }
+    }
+
+    /// The name of the disk there, as the kernel shows it below `sys`.
+    pub(super) fn find(self, sys: &Path) -> Option<String> {
+        match self {
+            Self::Pci { bridge, slot } => {
+                let bridge = sys.join(format!("bus/pci/devices/0000:00:{bridge:02x}.0"));
+                let slot = format!(":{slot:02x}.0");
+                let device =
+                    entries(&bridge).into_iter().find(|path| is_pci(path) && ends_with(path, &slot))?;
+                entries(&device).iter().find_map(|part| block_device(part))
+            }
+            Self::Scsi { target, lun } => {
+                let unit = format!(":0:{target}:{lun}");
+                let devices = entries(&sys.join("bus/scsi/devices"));
+                devices.iter().filter(|path| ends_with(path, &unit)).find_map(|path| block_device(path))
+            }
+        }
+    }
+}
+
+fn pci(text: &str) -> Option<Address> {
+    let (bridge, slot) = text.split_once('/')?;
+    let number = |text: &str| u8::from_str_radix(text, 16).ok().filter(|number| *number < 32);
+    Some(Address::Pci { bridge: number(bridge)?, slot: number(slot)? })
+}
+
+fn scsi(text: &str) -> Option<Address> {
+    let (target, lun) = text.split_once(':')?;
+    Some(Address::Scsi { target: target.parse().ok()?, lun: lun.parse().ok()? })
+}
+
+/// The disk that a device is.
+fn block_device(device: &Path) -> Option<String> {
+    let disk = entries(&device.join("block")).into_iter().next()?;
+    disk.file_name()?.to_str().map(str::to_owned)
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn is_pci(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"0000:"))
+}
+
+fn ends_with(path: &Path, end: &str) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(end.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn storage(driver: &str, source: &str) -> Storage {
+        Storage { driver: driver.into(), source: source.into(), ..Storage::default() }
+    }
+
+    #[test]
+    fn a_disk_is_told_by_its_place() {
+        let of = |driver, source| Address::of(&storage(driver, source)).unwrap();
+        assert_eq!(of("blk", "02/1e"), Some(Address::Pci { bridge: 2, slot: 30 }));
+        assert_eq!(of("scsi", "1:20"), Some(Address::Scsi { target: 1, lun: 20 }));
+        assert_eq!(of("blk", "/dev/vda"), None);
+        assert_eq!(of("9p", "kataShared"), None);
+    }
+
+    #[test]
+    fn what_is_no_place_is_refused_with_what_is() {
+        for source in ["", "02", "2/20", "../01", "g/1", "02/01/00"] {
+            let error = Address::of(&storage("blk", source)).unwrap_err().to_string();
+            assert!(error.contains("02/01"), "{error}");
+        }
+        assert!(Address::of(&storage("scsi", "0:256")).is_err());
+    }
+
+    #[test]
+    fn a_disk_is_found_when_its_driver_has_made_it() {
+        let sys = tempfile::tempdir().unwrap();
+        let device = sys.path().join("bus/pci/devices/0000:00:02.0/0000:01:01.0");
+        let address = Address::Pci { bridge: 2, slot: 1 };
+        fs::create_dir_all(device.join("msi_irqs")).unwrap();
+        assert_eq!(address.find(sys.path()), None);
+        fs::create_dir_all(device.join("virtio3/block/vdb")).unwrap();
+        assert_eq!(address.find(sys.path()).as_deref(), Some("vdb"));
+        assert_eq!(Address::Pci { bridge: 2, slot: 17 }.find(sys.path()), None);
+
+        let address = Address::Scsi { target: 0, lun: 1 };
+        fs::create_dir_all(sys.path().join("bus/scsi/devices/2:0:0:1/block/sda")).unwrap();
+        assert_eq!(address.find(sys.path()).as_deref(), Some("sda"));
+        assert_eq!(Address::Scsi { target: 0, lun: 11 }.find(sys.path()), None);
+    }
+}

@@ -18,6 +18,8 @@ async fn machine() -> (Plugs, Peer) {
     let board = Board {
         qmp,
         bridges: 1,
+        block: spec::Block::default(),
+        virtio: spec::VirtioPci::Usual,
         devices: BTreeMap::new(),
         named: 0,
         vcpus: Vcpus::booted(spec::Vcpus::new(1, 3).unwrap(), spec::Accelerator::Kvm),

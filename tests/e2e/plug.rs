@@ -15,10 +15,10 @@ use tests::bundle::spec;
 use tests::case::PATIENCE;
 use tests::command::run;
 use tests::machine::{Machine, ROOTFS};
-use tests::{Case, Context, Failure, Result, check, check_eq};
+use tests::{Case, Context, Failure, Result, check, check_eq, fail};
 use vmm::VmSpec;
 use vmm::accelerator::{self, Accelerator};
-use vmm::plug::{Disk, DiskBus, GuestAddress, MemorySize, Nic, Pluggable, Plugged};
+use vmm::plug::{Disk, DiskBus, GuestAddress, MemorySize, Nic, PciAddress, Pluggable, Plugged};
 use vmm::spec::{Memory, PciPlaces, Vcpus, Window};
 
 use crate::listed;
@@ -75,6 +75,7 @@ fn devices_processors_and_memory_come_and_go(case: &Case<'_>) -> Result<()> {
     with_machine(case, small, |case, machine| async move {
         let steps = async {
             disk(case, &machine).await?;
+            swap(case, &machine).await?;
             nic(case, &machine).await?;
             vcpus(case, &machine).await?;
             modules(case, &machine).await
@@ -142,6 +143,20 @@ async fn append(case: &Case<'_>, machine: &Machine, disk: &Plugged, round: usize
     machine.agent.start_container(&id).await?;
     check_eq!(machine.agent.wait_process(&id, "").await?, 0, "the status of round {round}");
     Ok(machine.agent.remove_container(&id, Duration::ZERO).await?)
+}
+
+async fn swap(case: &Case<'_>, machine: &Machine) -> Result<()> {
+    let image = case.dir().join("swap.img");
+    File::create(&image)?.set_len(16 << 20)?;
+    run(Command::new("mkswap").arg(&image), Duration::from_secs(10))?.exits(0)?;
+    let plugged = machine.vm.plug(disk_of(&image, DiskBus::VirtioBlk)).await?;
+    let GuestAddress::Pci(PciAddress { bridge, slot }) = plugged.at else {
+        fail!("{} is no slot", plugged.at)
+    };
+    machine.agent.add_swap([bridge, slot]).await?;
+    let swap = machine.sh(case, "grep -c partition /proc/swaps").await?;
+    check_eq!(swap, "1", "disks that are swapped to");
+    Ok(())
 }
 
 async fn nic(case: &Case<'_>, machine: &Machine) -> Result<()> {

@@ -90,6 +90,8 @@ pub struct Hypervisor {
     pub entropy_source: PathBuf,
     /// The value of QEMU's `-sandbox`; empty means QEMU's default.
     pub seccompsandbox: String,
+    /// QEMU runs as a user that nobody else is; `shared_fs` is not virtio-9p then.
+    pub rootless: bool,
     /// A further monitor of QEMU's.
     pub extra_monitor: ExtraMonitor,
     /// The guest's console is a serial port rather than virtio.

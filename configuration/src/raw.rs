@@ -77,6 +77,7 @@ pub(crate) struct RawHypervisor {
     pub(crate) vhost_user_reconnect_timeout_sec: u32,
     pub(crate) entropy_source: PathBuf,
     pub(crate) seccompsandbox: String,
+    pub(crate) rootless: bool,
     pub(crate) extra_monitor_socket: ExtraMonitor,
     pub(crate) use_legacy_serial: bool,
     pub(crate) enable_debug: bool,

@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use crate::exit::{self, How, VmExit, Who};
 use crate::identity::{self, Process};
 use crate::lines::{Budget, Lines, Verdict};
+use crate::user::Credentials;
 
 /// Lines kept as a process's last words.
 const LAST_WORDS: usize = 4;
@@ -45,6 +46,8 @@ pub(crate) struct Launch {
     /// The descriptors it inherits, under the numbers they have here.
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) umask: libc::mode_t,
+    /// Who it is; `None` is who we are.
+    pub(crate) user: Option<Credentials>,
 }
 
 /// A running process; dropping it kills it.
@@ -71,9 +74,9 @@ impl Launch {
             .stderr(input)
             .kill_on_drop(true);
         let inherited: Vec<RawFd> = self.fds.iter().map(AsRawFd::as_raw_fd).collect();
-        let (umask, parent) = (self.umask, std::process::id());
+        let (umask, user, parent) = (self.umask, self.user, std::process::id());
         // SAFETY: between fork and exec `confine` makes system calls only; it neither allocates nor locks.
-        unsafe { command.pre_exec(move || confine(parent, umask, &inherited)) };
+        unsafe { command.pre_exec(move || confine(parent, umask, user, &inherited)) };
         let mut child = command.spawn()?;
         // The command holds copies of the pipe's end, the launch those of what the child now has.
         drop((command, self.fds));
@@ -126,7 +129,14 @@ impl Drop for Child {
 }
 
 /// What the new process does to itself before it becomes the program.
-fn confine(parent: u32, umask: libc::mode_t, inherited: &[RawFd]) -> io::Result<()> {
+fn confine(
+    parent: u32,
+    umask: libc::mode_t,
+    user: Option<Credentials>,
+    inherited: &[RawFd],
+) -> io::Result<()> {
+    // Before the parent's death is watched for, as the kernel stops watching when the user changes.
+    user.map_or(Ok(()), Credentials::assume)?;
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: system calls on numbers, and on one structure that lives here.
     unsafe {
@@ -237,7 +247,8 @@ mod tests {
         let args = ["-c", script].map(Into::into).into();
         let (first, exit) = watch::channel(None);
         let program = "/bin/sh".into();
-        let launch = Launch { who: Who::Qemu, program, args, dir: dir.path().into(), fds, umask: 0o077 };
+        let launch =
+            Launch { who: Who::Qemu, program, args, dir: dir.path().into(), fds, umask: 0o077, user: None };
         let child = launch.spawn(&Logger::root(slog::Discard, o!()), first).unwrap();
         Started { child, exit, _dir: dir }
     }

@@ -117,6 +117,11 @@ pub enum PathProblem {
     /// Permission is missing.
     #[error("not readable")]
     NotReadable,
+    /// The user of a rootless machine may not open it.
+    #[error(
+        "not open to the user of a rootless machine: the permissions of it and its directories have to allow others"
+    )]
+    NotForUser,
     /// The kernel would not say.
     #[error("cannot be looked at: {0}")]
     Unknown(nix::errno::Errno),

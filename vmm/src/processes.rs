@@ -16,6 +16,7 @@ use crate::error::{BootError, StopError};
 use crate::exit::{VmExit, Who};
 use crate::identity::{self, Process};
 use crate::run_dir::{RemoveLater, RunDir};
+use crate::user::{Credentials, User};
 
 /// How long processes have to be reaped after SIGKILL.
 const REAP: Duration = Duration::from_secs(5);
@@ -26,6 +27,8 @@ pub(crate) struct Processes {
     children: Mutex<Vec<Arc<Child>>>,
     leftovers: Mutex<Vec<RemoveLater>>,
     run_dir: RunDir,
+    /// Who QEMU is, where it is not who we are.
+    user: Option<User>,
     log: Logger,
     exit: watch::Sender<Option<VmExit>>,
 }
@@ -38,18 +41,26 @@ pub(crate) struct Program<'a> {
     pub(crate) args: Vec<OsString>,
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) umask: libc::mode_t,
+    /// Who it is; `None` is who we are.
+    pub(crate) user: Option<Credentials>,
 }
 
 impl Processes {
-    pub(crate) fn new(run_dir: &Path, log: Logger) -> Result<Processes, BootError> {
+    pub(crate) fn new(run_dir: &Path, user: Option<User>, log: Logger) -> Result<Processes, BootError> {
         let run_dir = RunDir::open(run_dir)
             .map_err(|source| BootError::Io { doing: format!("open {}", run_dir.display()), source })?;
         let leftovers = Mutex::new(vec![run_dir.remove_later(identity::RECORD)]);
-        Ok(Processes { children: Mutex::default(), leftovers, run_dir, log, exit: watch::Sender::new(None) })
+        let exit = watch::Sender::new(None);
+        Ok(Processes { children: Mutex::default(), leftovers, run_dir, user, log, exit })
     }
 
     pub(crate) fn run_dir(&self) -> &RunDir {
         &self.run_dir
+    }
+
+    /// Who QEMU is; `None` is who we are.
+    pub(crate) fn user(&self) -> Option<Credentials> {
+        self.user.as_ref().map(User::credentials)
     }
 
     pub(crate) fn log(&self) -> &Logger {
@@ -68,10 +79,10 @@ impl Processes {
 
     /// Starts `program` in the run directory, where it is recorded for [`crate::sweep`].
     pub(crate) fn start(&self, program: Program<'_>) -> Result<Arc<Child>, BootError> {
-        let Program { who, path, args, fds, umask } = program;
+        let Program { who, path, args, fds, umask, user } = program;
         let refused = |source: io::Error| BootError::Spawn { who, program: path.to_owned(), source };
         let dir = self.run_dir.path().to_owned();
-        let launch = Launch { who, program: path.to_owned(), args, dir, fds, umask };
+        let launch = Launch { who, program: path.to_owned(), args, dir, fds, umask, user };
         let child = Arc::new(launch.spawn(&self.log, self.exit.clone()).map_err(refused)?);
         lock(&self.children).push(child.clone());
         identity::record(self.run_dir.path(), child.process()).map_err(|source| BootError::Io {

@@ -92,6 +92,8 @@ pub struct VmSpec {
     pub vsock: VsockSpec,
     /// The value of QEMU's `-sandbox`, its system-call filter; `None` leaves the filter off.
     pub seccomp: Option<String>,
+    /// QEMU runs as a user that nobody else is, without privileges; the daemon of a virtio-fs share does not.
+    pub rootless: bool,
     /// A second monitor, on the socket [`EXTRA_MONITOR`] in the run directory.
     pub extra_monitor: Option<ExtraMonitor>,
     /// The guest's kernel says more while it boots.

@@ -75,6 +75,7 @@ pub(super) const KEYS: &[Key] = &[
     integer("vhost_user_reconnect_timeout_sec", 0, U32, "seconds until a lost vhost-user connection is made again; 0 means never"),
     text("entropy_source", "/dev/urandom", "where the guest's random numbers come from"),
     text("seccompsandbox", "", "value of QEMU's -sandbox"),
+    flag("rootless", false, "run QEMU as a user that nobody else is, who has to be able to read its files; needs virtio-fs"),
     choice("extra_monitor_socket", ExtraMonitor::WORDS, "", "a further monitor of QEMU's, extra-monitor.sock in the run directory; empty means none"),
     flag("use_legacy_serial", false, "the guest's console is a serial port rather than virtio"),
     flag("enable_debug", false, "guest kernel and QEMU say more, and the guest's console is logged"),
@@ -87,7 +88,6 @@ pub(super) const KEYS: &[Key] = &[
 
     flag("disable_vhost_net", false, "keep virtio-net inside QEMU even where the host has vhost-net").later(),
     text("kernel_verity_params", "", "dm-verity parameters of the image").later(),
-    flag("rootless", false, "run QEMU as a user of its own").later(),
     flag("disable_block_device_use", true, "share a root file system rather than attach its block device").later(),
     integer("network_queues", 1, U32, "queues of a network device").later(),
     text("virtio_fs_inode_file_handles", "", "whether virtiofsd uses file handles").later().also(&[Preset::Text("prefer")]),

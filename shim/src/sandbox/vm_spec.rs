@@ -100,6 +100,7 @@ pub(super) fn of(
         share,
         vsock,
         seccomp: seccomp_of(hypervisor, log),
+        rootless: hypervisor.rootless,
         extra_monitor: match hypervisor.extra_monitor {
             configuration::ExtraMonitor::None => None,
             configuration::ExtraMonitor::Hmp => Some(ExtraMonitor::Hmp),
@@ -181,6 +182,15 @@ fn share_of(
             return Err(Error::InvalidArgument(
                 "hypervisor.qemu.shared_fs: none leaves the guest without root filesystems: set auto, virtio-fs or \
                  virtio-9p"
+                    .into(),
+            ));
+        }
+        (SharedFs::Virtio9p | SharedFs::Auto, Accelerator::Tcg) | (SharedFs::Virtio9p, Accelerator::Kvm)
+            if hypervisor.rootless =>
+        {
+            return Err(Error::InvalidArgument(
+                "hypervisor.qemu.rootless: cannot be had with virtio-9p, which hypervisor.qemu.shared_fs = auto means \
+                 under TCG: set virtio-fs there"
                     .into(),
             ));
         }

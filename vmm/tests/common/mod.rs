@@ -92,6 +92,7 @@ impl Fixture {
             }),
             vsock: VsockSpec::VhostUser,
             seccomp: Some("on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into()),
+            rootless: false,
             extra_monitor: None,
             debug: true,
         };
@@ -110,6 +111,18 @@ impl Fixture {
         if let Some(share) = &mut self.spec.share {
             share.kind = ShareKind::VirtioFs(fs);
         }
+        self
+    }
+
+    /// The same for a QEMU that is nobody in particular, who has to find the files.
+    pub(crate) fn rootless(mut self) -> Fixture {
+        use std::os::unix::fs::PermissionsExt;
+        let kernel = self.dir.path().join("vmlinuz");
+        std::fs::copy(&self.spec.kernel, &kernel).unwrap();
+        std::fs::set_permissions(self.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(&self.spec.run_dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+        self.spec.kernel = kernel;
+        self.spec.rootless = true;
         self
     }
 

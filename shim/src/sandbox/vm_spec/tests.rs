@@ -117,3 +117,15 @@ fn a28_an_annotation_asks_for_memory_of_enclaves() {
     let error = machine("", &annotated("64Mi")).unwrap_err().to_string();
     assert!(error.contains("SGX memory cannot be had with TCG"), "{error}");
 }
+
+#[test]
+fn a33_rootless_reaches_the_machine_and_what_it_excludes_is_named() {
+    assert!(!of_keys("").rootless);
+    let spec = of_keys("rootless = true\nshared_fs = 'virtio-fs'\nvirtio_fs_daemon = '/bin/true'");
+    assert!(spec.rootless);
+    let text = refused("rootless = true");
+    assert!(
+        text.contains("hypervisor.qemu.rootless") && text.contains("hypervisor.qemu.shared_fs"),
+        "{text}"
+    );
+}

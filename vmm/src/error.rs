@@ -56,6 +56,15 @@ pub enum BootError {
         /// Pages there are.
         free: u64,
     },
+    /// The host's kernel has no SELinux.
+    #[error(
+        "process.selinuxLabel {label}: the host's kernel runs without SELinux: leave the label out, or set \
+         disable_selinux"
+    )]
+    Selinux {
+        /// The label that was to be.
+        label: String,
+    },
     /// No free address for the guest was found.
     #[error("no free vsock address in {0} attempts")]
     NoFreeCid(u32),

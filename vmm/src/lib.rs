@@ -30,6 +30,7 @@ mod processes;
 mod qemu;
 mod random;
 mod run_dir;
+mod selinux;
 mod user;
 mod virtiofsd;
 mod vm;

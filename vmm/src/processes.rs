@@ -16,6 +16,7 @@ use crate::error::{BootError, StopError};
 use crate::exit::{VmExit, Who};
 use crate::identity::{self, Process};
 use crate::run_dir::{RemoveLater, RunDir};
+use crate::selinux::Labelled;
 use crate::user::{Credentials, User};
 
 /// How long processes have to be reaped after SIGKILL.
@@ -29,6 +30,7 @@ pub(crate) struct Processes {
     run_dir: RunDir,
     /// Who QEMU is, where it is not who we are.
     user: Option<User>,
+    label: Option<Labelled>,
     log: Logger,
     exit: watch::Sender<Option<VmExit>>,
 }
@@ -46,12 +48,17 @@ pub(crate) struct Program<'a> {
 }
 
 impl Processes {
-    pub(crate) fn new(run_dir: &Path, user: Option<User>, log: Logger) -> Result<Processes, BootError> {
+    pub(crate) fn new(
+        run_dir: &Path,
+        user: Option<User>,
+        label: Option<Labelled>,
+        log: Logger,
+    ) -> Result<Processes, BootError> {
         let run_dir = RunDir::open(run_dir)
             .map_err(|source| BootError::Io { doing: format!("open {}", run_dir.display()), source })?;
         let leftovers = Mutex::new(vec![run_dir.remove_later(identity::RECORD)]);
         let exit = watch::Sender::new(None);
-        Ok(Processes { children: Mutex::default(), leftovers, run_dir, user, log, exit })
+        Ok(Processes { children: Mutex::default(), leftovers, run_dir, user, label, log, exit })
     }
 
     pub(crate) fn run_dir(&self) -> &RunDir {
@@ -82,7 +89,8 @@ impl Processes {
         let Program { who, path, args, fds, umask, user } = program;
         let refused = |source: io::Error| BootError::Spawn { who, program: path.to_owned(), source };
         let dir = self.run_dir.path().to_owned();
-        let launch = Launch { who, program: path.to_owned(), args, dir, fds, umask, user };
+        let launch =
+            Launch { who, program: path.to_owned(), args, dir, fds, umask, user, label: self.label.clone() };
         let child = Arc::new(launch.spawn(&self.log, self.exit.clone()).map_err(refused)?);
         lock(&self.children).push(child.clone());
         identity::record(self.run_dir.path(), child.process()).map_err(|source| BootError::Io {

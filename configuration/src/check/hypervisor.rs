@@ -92,6 +92,8 @@ impl Checker<'_> {
             entropy_source: raw.entropy_source,
             seccompsandbox: raw.seccompsandbox,
             rootless: raw.rootless,
+            disable_selinux: raw.disable_selinux,
+            disable_guest_selinux: raw.disable_guest_selinux,
             extra_monitor: raw.extra_monitor_socket,
             use_legacy_serial: raw.use_legacy_serial,
             enable_debug: raw.enable_debug,

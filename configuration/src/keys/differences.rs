@@ -30,6 +30,8 @@ pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
     (HYPERVISOR, "enable_iommu_platform", "Devices on PCI too, but for those that other processes serve."),
     (HYPERVISOR, "enable_vhost_user_store", "Needs no `enable_hugepages`: a guest's memory is always shared."),
     (HYPERVISOR, "rootless", "No account is made: the user is a number from 1879048192 on that nothing else has. With virtio-9p, and so with `auto` under TCG, an error. virtiofsd stays root, in namespaces of its own, as in Kata. `/dev/kvm` has to be open to its group or to all."),
+    (HYPERVISOR, "disable_selinux", "A pod with a label, on a host whose kernel has no SELinux, is an error; Kata starts it without."),
+    (HYPERVISOR, "disable_guest_selinux", "Processes that are started in a container later have its label too. This project's own guest has no SELinux."),
     (HYPERVISOR, "virtio_fs_cache_size", "QEMU as released has no such window and refuses one."),
     (HYPERVISOR, "jailer_path", "QEMU has no jailer."),
     (HYPERVISOR, "ctlpath", "QEMU has no control program."),

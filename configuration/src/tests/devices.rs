@@ -175,3 +175,15 @@ fn a33_rootless_and_a_share_that_qemu_serves_exclude_each_other() {
     refused(&place, &[(wrong, key, "hypervisor.qemu.shared_fs"), (wrong, key, "use virtio-fs")]);
     assert!(place.load_with("hypervisor.qemu.rootless = true").unwrap().configuration.hypervisor.rootless);
 }
+
+#[test]
+fn a40_a_label_for_the_guest_has_the_parts_of_one() {
+    let place = Place::new();
+    let key = "runtime.guest_selinux_label";
+    refused(&place, &[("runtime.guest_selinux_label = 'container_t'", key, "no label of SELinux")]);
+    let loaded = place
+        .load_with("runtime.guest_selinux_label = 'u:r:t'\nhypervisor.qemu.disable_guest_selinux = false");
+    let configuration = loaded.unwrap().configuration;
+    assert_eq!(configuration.runtime.guest_selinux_label, "u:r:t");
+    assert!(!configuration.hypervisor.disable_guest_selinux && !configuration.hypervisor.disable_selinux);
+}

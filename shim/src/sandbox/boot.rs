@@ -12,6 +12,7 @@ use vmm::{BootError, Hypervisor, Listener, Vm};
 
 use super::{Clock, Phase, Sandbox, run_dir, run_dir::RunDir, share::SharedTree, vm_spec};
 use crate::{
+    container::spec::Confinement,
     error::{Error, Result},
     stdio::wires::Offer,
 };
@@ -54,7 +55,7 @@ pub(super) async fn boot(
         run_dir,
         agent,
         offer: Offer::default(),
-        disables_seccomp: configuration.runtime.disable_guest_seccomp,
+        confinement: Confinement::of(configuration),
         phase: watch::Sender::new(Phase::Up),
         clock,
         log: log.clone(),

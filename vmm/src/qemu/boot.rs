@@ -29,6 +29,7 @@ use crate::exit::{VmExit, Who};
 use crate::huge_pages;
 use crate::paths;
 use crate::processes::{Processes, Program};
+use crate::selinux::Labelled;
 use crate::spec::{Accelerator, Boot, EXTRA_MONITOR, Share, ShareKind, VmSpec, VsockSpec};
 use crate::user::User;
 use crate::virtiofsd;
@@ -62,7 +63,8 @@ impl Hypervisor for Qemu {
         spec.check()?;
         paths::check(&spec)?;
         huge_pages::check(&spec.memory, &spec.backing)?;
-        let processes = Processes::new(&spec.run_dir, user(&spec)?, self.log.clone())?;
+        let label = spec.selinux.as_ref().map(Labelled::new).transpose()?;
+        let processes = Processes::new(&spec.run_dir, user(&spec)?, label, self.log.clone())?;
         match run(&processes, &spec).await {
             Ok(parts) => Ok(Box::new(Machine::new(processes, parts))),
             Err(error) => {

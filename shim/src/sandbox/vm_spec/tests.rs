@@ -129,3 +129,23 @@ fn a33_rootless_reaches_the_machine_and_what_it_excludes_is_named() {
         "{text}"
     );
 }
+
+#[test]
+fn a40_the_pods_label_is_the_machines_unless_it_is_not_to_be() {
+    let label = "system_u:system_r:container_kvm_t:s0:c1,c2";
+    let labelled = |label: &str| -> Spec {
+        serde_json::from_value(serde_json::json!({
+            "ociVersion": "1.0.2",
+            "process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["sh"], "selinuxLabel": label},
+        }))
+        .unwrap()
+    };
+    let of = |keys: &str, label: &str| machine(keys, &labelled(label)).unwrap();
+    assert_eq!(of("", label).selinux.unwrap().as_str(), label);
+    assert_eq!(of("", "").selinux, None);
+    assert_eq!(of("disable_selinux = true", label).selinux, None);
+    let text = machine("", &labelled("a b")).unwrap_err().to_string();
+    assert!(text.contains("process.selinuxLabel"), "{text}");
+    let told = |keys: &str| of(keys, "").kernel_params.iter().any(|word| word.to_string() == "selinux=1");
+    assert!(!told("") && told("disable_guest_selinux = false"));
+}

@@ -40,6 +40,7 @@ pub(super) fn spec() -> VmSpec {
         vsock: VsockSpec::Vhost,
         seccomp: None,
         rootless: false,
+        selinux: None,
         extra_monitor: None,
         debug: false,
     }

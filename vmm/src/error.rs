@@ -173,6 +173,17 @@ pub enum QmpError {
     },
 }
 
+/// Why a machine is not well.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unwell {
+    /// Its guest will never run again; the word is QEMU's, as in [`How::Stuck`].
+    #[error("the guest is stuck in state {0}")]
+    Stuck(String),
+    /// QEMU does not answer.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+}
+
 /// A virtual machine that would not go.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StopError {

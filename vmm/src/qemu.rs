@@ -2,6 +2,7 @@
 
 mod boot;
 mod command;
+mod health;
 mod machine;
 mod monitor;
 mod plug;

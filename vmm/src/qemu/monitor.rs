@@ -9,7 +9,7 @@ use crate::exit::{self, How, VmExit, Who};
 
 /// States a guest does not come back from by itself. QEMU lives on in them and nothing else tells: a KVM that cannot
 /// run the guest's kernel, for one, ends in the first.
-const STUCK: [&str; 4] = ["internal-error", "guest-panicked", "io-error", "watchdog"];
+pub(super) const STUCK: [&str; 4] = ["internal-error", "guest-panicked", "io-error", "watchdog"];
 
 /// QMP, and a task that listens to it.
 #[derive(Debug)]

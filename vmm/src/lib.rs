@@ -29,6 +29,7 @@ mod paths;
 mod processes;
 mod qemu;
 mod random;
+mod record;
 mod run_dir;
 mod selinux;
 mod user;
@@ -38,10 +39,11 @@ mod vsock;
 
 pub use error::{BootError, PathError, PathProblem, QmpError, StopError, Unwell};
 pub use exit::{How, VmExit, Who};
-pub use identity::{Process, sweep};
+pub use identity::Process;
 pub use qemu::Qemu;
 #[cfg(fuzzing)]
 pub use qemu::fuzzing;
+pub use record::{Record, RecordedMachine, sweep};
 pub use spec::VmSpec;
 pub use vm::{Connection, Hypervisor, Listener, Stream, VcpuThread, Vm, Vsock};
 

@@ -64,7 +64,7 @@ impl Hypervisor for Qemu {
         paths::check(&spec)?;
         huge_pages::check(&spec.memory, &spec.backing)?;
         let label = spec.selinux.as_ref().map(Labelled::new).transpose()?;
-        let processes = Processes::new(&spec.run_dir, user(&spec)?, label, self.log.clone())?;
+        let processes = Processes::new(&spec, user(&spec)?, label, self.log.clone())?;
         match run(&processes, &spec).await {
             Ok(parts) => Ok(Box::new(Machine::new(processes, parts))),
             Err(error) => {
@@ -91,6 +91,9 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
     // virtiofsd needs no waiting for: it comes up while QEMU does.
     let (share, virtiofsd) = share(processes, spec)?;
     let vsock = vsock::start(spec.vsock, processes.log())?;
+    if spec.vsock == VsockSpec::Vhost {
+        processes.record_cid(vsock.cid)?;
+    }
     let image = image(spec)?;
     let extra_monitor = spec.extra_monitor.map(|_| extra_monitor(processes)).transpose()?;
     let (monitor, qemu_monitor) = socketpair()?;

@@ -104,7 +104,8 @@ fn qemus(spec: &VmSpec) -> Vec<(&'static str, &Path, AccessFlags)> {
 /// Checks, as that user, that QEMU may open what it has to; the first path that it may not is the error.
 pub(crate) fn check_for(user: Credentials, spec: &VmSpec) -> Result<(), BootError> {
     let list = qemus(spec);
-    // The kernel has users for threads, and this one is the user's until it ends.
+    // The kernel has users for threads, and this one is the user's until it ends. That this process cannot be dumped
+    // or traced by that user afterwards, which the kernel sees to, is as well.
     let asked = std::thread::scope(|scope| {
         let ask = || {
             user.assume()?;

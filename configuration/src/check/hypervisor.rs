@@ -199,7 +199,7 @@ impl Checker<'_> {
     fn rootless(&mut self, raw: &RawHypervisor) {
         if raw.rootless && raw.shared_fs == SharedFs::Virtio9p && self.sound(&[ROOTLESS, SHARED_FS]) {
             let what = format!(
-                "set together with {SHARED_FS} = \"virtio-9p\", which QEMU serves itself and only root can; use virtio-fs"
+                "set together with {SHARED_FS} = \"virtio-9p\", which QEMU itself serves, as root; use virtio-fs"
             );
             self.problem(ROOTLESS, what);
         }

@@ -14,6 +14,7 @@ use configuration::{
     AcceleratorChoice, Configuration, FsType, Hypervisor, MachineType, MemoryBacking, Rootfs, SharedFs,
     VirtioFsCache, VsockChoice,
 };
+use oci_spec::runtime::Spec;
 use slog::{Logger, warn};
 use vmm::{
     VmSpec, accelerator,
@@ -130,7 +131,7 @@ fn seccomp_of(hypervisor: &Hypervisor, log: &Logger) -> Option<String> {
 }
 
 /// The pod's label. QEMU is on the host what the pod's processes would be.
-fn selinux_of(hypervisor: &Hypervisor, spec: &oci_spec::runtime::Spec) -> Result<Option<SelinuxLabel>> {
+fn selinux_of(hypervisor: &Hypervisor, spec: &Spec) -> Result<Option<SelinuxLabel>> {
     let label = spec.process().as_ref().and_then(|process| process.selinux_label().as_deref());
     let label = label.filter(|label| !label.is_empty() && !hypervisor.disable_selinux);
     let refused = |error| Error::InvalidArgument(format!("process.selinuxLabel: {error}"));
@@ -195,9 +196,7 @@ fn share_of(
                     .into(),
             ));
         }
-        (SharedFs::Virtio9p | SharedFs::Auto, Accelerator::Tcg) | (SharedFs::Virtio9p, Accelerator::Kvm)
-            if hypervisor.rootless =>
-        {
+        (SharedFs::Virtio9p, _) | (SharedFs::Auto, Accelerator::Tcg) if hypervisor.rootless => {
             return Err(Error::InvalidArgument(
                 "hypervisor.qemu.rootless: cannot be had with virtio-9p, which hypervisor.qemu.shared_fs = auto means \
                  under TCG: set virtio-fs there"

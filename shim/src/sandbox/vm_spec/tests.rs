@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, os::unix::fs::PermissionsExt};
 
-use oci_spec::runtime::{Spec, SpecBuilder};
+use oci_spec::runtime::SpecBuilder;
 use slog::{Discard, o};
 use vmm::spec::{BlockDriver, Cache, Queues};
 

@@ -90,6 +90,8 @@ pub struct Hypervisor {
     pub entropy_source: PathBuf,
     /// The value of QEMU's `-sandbox`; empty means QEMU's default.
     pub seccompsandbox: String,
+    /// Where the memory of guests whose kernel panicked is kept.
+    pub guest_memory_dump: Option<GuestMemoryDump>,
     /// QEMU runs as a user that nobody else is; `shared_fs` is not virtio-9p then.
     pub rootless: bool,
     /// The pod's SELinux label is not QEMU's.
@@ -187,4 +189,13 @@ pub enum Rootfs {
         /// How the guest reads it.
         driver: ImageDriver,
     },
+}
+
+/// What becomes of the memory of a guest whose kernel panicked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestMemoryDump {
+    /// The directory with one for each sandbox, an absolute path.
+    pub path: PathBuf,
+    /// By virtual addresses.
+    pub paging: bool,
 }

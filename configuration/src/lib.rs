@@ -40,7 +40,8 @@ pub use choice::{
 };
 pub use finding::{Finding, LoadError, Origin, Place};
 pub use hypervisor::{
-    Confidential, Firmware, Hypervisor, ImageDriver, MemoryBacking, NumaMapping, Rootfs, VhostUserStore,
+    Confidential, Firmware, GuestMemoryDump, Hypervisor, ImageDriver, MemoryBacking, NumaMapping, Rootfs,
+    VhostUserStore,
 };
 pub use program::Program;
 pub use runtime::Runtime;

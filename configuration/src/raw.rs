@@ -77,6 +77,8 @@ pub(crate) struct RawHypervisor {
     pub(crate) vhost_user_reconnect_timeout_sec: u32,
     pub(crate) entropy_source: PathBuf,
     pub(crate) seccompsandbox: String,
+    pub(crate) guest_memory_dump_path: PathBuf,
+    pub(crate) guest_memory_dump_paging: bool,
     pub(crate) rootless: bool,
     pub(crate) disable_selinux: bool,
     pub(crate) disable_guest_selinux: bool,

@@ -2,6 +2,7 @@
 
 mod boot;
 mod command;
+mod dump;
 mod health;
 mod machine;
 mod monitor;

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::qmp::Qmp;
 use crate::error::QmpError;
 use crate::plug::{DeviceId, GuestAddress, MemorySize, PlugError, Pluggable, Plugged};
-use crate::spec::VmSpec;
+use crate::spec::{Block, VirtioPci, VmSpec};
 use memory::Memory;
 use vcpus::Vcpus;
 
@@ -47,6 +47,8 @@ impl Plugs {
         let (vcpus, memory) = (Vcpus::booted(spec.vcpus, spec.accelerator), Memory::booted(spec));
         Plugs::serve(Board {
             bridges: spec.pci.bridges(),
+            block: spec.block.clone(),
+            virtio: spec.virtio,
             devices: BTreeMap::new(),
             named: 0,
             vcpus,
@@ -94,6 +96,8 @@ impl Plugs {
 struct Board {
     qmp: Qmp,
     bridges: u32,
+    block: Block,
+    virtio: VirtioPci,
     devices: BTreeMap<DeviceId, Held>,
     /// How many devices have been given a name.
     named: u64,

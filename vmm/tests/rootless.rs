@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use common::monitor::Machine;
 use common::{Fixture, log, named, status};
+use vmm::plug::{Disk, DiskBus, Pluggable};
+use vmm::spec::{PciPlaces, Window};
 use vmm::{BootError, Hypervisor, PathProblem, Qemu};
 
 fn is_root() -> bool {
@@ -49,6 +51,25 @@ async fn a33_c4_a_rootless_qemu_is_nobody_and_may_do_nothing() {
         let metadata = entry.metadata().unwrap();
         let owner = std::os::unix::fs::MetadataExt::uid(&metadata);
         assert_eq!((owner, metadata.permissions().mode() & 0o077), (0, 0), "{:?}", entry.path());
+    }
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn a33_a_rootless_qemu_takes_disks_that_only_root_can_open() {
+    if !is_root() {
+        return;
+    }
+    let mut fixture = Fixture::new().with_virtiofs().rootless();
+    fixture.spec.pci = PciPlaces::new(1, 0, Window::default()).unwrap();
+    let path = fixture.dir.path().join("disk.img");
+    std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let machine = Machine::boot(fixture).await;
+    for bus in [DiskBus::VirtioBlk, DiskBus::Scsi] {
+        for read_only in [true, false] {
+            machine.vm.plug(Pluggable::Disk(Disk { path: path.clone(), read_only, bus })).await.unwrap();
+        }
     }
     machine.end().await;
 }

@@ -29,8 +29,17 @@ pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Repor
     let hypervisor = hypervisor.and_then(|raw| checker.hypervisor(raw));
     checker.plugs();
     let agent = checker.raw(AGENT, values.agent).map(|raw| checker.agent(raw));
-    let runtime = checker.raw(RUNTIME, values.runtime).map(runtime);
+    let runtime = checker.raw(RUNTIME, values.runtime).map(|raw| checker.runtime(raw));
     Some(Configuration { hypervisor: hypervisor?, agent: agent?, runtime: runtime? })
+}
+
+const GUEST_LABEL: &str = "runtime.guest_selinux_label";
+
+/// User, role, type and what may follow.
+fn is_selinux_label(label: &str) -> bool {
+    let mut parts = label.split(':');
+    let all_there = (0..3).all(|_| parts.next().is_some_and(|part| !part.is_empty()));
+    all_there && label.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// What checks need, and where they leave what they find.
@@ -48,6 +57,20 @@ impl Checker<'_> {
             .try_into()
             .map_err(|error: toml::de::Error| self.problem(table, error.message().to_owned()))
             .ok()
+    }
+
+    fn runtime(&mut self, raw: RawRuntime) -> Runtime {
+        let label = &raw.guest_selinux_label;
+        if !label.is_empty() && !is_selinux_label(label) {
+            let what = format!("{label:?} is no label of SELinux, such as system_u:system_r:container_t:s0");
+            self.problem(GUEST_LABEL, what);
+        }
+        Runtime {
+            debug: raw.enable_debug,
+            disable_guest_seccomp: raw.disable_guest_seccomp,
+            guest_selinux_label: raw.guest_selinux_label,
+            create_container_timeout: seconds(raw.create_container_timeout, 60),
+        }
     }
 
     /// Notes a problem, unless the key has one already: what follows from it is no news.
@@ -69,14 +92,6 @@ impl Checker<'_> {
     /// Whether the values of all these keys mean something.
     fn sound(&self, keys: &[&str]) -> bool {
         !keys.iter().any(|key| self.report.doubts(key))
-    }
-}
-
-fn runtime(raw: RawRuntime) -> Runtime {
-    Runtime {
-        debug: raw.enable_debug,
-        disable_guest_seccomp: raw.disable_guest_seccomp,
-        create_container_timeout: seconds(raw.create_container_timeout, 60),
     }
 }
 

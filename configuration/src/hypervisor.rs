@@ -92,6 +92,12 @@ pub struct Hypervisor {
     pub seccompsandbox: String,
     /// Where the memory of guests whose kernel panicked is kept.
     pub guest_memory_dump: Option<GuestMemoryDump>,
+    /// QEMU runs as a user that nobody else is; `shared_fs` is not virtio-9p then.
+    pub rootless: bool,
+    /// The pod's SELinux label is not QEMU's.
+    pub disable_selinux: bool,
+    /// Processes in the guest have no SELinux labels.
+    pub disable_guest_selinux: bool,
     /// A further monitor of QEMU's.
     pub extra_monitor: ExtraMonitor,
     /// The guest's console is a serial port rather than virtio.

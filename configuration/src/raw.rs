@@ -79,6 +79,9 @@ pub(crate) struct RawHypervisor {
     pub(crate) seccompsandbox: String,
     pub(crate) guest_memory_dump_path: PathBuf,
     pub(crate) guest_memory_dump_paging: bool,
+    pub(crate) rootless: bool,
+    pub(crate) disable_selinux: bool,
+    pub(crate) disable_guest_selinux: bool,
     pub(crate) extra_monitor_socket: ExtraMonitor,
     pub(crate) use_legacy_serial: bool,
     pub(crate) enable_debug: bool,
@@ -99,4 +102,5 @@ pub(crate) struct RawRuntime {
     pub(crate) enable_debug: bool,
     pub(crate) create_container_timeout: u32,
     pub(crate) disable_guest_seccomp: bool,
+    pub(crate) guest_selinux_label: String,
 }

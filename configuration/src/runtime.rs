@@ -9,6 +9,8 @@ pub struct Runtime {
     pub debug: bool,
     /// Containers' seccomp profiles are not applied inside the guest.
     pub disable_guest_seccomp: bool,
+    /// The SELinux label of containers in the guest that have one on the host; empty leaves them that.
+    pub guest_selinux_label: String,
     /// How long the creation of a container inside the guest may take.
     pub create_container_timeout: Duration,
 }

@@ -8,7 +8,7 @@
 pub(crate) mod bundle;
 mod exec;
 mod rootfs;
-mod spec;
+pub(crate) mod spec;
 mod supervise;
 
 use std::{
@@ -100,7 +100,7 @@ impl Container {
             rootfs::share(sandbox.tree(), &new.id, &new.rootfs, &spec, &new.bundle),
             sandbox.wires(terminal),
         )?;
-        let guest = spec::for_guest(spec, &new.id, &rootfs.guest_path, sandbox.disables_seccomp())?;
+        let guest = spec::for_guest(spec, &new.id, &rootfs.guest_path, sandbox.confinement())?;
         let mut shared = Vec::with_capacity(1 + guest.binds.len());
         for bind in &guest.binds {
             shared.push(sandbox.tree().attach(&bind.source, &bind.name, bind.recursive, bind.read_only)?);

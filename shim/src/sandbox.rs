@@ -26,6 +26,7 @@ use tokio::{sync::watch, time::timeout};
 use vmm::Vm;
 
 use crate::{
+    container::spec::Confinement,
     error::{Error, Result},
     stdio::wires::{Connected, Offer},
 };
@@ -53,7 +54,7 @@ pub(crate) struct Sandbox {
     agent: AgentClient,
     /// Whether the guest takes streams on connections of their own.
     offer: Offer,
-    disables_seccomp: bool,
+    confinement: Confinement,
     phase: watch::Sender<Phase>,
     clock: Clock,
     log: Logger,
@@ -105,9 +106,9 @@ impl Sandbox {
         Ok(self.offer.open(self.vm.vsock().as_ref(), terminal, &self.log).await)
     }
 
-    /// Whether the operator switched seccomp off inside guests.
-    pub(crate) fn disables_seccomp(&self) -> bool {
-        self.disables_seccomp
+    /// What confines containers inside the guest.
+    pub(crate) fn confinement(&self) -> &Confinement {
+        &self.confinement
     }
 
     pub(crate) fn mark(&self, phase: &'static str) {

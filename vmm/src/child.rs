@@ -28,6 +28,8 @@ use tokio::sync::watch;
 use crate::exit::{self, How, VmExit, Who};
 use crate::identity::{self, Process};
 use crate::lines::{Budget, Lines, Verdict};
+use crate::selinux::Labelled;
+use crate::user::Credentials;
 
 /// Lines kept as a process's last words.
 const LAST_WORDS: usize = 4;
@@ -45,6 +47,10 @@ pub(crate) struct Launch {
     /// The descriptors it inherits, under the numbers they have here.
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) umask: libc::mode_t,
+    /// Who it is; `None` is who we are.
+    pub(crate) user: Option<Credentials>,
+    /// What SELinux is to know it by.
+    pub(crate) label: Option<Labelled>,
 }
 
 /// A running process; dropping it kills it.
@@ -71,9 +77,14 @@ impl Launch {
             .stderr(input)
             .kill_on_drop(true);
         let inherited: Vec<RawFd> = self.fds.iter().map(AsRawFd::as_raw_fd).collect();
-        let (umask, parent) = (self.umask, std::process::id());
-        // SAFETY: between fork and exec `confine` makes system calls only; it neither allocates nor locks.
-        unsafe { command.pre_exec(move || confine(parent, umask, &inherited)) };
+        let (umask, user, label, parent) = (self.umask, self.user, self.label, std::process::id());
+        // SAFETY: between fork and exec both functions make system calls only; they neither allocate nor lock.
+        unsafe {
+            command.pre_exec(move || {
+                label.as_ref().map_or(Ok(()), Labelled::take)?;
+                confine(parent, umask, user, &inherited)
+            });
+        }
         let mut child = command.spawn()?;
         // The command holds copies of the pipe's end, the launch those of what the child now has.
         drop((command, self.fds));
@@ -126,7 +137,14 @@ impl Drop for Child {
 }
 
 /// What the new process does to itself before it becomes the program.
-fn confine(parent: u32, umask: libc::mode_t, inherited: &[RawFd]) -> io::Result<()> {
+fn confine(
+    parent: u32,
+    umask: libc::mode_t,
+    user: Option<Credentials>,
+    inherited: &[RawFd],
+) -> io::Result<()> {
+    // Before the parent's death is watched for, as the kernel stops watching when the user changes.
+    user.map_or(Ok(()), Credentials::assume)?;
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: system calls on numbers, and on one structure that lives here.
     unsafe {
@@ -223,6 +241,7 @@ fn keep(log: &Logger, budget: &mut Budget, last: &mut VecDeque<String>, line: St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::selinux;
     use std::fs::File;
     use std::os::fd::IntoRawFd;
 
@@ -233,11 +252,24 @@ mod tests {
     }
 
     fn shell(script: &str, fds: Vec<OwnedFd>) -> Started {
+        labelled_shell(script, fds, None)
+    }
+
+    fn labelled_shell(script: &str, fds: Vec<OwnedFd>, label: Option<Labelled>) -> Started {
         let dir = tempfile::tempdir().unwrap();
         let args = ["-c", script].map(Into::into).into();
         let (first, exit) = watch::channel(None);
         let program = "/bin/sh".into();
-        let launch = Launch { who: Who::Qemu, program, args, dir: dir.path().into(), fds, umask: 0o077 };
+        let launch = Launch {
+            who: Who::Qemu,
+            program,
+            args,
+            dir: dir.path().into(),
+            fds,
+            umask: 0o077,
+            user: None,
+            label,
+        };
         let child = launch.spawn(&Logger::root(slog::Discard, o!()), first).unwrap();
         Started { child, exit, _dir: dir }
     }
@@ -289,6 +321,15 @@ mod tests {
         let words = exit_of(&mut started).await.last_words;
         let words: Vec<&str> = words.split(" | ").map(str::trim).collect();
         assert_eq!(words, ["Umask:\t0077", "NoNewPrivs:\t1", "0", pid.to_string().as_str()]);
+    }
+
+    #[tokio::test]
+    async fn a40_a_child_takes_its_label_before_it_becomes_the_program() {
+        let root = tempfile::tempdir().unwrap();
+        let label = selinux::tests::labelled(root.path());
+        let mut started = labelled_shell("exit 0", vec![], Some(label));
+        assert_eq!(exit_of(&mut started).await.how, How::Exited(0));
+        assert_eq!(selinux::tests::written(root.path()), selinux::tests::LABEL);
     }
 
     #[tokio::test]

@@ -56,6 +56,15 @@ pub enum BootError {
         /// Pages there are.
         free: u64,
     },
+    /// The host's kernel has no SELinux.
+    #[error(
+        "process.selinuxLabel {label}: the host's kernel runs without SELinux: leave the label out, or set \
+         disable_selinux"
+    )]
+    Selinux {
+        /// The label that was to be.
+        label: String,
+    },
     /// No free address for the guest was found.
     #[error("no free vsock address in {0} attempts")]
     NoFreeCid(u32),
@@ -117,6 +126,11 @@ pub enum PathProblem {
     /// Permission is missing.
     #[error("not readable")]
     NotReadable,
+    /// The user of a rootless machine may not open it.
+    #[error(
+        "not open to the user of a rootless machine: the permissions of it and its directories have to allow others"
+    )]
+    NotForUser,
     /// The kernel would not say.
     #[error("cannot be looked at: {0}")]
     Unknown(nix::errno::Errno),
@@ -157,6 +171,17 @@ pub enum QmpError {
         /// What was wrong with it.
         what: String,
     },
+}
+
+/// Why a machine is not well.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unwell {
+    /// Its guest will never run again; the word is QEMU's, as in [`How::Stuck`].
+    #[error("the guest is stuck in state {0}")]
+    Stuck(String),
+    /// QEMU does not answer.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
 }
 
 /// A virtual machine that would not go.

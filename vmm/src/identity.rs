@@ -26,9 +26,6 @@ impl fmt::Display for Process {
     }
 }
 
-/// The file in a run directory that lists the processes started there, one JSON object to a line.
-pub(crate) const RECORD: &str = "processes";
-
 impl Process {
     /// Identifies `pid`, which has to be there.
     pub(crate) fn of(pid: u32, name: impl Into<String>) -> io::Result<Process> {
@@ -54,35 +51,6 @@ impl Process {
         }
         send(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGKILL)
     }
-}
-
-/// Kills what the record in `run_dir` still finds: for whoever cleans up after a program that died. Returns the
-/// processes that were there. Fails if the record is there and cannot be read; a line that is no process (the
-/// program died while writing it) is passed over.
-pub fn sweep(run_dir: &Path) -> io::Result<Vec<Process>> {
-    let text = match std::fs::read_to_string(run_dir.join(RECORD)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let listed = text.lines().filter_map(|line| serde_json::from_str::<Process>(line).ok());
-    let mut killed = Vec::new();
-    for process in listed {
-        if process.kill()? {
-            killed.push(process);
-        }
-    }
-    Ok(killed)
-}
-
-/// Adds `process` to the record of `run_dir`.
-pub(crate) fn record(run_dir: &Path, process: &Process) -> io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut line = serde_json::to_vec(process)?;
-    line.push(b'\n');
-    let mut options = std::fs::OpenOptions::new();
-    options.append(true).create(true).mode(0o600).open(run_dir.join(RECORD))?.write_all(&line)
 }
 
 /// A descriptor for the process `pid`.
@@ -142,14 +110,15 @@ fn start_time(proc: &Path, pid: u32) -> io::Result<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::process::{Child, Command};
 
-    struct Sleep(Child);
+    /// A process that does nothing, and not for long.
+    pub(crate) struct Sleep(pub(crate) Child);
 
     impl Sleep {
-        fn start() -> Sleep {
+        pub(crate) fn start() -> Sleep {
             Sleep(Command::new("/bin/sleep").arg("60").spawn().unwrap())
         }
     }
@@ -169,34 +138,5 @@ mod tests {
         let stat = format!("7 (a ) b (c)) S {}\n", fields.join(" "));
         std::fs::write(proc.path().join("7/stat"), stat).unwrap();
         assert_eq!(start_time(proc.path(), 7).unwrap(), 22);
-    }
-
-    #[test]
-    fn a_sweep_kills_what_is_recorded() {
-        let mut sleep = Sleep::start();
-        let run_dir = tempfile::tempdir().unwrap();
-        let process = Process::of(sleep.0.id(), "qemu").unwrap();
-        record(run_dir.path(), &process).unwrap();
-        assert_eq!(sweep(run_dir.path()).unwrap(), [process]);
-        sleep.0.wait().unwrap();
-        assert!(sweep(run_dir.path()).unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_sweep_spares_a_process_that_has_the_number_of_a_dead_one() {
-        let mut sleep = Sleep::start();
-        let run_dir = tempfile::tempdir().unwrap();
-        let mut process = Process::of(sleep.0.id(), "qemu").unwrap();
-        process.start_time -= 1;
-        record(run_dir.path(), &process).unwrap();
-        assert!(sweep(run_dir.path()).unwrap().is_empty());
-        assert!(sleep.0.try_wait().unwrap().is_none());
-    }
-
-    #[test]
-    fn a_sweep_passes_over_half_a_line() {
-        let run_dir = tempfile::tempdir().unwrap();
-        std::fs::write(run_dir.path().join(RECORD), "{\"pid\":1,\"start_t").unwrap();
-        assert!(sweep(run_dir.path()).unwrap().is_empty());
     }
 }

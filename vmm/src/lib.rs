@@ -29,19 +29,23 @@ mod paths;
 mod processes;
 mod qemu;
 mod random;
+mod record;
 mod run_dir;
+mod selinux;
+mod user;
 mod virtiofsd;
 mod vm;
 mod vsock;
 
-pub use error::{BootError, PathError, PathProblem, QmpError, StopError};
+pub use error::{BootError, PathError, PathProblem, QmpError, StopError, Unwell};
 pub use exit::{How, VmExit, Who};
-pub use identity::{Process, sweep};
+pub use identity::Process;
 pub use qemu::Qemu;
 #[cfg(fuzzing)]
 pub use qemu::fuzzing;
+pub use record::{Record, RecordedMachine, sweep};
 pub use spec::VmSpec;
-pub use vm::{Connection, Hypervisor, Listener, Stream, Vm, Vsock};
+pub use vm::{Connection, Hypervisor, Listener, Stream, VcpuThread, Vm, Vsock};
 
 /// The oldest release of QEMU that is tested.
 pub const OLDEST_QEMU: &str = "7.2";

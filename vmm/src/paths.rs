@@ -8,8 +8,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
-use crate::error::{PathError, PathProblem};
-use crate::spec::{Backing, Boot, Firmware, ShareKind, VmSpec};
+use crate::error::{BootError, PathError, PathProblem};
+use crate::spec::{Accelerator, Backing, Boot, Firmware, Protection, ShareKind, VmSpec};
+use crate::user::Credentials;
 
 /// What memory comes in, in bytes.
 const PAGE: u64 = 4096;
@@ -61,6 +62,72 @@ pub(crate) fn check(spec: &VmSpec) -> Result<(), PathError> {
         }
     }
     Ok(())
+}
+
+/// What QEMU opens by itself, and needs to be allowed to: everything else it is given open.
+fn qemus(spec: &VmSpec) -> Vec<(&'static str, &Path, AccessFlags)> {
+    let (read, write) = (AccessFlags::R_OK, AccessFlags::R_OK | AccessFlags::W_OK);
+    let mut list: Vec<(&'static str, &Path, AccessFlags)> = vec![
+        ("QEMU", &spec.qemu, AccessFlags::X_OK | read),
+        ("kernel", &spec.kernel, read),
+        ("entropy source", &spec.entropy, read),
+    ];
+    match &spec.boot {
+        Boot::Initrd(path) => list.push(("initrd", path, read)),
+        // Opened anew through its descriptor, to be mapped.
+        Boot::Image { path, driver, .. } if driver.is_memory() => list.push(("guest image", path, read)),
+        Boot::Image { .. } => {}
+    }
+    match &spec.firmware {
+        Firmware::BuiltIn => {}
+        Firmware::Bios(path) => list.push(("firmware", path, read)),
+        Firmware::Flash { code, variables } => {
+            list.push(("firmware", code, read));
+            list.extend(variables.iter().map(|path| ("firmware variables", path.as_path(), read)));
+        }
+    }
+    if let Backing::Directory(directory) = &spec.backing {
+        list.push(("directory for the guest's memory", directory, AccessFlags::X_OK | write));
+    }
+    let devices = [
+        (spec.accelerator == Accelerator::Kvm, "KVM", "/dev/kvm"),
+        (matches!(spec.protection, Some(Protection::Sev { .. } | Protection::Snp { .. })), "SEV", "/dev/sev"),
+        (spec.sgx_epc.is_some(), "SGX", "/dev/sgx_vepc"),
+    ];
+    list.extend(
+        devices.into_iter().filter(|(used, ..)| *used).map(|(_, what, path)| (what, Path::new(path), write)),
+    );
+    list.extend(spec.vhost_user.iter().map(|device| ("vhost-user socket", device.socket(), write)));
+    list
+}
+
+/// Checks, as that user, that QEMU may open what it has to; the first path that it may not is the error.
+pub(crate) fn check_for(user: Credentials, spec: &VmSpec) -> Result<(), BootError> {
+    let list = qemus(spec);
+    // The kernel has users for threads, and this one is the user's until it ends. That this process cannot be dumped
+    // or traced by that user afterwards, which the kernel sees to, is as well.
+    let asked = std::thread::scope(|scope| {
+        let ask = || {
+            user.assume()?;
+            Ok(list.iter().find_map(|(what, path, flags)| out_of_reach(what, path, *flags)))
+        };
+        scope.spawn(ask).join().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))
+    });
+    match asked {
+        Ok(None) => Ok(()),
+        Ok(Some(error)) => Err(error.into()),
+        Err(source) => Err(BootError::Io { doing: format!("become {user}"), source }),
+    }
+}
+
+fn out_of_reach(what: &'static str, path: &Path, flags: AccessFlags) -> Option<PathError> {
+    let problem = match access(path, flags) {
+        Ok(()) => return None,
+        Err(Errno::EACCES) => PathProblem::NotForUser,
+        Err(Errno::ENOENT) => PathProblem::Missing,
+        Err(errno) => PathProblem::Unknown(errno),
+    };
+    Some(PathError { what, path: path.to_owned(), problem })
 }
 
 fn one(what: &'static str, path: &Path, kind: Kind) -> Result<(), PathError> {

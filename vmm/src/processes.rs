@@ -15,7 +15,11 @@ use crate::child::{Child, Launch};
 use crate::error::{BootError, StopError};
 use crate::exit::{VmExit, Who};
 use crate::identity::{self, Process};
+use crate::record::{self, Record};
 use crate::run_dir::{RemoveLater, RunDir};
+use crate::selinux::Labelled;
+use crate::spec::VmSpec;
+use crate::user::{Credentials, User};
 
 /// How long processes have to be reaped after SIGKILL.
 const REAP: Duration = Duration::from_secs(5);
@@ -25,7 +29,11 @@ const REAP: Duration = Duration::from_secs(5);
 pub(crate) struct Processes {
     children: Mutex<Vec<Arc<Child>>>,
     leftovers: Mutex<Vec<RemoveLater>>,
+    record: Mutex<Record>,
     run_dir: RunDir,
+    /// Who QEMU is, where it is not who we are.
+    user: Option<User>,
+    label: Option<Labelled>,
     log: Logger,
     exit: watch::Sender<Option<VmExit>>,
 }
@@ -38,18 +46,33 @@ pub(crate) struct Program<'a> {
     pub(crate) args: Vec<OsString>,
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) umask: libc::mode_t,
+    /// Who it is; `None` is who we are.
+    pub(crate) user: Option<Credentials>,
 }
 
 impl Processes {
-    pub(crate) fn new(run_dir: &Path, log: Logger) -> Result<Processes, BootError> {
-        let run_dir = RunDir::open(run_dir)
-            .map_err(|source| BootError::Io { doing: format!("open {}", run_dir.display()), source })?;
-        let leftovers = Mutex::new(vec![run_dir.remove_later(identity::RECORD)]);
-        Ok(Processes { children: Mutex::default(), leftovers, run_dir, log, exit: watch::Sender::new(None) })
+    pub(crate) fn new(
+        spec: &VmSpec,
+        user: Option<User>,
+        label: Option<Labelled>,
+        log: Logger,
+    ) -> Result<Processes, BootError> {
+        let run_dir = RunDir::open(&spec.run_dir)
+            .map_err(|source| BootError::Io { doing: format!("open {}", spec.run_dir.display()), source })?;
+        let files = [record::RECORD, record::NEXT];
+        let leftovers = Mutex::new(files.map(|name| run_dir.remove_later(name)).into());
+        let record = Mutex::new(Record::of(spec));
+        let exit = watch::Sender::new(None);
+        Ok(Processes { children: Mutex::default(), leftovers, record, run_dir, user, label, log, exit })
     }
 
     pub(crate) fn run_dir(&self) -> &RunDir {
         &self.run_dir
+    }
+
+    /// Who QEMU is; `None` is who we are.
+    pub(crate) fn user(&self) -> Option<Credentials> {
+        self.user.as_ref().map(User::credentials)
     }
 
     pub(crate) fn log(&self) -> &Logger {
@@ -68,17 +91,27 @@ impl Processes {
 
     /// Starts `program` in the run directory, where it is recorded for [`crate::sweep`].
     pub(crate) fn start(&self, program: Program<'_>) -> Result<Arc<Child>, BootError> {
-        let Program { who, path, args, fds, umask } = program;
+        let Program { who, path, args, fds, umask, user } = program;
         let refused = |source: io::Error| BootError::Spawn { who, program: path.to_owned(), source };
         let dir = self.run_dir.path().to_owned();
-        let launch = Launch { who, program: path.to_owned(), args, dir, fds, umask };
+        let launch =
+            Launch { who, program: path.to_owned(), args, dir, fds, umask, user, label: self.label.clone() };
         let child = Arc::new(launch.spawn(&self.log, self.exit.clone()).map_err(refused)?);
         lock(&self.children).push(child.clone());
-        identity::record(self.run_dir.path(), child.process()).map_err(|source| BootError::Io {
-            doing: format!("record {} in {}", child.process(), self.run_dir.path().display()),
-            source,
-        })?;
+        self.record(|record| record.processes.push(child.process().clone()))?;
         Ok(child)
+    }
+
+    /// Records the guest's address.
+    pub(crate) fn record_cid(&self, cid: u32) -> Result<(), BootError> {
+        self.record(|record| record.machine.iter_mut().for_each(|machine| machine.cid = Some(cid)))
+    }
+
+    fn record(&self, change: impl FnOnce(&mut Record)) -> Result<(), BootError> {
+        let (mut record, dir) = (lock(&self.record), self.run_dir.path());
+        change(&mut record);
+        let doing = || format!("record the machine in {}", dir.display());
+        record.write(dir).map_err(|source| BootError::Io { doing: doing(), source })
     }
 
     /// Has `name` in the run directory removed now and in the end; gives its path.

@@ -3,6 +3,7 @@
 mod boot;
 mod command;
 mod dump;
+mod health;
 mod machine;
 mod monitor;
 mod plug;

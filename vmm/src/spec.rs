@@ -24,7 +24,9 @@ pub(crate) use pci::FIRST_BRIDGE;
 pub use pci::{HOST_DEVICES, PciPlaces, Window};
 pub use protection::{CBit, Protection, SnpIdentity};
 pub use sgx::SgxEpc;
-pub use value::{CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, Tag, Vcpus, VmName, VmUuid};
+pub use value::{
+    CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, SelinuxLabel, Tag, Vcpus, VmName, VmUuid,
+};
 pub use virtio::{VhostUser, VhostUserKind, VirtioPci};
 
 /// A virtual machine to boot.
@@ -92,6 +94,10 @@ pub struct VmSpec {
     pub vsock: VsockSpec,
     /// The value of QEMU's `-sandbox`, its system-call filter; `None` leaves the filter off.
     pub seccomp: Option<String>,
+    /// QEMU runs as a user that nobody else is, without privileges; the daemon of a virtio-fs share does not.
+    pub rootless: bool,
+    /// What SELinux knows the machine's processes by; `None` is what it makes of them itself.
+    pub selinux: Option<SelinuxLabel>,
     /// A second monitor, on the socket [`EXTRA_MONITOR`] in the run directory.
     pub extra_monitor: Option<ExtraMonitor>,
     /// The guest's kernel says more while it boots.

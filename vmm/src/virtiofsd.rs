@@ -30,6 +30,8 @@ pub(crate) fn start(processes: &Processes, fs: &VirtioFs, source: &Path) -> Resu
         fds: vec![listener],
         // Files get the modes that the guest asks for; the daemon makes nothing else.
         umask: 0,
+        // Whoever serves the files of many users cannot be one of them.
+        user: None,
     })?;
     Ok(connection)
 }

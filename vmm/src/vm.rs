@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
-use crate::error::{BootError, QmpError, StopError};
+use crate::error::{BootError, QmpError, StopError, Unwell};
 use crate::exit::VmExit;
 use crate::identity::Process;
 use crate::plug::{DeviceId, MemorySize, PlugError, Pluggable, Plugged};
@@ -72,6 +73,23 @@ pub trait Vm: Send + Sync {
     /// itself, on request and then on SIGTERM; SIGKILL follows, at once if `grace` is zero. Returns at most 5 s after
     /// `grace`, or after the memory of a guest that panicked is kept where it is to be, and may be called any number of times, also by several tasks.
     async fn stop(&self, grace: Duration) -> Result<(), StopError>;
+
+    /// Whether the machine is well: QEMU answers within seconds, and the guest runs, is paused, or could run again.
+    async fn check(&self) -> Result<(), Unwell>;
+
+    /// The threads of [`Vm::pid`] that the guest's processors are, in the order of those. Emulated ones may share one.
+    async fn vcpu_threads(&self) -> Result<Vec<VcpuThread>, QmpError>;
+}
+
+/// A thread of the host that is a processor of the guest's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct VcpuThread {
+    /// The processor's number, from 0 on.
+    #[serde(rename = "cpu-index")]
+    pub vcpu: u32,
+    /// The thread's number.
+    #[serde(rename = "thread-id")]
+    pub tid: u32,
 }
 
 /// What connects programs on the host with those in the guest.

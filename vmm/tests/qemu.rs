@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::{Fixture, log, named, status};
-use vmm::spec::{Boot, Firmware, ImageDriver, ImageFs, ShareKind};
-use vmm::{BootError, How, Hypervisor, Qemu, Vm, VmExit, Who};
+use vmm::spec::{Boot, Firmware, ImageDriver, ImageFs, ShareKind, Vcpus};
+use vmm::{BootError, How, Hypervisor, Qemu, Unwell, Vm, VmExit, Who};
 
 async fn boot(fixture: &Fixture) -> Box<dyn Vm> {
     Qemu::new(log()).boot(fixture.spec.clone()).await.unwrap()
@@ -53,6 +53,27 @@ async fn a_machine_boots_is_paused_resumed_and_stopped_by_itself() {
     let exit = vm.exit().borrow().clone().unwrap();
     assert_eq!((exit.who, exit.how), (Who::Qemu, How::Exited(0)));
     vm.stop(Duration::from_secs(8)).await.unwrap();
+    fixture.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn b19_b20_a_machine_tells_that_it_is_well_and_which_threads_its_processors_are() {
+    let mut fixture = Fixture::new();
+    fixture.spec.vcpus = Vcpus::new(2, 2).unwrap();
+    let vm = boot(&fixture).await;
+    vm.check().await.unwrap();
+    let threads = vm.vcpu_threads().await.unwrap();
+    assert_eq!(threads.iter().map(|thread| thread.vcpu).collect::<Vec<_>>(), [0, 1]);
+    for thread in threads {
+        let name = format!("/proc/{}/task/{}/comm", vm.pid(), thread.tid);
+        assert!(std::fs::exists(&name).unwrap(), "{name}");
+    }
+    vm.pause().await.unwrap();
+    vm.check().await.unwrap();
+    assert!(named(&vm.processes(), "qemu").kill().unwrap());
+    ended(vm.as_ref(), Duration::from_secs(1)).await;
+    assert!(matches!(vm.check().await, Err(Unwell::Qmp(_))));
+    vm.stop(Duration::ZERO).await.unwrap();
     fixture.assert_nothing_left();
 }
 

@@ -23,6 +23,8 @@ const MEMORY_FILE: &str = "hypervisor.qemu.file_mem_backend";
 const ENTROPY: &str = "hypervisor.qemu.entropy_source";
 const QUEUE_SIZE: &str = "hypervisor.qemu.virtio_fs_queue_size";
 const EXTRA_ARGS: &str = "hypervisor.qemu.virtio_fs_extra_args";
+const ROOTLESS: &str = "hypervisor.qemu.rootless";
+const SHARED_FS: &str = "hypervisor.qemu.shared_fs";
 const MSIZE: &str = "hypervisor.qemu.msize_9p";
 const VIRTIO_FS_DAEMON: &str = "hypervisor.qemu.virtio_fs_daemon";
 
@@ -43,6 +45,7 @@ impl Checker<'_> {
         let virtio_fs_queue_size = self.queue_size(raw.virtio_fs_queue_size);
         self.extra_args(&raw.virtio_fs_extra_args);
         let msize_9p = self.msize(raw.msize_9p);
+        self.rootless(&raw);
         let block = self.block(&raw);
         let vhost_user_store = self.vhost_user_store(&raw);
         let numa = self.numa(&raw);
@@ -91,6 +94,9 @@ impl Checker<'_> {
             entropy_source: raw.entropy_source,
             seccompsandbox: raw.seccompsandbox,
             guest_memory_dump,
+            rootless: raw.rootless,
+            disable_selinux: raw.disable_selinux,
+            disable_guest_selinux: raw.disable_guest_selinux,
             extra_monitor: raw.extra_monitor_socket,
             use_legacy_serial: raw.use_legacy_serial,
             enable_debug: raw.enable_debug,
@@ -202,6 +208,16 @@ impl Checker<'_> {
             self.problem(key, finding.what);
         }
         program
+    }
+
+    /// Files of a share are the containers' users'; with virtio-9p it would be QEMU that serves them.
+    fn rootless(&mut self, raw: &RawHypervisor) {
+        if raw.rootless && raw.shared_fs == SharedFs::Virtio9p && self.sound(&[ROOTLESS, SHARED_FS]) {
+            let what = format!(
+                "set together with {SHARED_FS} = \"virtio-9p\", which QEMU itself serves, as root; use virtio-fs"
+            );
+            self.problem(ROOTLESS, what);
+        }
     }
 
     fn queue_size(&mut self, asked: u32) -> u32 {

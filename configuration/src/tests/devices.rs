@@ -166,3 +166,24 @@ fn numa_nodes_are_lists_of_the_host_s() {
     let loaded = place.load_with("hypervisor.qemu.numa_mapping = ['0']").unwrap();
     assert!(loaded.warnings[0].concerns("hypervisor.qemu.numa_mapping"));
 }
+
+#[test]
+fn a33_rootless_and_a_share_that_qemu_serves_exclude_each_other() {
+    let place = Place::new();
+    let (key, wrong) =
+        ("hypervisor.qemu.rootless", "hypervisor.qemu = {rootless = true, shared_fs = 'virtio-9p'}");
+    refused(&place, &[(wrong, key, "hypervisor.qemu.shared_fs"), (wrong, key, "use virtio-fs")]);
+    assert!(place.load_with("hypervisor.qemu.rootless = true").unwrap().configuration.hypervisor.rootless);
+}
+
+#[test]
+fn a40_a_label_for_the_guest_has_the_parts_of_one() {
+    let place = Place::new();
+    let key = "runtime.guest_selinux_label";
+    refused(&place, &[("runtime.guest_selinux_label = 'container_t'", key, "no label of SELinux")]);
+    let loaded = place
+        .load_with("runtime.guest_selinux_label = 'u:r:t'\nhypervisor.qemu.disable_guest_selinux = false");
+    let configuration = loaded.unwrap().configuration;
+    assert_eq!(configuration.runtime.guest_selinux_label, "u:r:t");
+    assert!(!configuration.hypervisor.disable_guest_selinux && !configuration.hypervisor.disable_selinux);
+}

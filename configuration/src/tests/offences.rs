@@ -7,7 +7,7 @@ use super::{Place, problems};
 use crate::Origin;
 
 /// A line of a drop-in each, and the key that is wrong in it. None hides another.
-const IN_FILES: [(&str, &str); 16] = [
+const IN_FILES: [(&str, &str); 17] = [
     ("hypervisor.qemu.path = '/no'", "hypervisor.qemu.path"),
     ("hypervisor.qemu.kernel = '/no'", "hypervisor.qemu.kernel"),
     ("hypervisor.qemu.initrd = '@DIR@/absent'", "hypervisor.qemu.initrd"),
@@ -27,6 +27,7 @@ const IN_FILES: [(&str, &str); 16] = [
         "hypervisor.qemu.hot_plug_vfio = 'root-port'\nhypervisor.qemu.cold_plug_vfio = 'root-port'",
         "hypervisor.qemu.hot_plug_vfio",
     ),
+    ("hypervisor.qemu.rootless = true\nhypervisor.qemu.shared_fs = 'virtio-9p'", "hypervisor.qemu.rootless"),
     ("hypervisor.qemu.valid_ctlpaths = ['[']", "hypervisor.qemu.valid_ctlpaths"),
     ("agent.kata.kernel_modules = ['--all']", "agent.kata.kernel_modules"),
     ("runtime.nonsense = 1", "runtime.nonsense"),

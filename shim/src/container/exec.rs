@@ -26,7 +26,7 @@ impl Container {
             return Err(self.wrong_state("exec in"));
         }
         let reserved = self.execs.reserve(&request.exec_id)?;
-        let spec = read_process(&request)?;
+        let spec = read_process(&request, &self.sandbox.confinement().selinux)?;
         let stdio = Paths {
             stdin: request.stdin,
             stdout: request.stdout,
@@ -103,7 +103,7 @@ impl Container {
 }
 
 /// Reads the OCI process, which containerd sends as JSON.
-fn read_process(request: &ExecProcessRequest) -> Result<OciProcess> {
+fn read_process(request: &ExecProcessRequest, selinux: &spec::GuestSelinux) -> Result<OciProcess> {
     let json =
         request.spec.as_ref().ok_or_else(|| Error::InvalidArgument("exec: no process given".into()))?;
     let mut process: OciProcess = serde_json::from_slice(&json.value)
@@ -114,7 +114,7 @@ fn read_process(request: &ExecProcessRequest) -> Result<OciProcess> {
         ));
     }
     process.set_terminal(Some(request.terminal));
-    spec::without_host_labels(&mut process);
+    spec::with_guest_labels(&mut process, selinux);
     Ok(process)
 }
 

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use configuration::Configuration;
 use oci_spec::runtime::{
     Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, Process, RootBuilder, Spec,
 };
@@ -32,11 +33,48 @@ pub(crate) struct GuestSpec {
     pub(crate) sandbox_pidns: bool,
 }
 
+/// What of a container's confinement on a host it has in the guest.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Confinement {
+    /// Whether the operator switched seccomp off.
+    pub(crate) disables_seccomp: bool,
+    pub(crate) selinux: GuestSelinux,
+}
+
+/// What becomes of the SELinux label of a process that has one.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum GuestSelinux {
+    /// It is left out.
+    #[default]
+    Off,
+    /// It stays.
+    AsOnTheHost,
+    /// It is this one.
+    Label(String),
+}
+
+impl Confinement {
+    pub(crate) fn of(configuration: &Configuration) -> Confinement {
+        let label = &configuration.runtime.guest_selinux_label;
+        let selinux = match (configuration.hypervisor.disable_guest_selinux, label.is_empty()) {
+            (true, _) => GuestSelinux::Off,
+            (false, true) => GuestSelinux::AsOnTheHost,
+            (false, false) => GuestSelinux::Label(label.clone()),
+        };
+        Confinement { disables_seccomp: configuration.runtime.disable_guest_seccomp, selinux }
+    }
+}
+
 /// Rewrites `spec` for container `id`, whose root filesystem the guest finds at `rootfs`.
 ///
 /// # Errors
 /// `InvalidArgument` that names the mount that cannot be shared.
-pub(crate) fn for_guest(mut spec: Spec, id: &str, rootfs: &str, disable_seccomp: bool) -> Result<GuestSpec> {
+pub(crate) fn for_guest(
+    mut spec: Spec,
+    id: &str,
+    rootfs: &str,
+    confinement: &Confinement,
+) -> Result<GuestSpec> {
     // Hooks are host programs: the host runs them, or nobody does.
     spec.set_hooks(None);
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
@@ -46,17 +84,23 @@ pub(crate) fn for_guest(mut spec: Spec, id: &str, rootfs: &str, disable_seccomp:
     let mounts = spec.mounts_mut().take().unwrap_or_default();
     spec.set_mounts(Some(guest_mounts(mounts, id, &mut binds)?));
     if let Some(process) = spec.process_mut() {
-        without_host_labels(process);
+        with_guest_labels(process, &confinement.selinux);
     }
     let mut linux = spec.linux_mut().take().unwrap_or_default();
-    let sandbox_pidns = guest_linux(&mut linux, disable_seccomp);
+    let sandbox_pidns = guest_linux(&mut linux, confinement.disables_seccomp);
     spec.set_linux(Some(linux));
     Ok(GuestSpec { spec, binds, sandbox_pidns })
 }
 
-/// The host's security modules know these labels, the guest's kernel does not.
-pub(crate) fn without_host_labels(process: &mut Process) {
-    process.set_apparmor_profile(None).set_selinux_label(None);
+/// The host's security modules know these labels, the guest's kernel knows one of SELinux's if the operator says so.
+pub(crate) fn with_guest_labels(process: &mut Process, selinux: &GuestSelinux) {
+    process.set_apparmor_profile(None);
+    let given = process.selinux_label().clone().filter(|label| !label.is_empty());
+    process.set_selinux_label(match selinux {
+        GuestSelinux::Off => None,
+        GuestSelinux::AsOnTheHost => given,
+        GuestSelinux::Label(label) => given.map(|_| label.clone()),
+    });
 }
 
 fn guest_linux(linux: &mut Linux, disable_seccomp: bool) -> bool {
@@ -162,7 +206,13 @@ mod tests {
     use super::*;
 
     fn guest(config: &str) -> GuestSpec {
-        for_guest(serde_json::from_str(config).unwrap(), "c1", "/guest/rootfs", true).unwrap()
+        for_guest(
+            serde_json::from_str(config).unwrap(),
+            "c1",
+            "/guest/rootfs",
+            &Confinement { disables_seccomp: true, ..Confinement::default() },
+        )
+        .unwrap()
     }
 
     const CONFIG: &str = r#"{
@@ -213,6 +263,21 @@ mod tests {
     }
 
     #[test]
+    fn d8_a_selinux_label_is_the_guests_only_where_the_operator_says_so() {
+        let labelled = |config: &str, selinux: GuestSelinux| {
+            let confinement = Confinement { selinux, ..Confinement::default() };
+            let guest = for_guest(serde_json::from_str(config).unwrap(), "c1", "/r", &confinement).unwrap();
+            guest.spec.process().as_ref().unwrap().selinux_label().clone()
+        };
+        let own = || GuestSelinux::Label("d:e:f".into());
+        assert_eq!(labelled(CONFIG, GuestSelinux::Off), None);
+        assert_eq!(labelled(CONFIG, GuestSelinux::AsOnTheHost).as_deref(), Some("a:b:c"));
+        assert_eq!(labelled(CONFIG, own()).as_deref(), Some("d:e:f"));
+        let unlabelled = CONFIG.replace("\"a:b:c\"", "\"\"");
+        assert_eq!(labelled(&unlabelled, own()), None);
+    }
+
+    #[test]
     fn what_belongs_to_the_host_stays_there() {
         let spec = guest(CONFIG).spec;
         assert!(spec.hooks().is_none());
@@ -254,8 +319,9 @@ mod tests {
     #[test]
     fn a_mount_without_a_host_path_is_refused_by_its_destination() {
         let config = CONFIG.replace("/srv/data", "srv");
-        let error =
-            for_guest(serde_json::from_str(&config).unwrap(), "c1", "/r", false).unwrap_err().to_string();
+        let error = for_guest(serde_json::from_str(&config).unwrap(), "c1", "/r", &Confinement::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("/data") && error.contains("absolute"), "{error}");
     }
 }

@@ -15,8 +15,8 @@ use tokio::{
 };
 use vmm::plug::{DeviceId, MemorySize, PlugError, Pluggable, Plugged};
 use vmm::{
-    BootError, Connection, How, Hypervisor, Listener, Process, QmpError, StopError, Vm, VmExit, VmSpec,
-    Vsock, Who,
+    BootError, Connection, How, Hypervisor, Listener, Process, QmpError, StopError, Unwell, VcpuThread, Vm,
+    VmExit, VmSpec, Vsock, Who,
 };
 
 /// What becomes of a boot.
@@ -184,6 +184,14 @@ impl Vm for FakeVm {
     async fn stop(&self, _grace: Duration) -> Result<(), StopError> {
         self.power.off(How::Exited(0));
         Ok(())
+    }
+
+    async fn check(&self) -> Result<(), Unwell> {
+        Ok(())
+    }
+
+    async fn vcpu_threads(&self) -> Result<Vec<VcpuThread>, QmpError> {
+        Ok(Vec::new())
     }
 }
 

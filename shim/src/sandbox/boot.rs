@@ -12,6 +12,7 @@ use vmm::{BootError, Hypervisor, Listener, Vm};
 
 use super::{Clock, Phase, Sandbox, run_dir, run_dir::RunDir, share::SharedTree, vm_spec};
 use crate::{
+    container::spec::Confinement,
     error::{Error, Result},
     stdio::wires::Offer,
 };
@@ -54,7 +55,7 @@ pub(super) async fn boot(
         run_dir,
         agent,
         offer: Offer::default(),
-        disables_seccomp: configuration.runtime.disable_guest_seccomp,
+        confinement: Confinement::of(configuration),
         phase: watch::Sender::new(Phase::Up),
         clock,
         log: log.clone(),
@@ -108,7 +109,10 @@ async fn reach_agent(vm: &dyn Vm, configuration: &Configuration) -> Result<Agent
             )))
         }
     };
-    reached.map_err(|error| with_console(error, &vm.console_tail()))
+    match reached {
+        Ok(agent) => Ok(agent),
+        Err(error) => Err(with_console(with_health(error, vm).await, &vm.console_tail())),
+    }
 }
 
 /// Our guest's agent connects once it serves.
@@ -117,6 +121,15 @@ async fn noticed(mut listener: Listener) {
         // There is no guest any more, which others see as well.
         std::future::pending::<()>().await;
     }
+}
+
+/// An agent that does not answer may be the guest's doing, or QEMU's.
+async fn with_health(error: Error, vm: &dyn Vm) -> Error {
+    let Error::DeadlineExceeded(text) = error else { return error };
+    Error::DeadlineExceeded(match vm.check().await {
+        Ok(()) => text,
+        Err(unwell) => format!("{text}; {unwell}"),
+    })
 }
 
 /// What the guest last said tells more than that it did not answer.

@@ -14,14 +14,15 @@ use configuration::{
     AcceleratorChoice, Configuration, FsType, Hypervisor, MachineType, MemoryBacking, Rootfs, SharedFs,
     VirtioFsCache, VsockChoice,
 };
+use oci_spec::runtime::Spec;
 use slog::{Logger, warn};
 use vmm::{
     VmSpec, accelerator,
     spec::{
         Accelerator, Backing, Boot, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache,
         HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PanicDump,
-        PciPlaces, SgxEpc, Share, ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec,
-        Window,
+        PciPlaces, SelinuxLabel, SgxEpc, Share, ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid,
+        VsockSpec, Window,
     },
 };
 
@@ -104,6 +105,8 @@ pub(super) fn of(
         share,
         vsock,
         seccomp: seccomp_of(hypervisor, log),
+        rootless: hypervisor.rootless,
+        selinux: selinux_of(hypervisor, plan.spec)?,
         extra_monitor: match hypervisor.extra_monitor {
             configuration::ExtraMonitor::None => None,
             configuration::ExtraMonitor::Hmp => Some(ExtraMonitor::Hmp),
@@ -128,6 +131,14 @@ fn seccomp_of(hypervisor: &Hypervisor, log: &Logger) -> Option<String> {
             "to_be_faster" => "sysctl net.core.bpf_jit_enable=1");
     }
     Some(filter)
+}
+
+/// The pod's label. QEMU is on the host what the pod's processes would be.
+fn selinux_of(hypervisor: &Hypervisor, spec: &Spec) -> Result<Option<SelinuxLabel>> {
+    let label = spec.process().as_ref().and_then(|process| process.selinux_label().as_deref());
+    let label = label.filter(|label| !label.is_empty() && !hypervisor.disable_selinux);
+    let refused = |error| Error::InvalidArgument(format!("process.selinuxLabel: {error}"));
+    label.map(SelinuxLabel::new).transpose().map_err(refused)
 }
 
 fn accelerator_of(hypervisor: &Hypervisor, log: &Logger) -> Result<Accelerator> {
@@ -185,6 +196,13 @@ fn share_of(
             return Err(Error::InvalidArgument(
                 "hypervisor.qemu.shared_fs: none leaves the guest without root filesystems: set auto, virtio-fs or \
                  virtio-9p"
+                    .into(),
+            ));
+        }
+        (SharedFs::Virtio9p, _) | (SharedFs::Auto, Accelerator::Tcg) if hypervisor.rootless => {
+            return Err(Error::InvalidArgument(
+                "hypervisor.qemu.rootless: cannot be had with virtio-9p, which hypervisor.qemu.shared_fs = auto means \
+                 under TCG: set virtio-fs there"
                     .into(),
             ));
         }
@@ -315,7 +333,7 @@ fn boot_of(rootfs: &Rootfs) -> Boot {
     }
 }
 
-/// What the agent reads of the kernel's command line, then the operator's own words, which win.
+/// What the agent and the guest's security need on the kernel's command line, then the operator's own words, which win.
 fn kernel_params_of(configuration: &Configuration) -> Result<Vec<KernelParam>> {
     let agent = &configuration.agent;
     let debug = agent.debug.then_some("agent.log=debug");
@@ -324,7 +342,8 @@ fn kernel_params_of(configuration: &Configuration) -> Result<Vec<KernelParam>> {
     } else {
         &[]
     };
-    let own = debug.into_iter().chain(console.iter().copied());
+    let selinux = (!configuration.hypervisor.disable_guest_selinux).then_some("selinux=1");
+    let own = debug.into_iter().chain(console.iter().copied()).chain(selinux);
     let words = own.chain(configuration.hypervisor.kernel_params.iter().map(String::as_str));
     words.map(KernelParam::new).collect::<std::result::Result<_, _>>().map_err(unusable("kernel_params"))
 }

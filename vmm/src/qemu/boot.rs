@@ -6,9 +6,10 @@
 //!
 //! Whatever fails or ends on the way, everything that was started is killed and reaped before the error returns.
 
-use std::fs::File;
+use std::fs::{self, File, Permissions};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,7 +31,9 @@ use crate::exit::{VmExit, Who};
 use crate::huge_pages;
 use crate::paths;
 use crate::processes::{Processes, Program};
-use crate::spec::{Boot, EXTRA_MONITOR, Share, ShareKind, VmSpec, VsockSpec};
+use crate::selinux::Labelled;
+use crate::spec::{Accelerator, Boot, EXTRA_MONITOR, Share, ShareKind, VmSpec, VsockSpec};
+use crate::user::User;
 use crate::virtiofsd;
 use crate::vm::{Hypervisor, Vm};
 use crate::vsock;
@@ -62,7 +65,8 @@ impl Hypervisor for Qemu {
         spec.check()?;
         paths::check(&spec)?;
         huge_pages::check(&spec.memory, &spec.backing)?;
-        let processes = Processes::new(&spec.run_dir, self.log.clone())?;
+        let label = spec.selinux.as_ref().map(Labelled::new).transpose()?;
+        let processes = Processes::new(&spec, user(&spec)?, label, self.log.clone())?;
         match run(&processes, &spec).await {
             Ok(parts) => Ok(Box::new(Machine::new(processes, parts))),
             Err(error) => {
@@ -74,19 +78,32 @@ impl Hypervisor for Qemu {
     }
 }
 
+/// Who QEMU is to be, where it is not to be who we are, once it is known that the user may open what it has to.
+fn user(spec: &VmSpec) -> Result<Option<User>, BootError> {
+    if !spec.rootless {
+        return Ok(None);
+    }
+    let refused = |source| BootError::Io { doing: "find a user for the machine".to_owned(), source };
+    let user = User::take(spec.accelerator == Accelerator::Kvm).map_err(refused)?;
+    paths::check_for(user.credentials(), spec)?;
+    Ok(Some(user))
+}
+
 async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
     // virtiofsd needs no waiting for: it comes up while QEMU does.
     let (share, virtiofsd) = share(processes, spec)?;
     let vsock = vsock::start(spec.vsock, processes.log())?;
-    let image = image(spec)?;
-    if spec.extra_monitor.is_some() {
-        processes.claim(EXTRA_MONITOR);
+    if spec.vsock == VsockSpec::Vhost {
+        processes.record_cid(vsock.cid)?;
     }
+    let image = image(spec)?;
+    let extra_monitor = spec.extra_monitor.map(|_| extra_monitor(processes)).transpose()?;
     let (monitor, qemu_monitor) = socketpair()?;
     let (console, qemu_console) = socketpair()?;
     let inherited = Inherited {
         qmp: qemu_monitor.as_raw_fd(),
         console: qemu_console.as_raw_fd(),
+        extra_monitor: extra_monitor.as_ref().map(AsRawFd::as_raw_fd),
         image: image.as_ref().map(|(fd, size)| ImageEnd { fd: fd.as_raw_fd(), size: *size }),
         share,
         vsock: match spec.vsock {
@@ -101,8 +118,11 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
         .into_iter()
         .chain(image.map(|(fd, _)| fd))
         .chain(virtiofsd)
+        .chain(extra_monitor)
         .collect();
-    let qemu = processes.start(Program { who: Who::Qemu, path: &spec.qemu, args, fds, umask: 0o077 })?;
+    let user = processes.user();
+    let qemu =
+        processes.start(Program { who: Who::Qemu, path: &spec.qemu, args, fds, umask: 0o077, user })?;
     let console = Console::read(console, processes.log().new(o!("process" => "guest")));
     let monitor = unless_it_ends(processes.exit(), go(processes, spec, told, monitor)).await?;
     let plugs = Plugs::start(monitor.qmp().clone(), spec, processes.log().clone());
@@ -170,6 +190,18 @@ fn share<'a>(
             (Some(end), Some(socket))
         }
     })
+}
+
+/// Listens for the second monitor's callers. QEMU makes no file in the run directory, where it need not be allowed to.
+fn extra_monitor(processes: &Processes) -> Result<OwnedFd, BootError> {
+    let path = processes.claim(EXTRA_MONITOR);
+    let short = processes.run_dir().short(EXTRA_MONITOR);
+    let listen = || {
+        let listener = UnixListener::bind(&short)?;
+        fs::set_permissions(&short, Permissions::from_mode(0o600))?;
+        Ok(listener.into())
+    };
+    listen().map_err(|source| BootError::Io { doing: format!("listen on {}", path.display()), source })
 }
 
 /// Opens the guest image, for reading alone, and tells its size.

@@ -20,8 +20,8 @@ use serde::Serialize;
 use crate::device::{Chardev, Device, Dialled, Fsdev, Object};
 use crate::kernel_params;
 use crate::spec::{
-    Boot, Console, EXTRA_MONITOR, ExtraMonitor, Machine, Tag, VIRTIO_MEM, VhostUser, VhostUserKind,
-    VirtioMem, VirtioPci, VmSpec,
+    Boot, Console, ExtraMonitor, Machine, Tag, VIRTIO_MEM, VhostUser, VhostUserKind, VirtioMem, VirtioPci,
+    VmSpec,
 };
 
 /// What is there for QEMU to connect to, by the descriptors it inherits.
@@ -31,6 +31,8 @@ pub(crate) struct Inherited<'a> {
     pub(crate) qmp: RawFd,
     /// A connected socket for the guest's console.
     pub(crate) console: RawFd,
+    /// A socket that listens, for the second monitor.
+    pub(crate) extra_monitor: Option<RawFd>,
     /// The guest image, where there is one.
     pub(crate) image: Option<ImageEnd>,
     /// The shared directory, where there is one.
@@ -94,8 +96,8 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     }
     line.chardev(&Chardev { id: "qmp0", fd: inherited.qmp });
     line.option("-mon", "chardev=qmp0,mode=control");
-    if let Some(kind) = spec.extra_monitor {
-        extra_monitor(&mut line, kind);
+    if let (Some(kind), Some(fd)) = (spec.extra_monitor, inherited.extra_monitor) {
+        extra_monitor(&mut line, kind, fd);
     }
     console(&mut line, spec, inherited.console);
     random(&mut line, spec);
@@ -128,9 +130,8 @@ fn virtio_mem(line: &mut Line, spec: &VmSpec, size: VirtioMem) {
     line.device(&Device::VirtioMemPci { id: VIRTIO_MEM, memdev: "virtiomem", requested_size: 0 });
 }
 
-/// QEMU makes the socket in its working directory, by the umask it has for itself alone.
-fn extra_monitor(line: &mut Line, kind: ExtraMonitor) {
-    line.option("-chardev", format!("socket,id=monitor1,path={EXTRA_MONITOR},server=on,wait=off"));
+fn extra_monitor(line: &mut Line, kind: ExtraMonitor, fd: RawFd) {
+    line.option("-chardev", format!("socket,id=monitor1,fd={fd},server=on,wait=off"));
     line.option(
         "-mon",
         match kind {

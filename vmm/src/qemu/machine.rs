@@ -7,17 +7,18 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use super::health;
 use super::monitor::Monitor;
 use super::plug::Plugs;
 use super::qmp::{Cont, Quit, Stop};
 use crate::child::Child;
 use crate::console::Console;
-use crate::error::{QmpError, StopError};
+use crate::error::{QmpError, StopError, Unwell};
 use crate::exit::VmExit;
 use crate::identity::Process;
 use crate::plug::{DeviceId, MemorySize, PlugError, Pluggable, Plugged};
 use crate::processes::Processes;
-use crate::vm::{Vm, Vsock};
+use crate::vm::{VcpuThread, Vm, Vsock};
 use crate::vsock::Device;
 
 /// What boots a machine leaves to it, besides its processes.
@@ -114,5 +115,13 @@ impl Vm for Machine {
             self.ask(grace).await;
         }
         self.processes.kill().await
+    }
+
+    async fn check(&self) -> Result<(), Unwell> {
+        health::check(self.parts.monitor.qmp()).await
+    }
+
+    async fn vcpu_threads(&self) -> Result<Vec<VcpuThread>, QmpError> {
+        health::vcpu_threads(self.parts.monitor.qmp()).await
     }
 }

@@ -13,7 +13,7 @@ use crate::spec::PanicDump;
 
 /// States a guest does not come back from by itself. QEMU lives on in them and nothing else tells: a KVM that cannot
 /// run the guest's kernel, for one, ends in the first.
-const STUCK: [&str; 4] = ["internal-error", "guest-panicked", "io-error", "watchdog"];
+pub(super) const STUCK: [&str; 4] = ["internal-error", "guest-panicked", "io-error", "watchdog"];
 
 /// The one of them that is the guest's own doing.
 const PANICKED: &str = "guest-panicked";

@@ -24,7 +24,7 @@ use crate::error::QmpError;
 pub(crate) use command::{
     AddFd, BlockdevAdd, BlockdevDel, Closefd, Command, Cont, CpuAdd, CpuSlot, DeviceAdd, DeviceDel,
     DumpGuestMemory, Getfd, NetdevAdd, NetdevDel, ObjectAdd, ObjectDel, PresentedAdd, QomGet, QomSet,
-    QueryHotpluggableCpus, QueryMemorySize, QueryStatus, Quit, RemoveFd, Stop, VersionInfo,
+    QueryCpusFast, QueryHotpluggableCpus, QueryMemorySize, QueryStatus, Quit, RemoveFd, Stop, VersionInfo,
 };
 use wire::{Answer, Greeting};
 

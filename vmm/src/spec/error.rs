@@ -123,6 +123,9 @@ pub enum SpecError {
     /// A kernel parameter that would be read as none or as several.
     #[error("kernel parameter {0:?} is empty, or has a blank or control character outside double quotes")]
     KernelParam(String),
+    /// Not a label of SELinux.
+    #[error("{0:?} is no label of SELinux, such as system_u:system_r:container_kvm_t:s0")]
+    SelinuxLabel(String),
     /// An argument that would undo what the shim sets itself.
     #[error(
         "argument {0:?} is not for the virtiofsd of a sandbox: the shim sets it, or it weakens the daemon's jail"

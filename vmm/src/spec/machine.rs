@@ -2,8 +2,8 @@
 
 use super::VmSpec;
 use super::{
-    Accelerator, BlockDriver, Boot, Console, Firmware, ImageDriver, MachineOptions, Protection, SpecError,
-    VirtioPci,
+    Accelerator, BlockDriver, Boot, Console, Firmware, ImageDriver, MachineOptions, Protection, ShareKind,
+    SpecError, VirtioPci,
 };
 
 /// The board QEMU emulates.
@@ -112,7 +112,7 @@ impl VmSpec {
             (!can.flash && matches!(self.firmware, Firmware::Flash { .. }), "firmware in flash memory"),
         ];
         let within = self.numa_clash().or_else(|| self.protection_clash());
-        let within = within.or_else(|| self.sgx_clash());
+        let within = within.or_else(|| self.sgx_clash()).or_else(|| self.rootless_clash());
         within.map_or(Ok(()), |(what, with)| Err(SpecError::Clash { what, with }))?;
         if can.pci && self.root_bus_slots() > ROOT_BUS_SLOTS {
             return Err(SpecError::RootBus(self.root_bus_slots()));
@@ -175,6 +175,13 @@ impl VmSpec {
     fn sgx_clash(&self) -> Option<(&'static str, &'static str)> {
         let translated = self.accelerator != Accelerator::Kvm;
         (self.sgx_epc.is_some() && translated).then_some(("SGX memory", "TCG"))
+    }
+
+    /// Files of a share are the containers' users', whom no single other user can serve them for.
+    fn rootless_clash(&self) -> Option<(&'static str, &'static str)> {
+        let share = self.share.as_ref().filter(|_| self.rootless)?;
+        (share.kind == ShareKind::Virtio9p)
+            .then_some(("a share by virtio-9p, which QEMU serves itself,", "rootless"))
     }
 
     fn has_memory_devices(&self) -> bool {

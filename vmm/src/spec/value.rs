@@ -42,6 +42,25 @@ impl VmName {
     }
 }
 
+/// A label of SELinux: user, role, type and mostly a range, as in `system_u:system_r:container_kvm_t:s0:c1,c2`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SelinuxLabel(String);
+text_value!(SelinuxLabel);
+
+impl SelinuxLabel {
+    /// Takes `label` if it has the parts of one; whether the kernel's policy knows them is the kernel's to say.
+    pub fn new(label: impl Into<String>) -> Result<SelinuxLabel, SpecError> {
+        let label = label.into();
+        let mut parts = label.splitn(4, ':');
+        let all_there = (0..3).all(|_| parts.next().is_some_and(|part| !part.is_empty()));
+        // The kernel takes a page at most.
+        if all_there && label.len() < 4096 && label.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(SelinuxLabel(label));
+        }
+        Err(SpecError::SelinuxLabel(label))
+    }
+}
+
 /// What the guest mounts a share by: at most 31 characters, the 9p device's limit (virtio-fs has 36).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tag(String);

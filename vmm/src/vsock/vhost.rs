@@ -15,7 +15,7 @@ use crate::vm::{Connection, Listener, Vsock};
 /// The device.
 const DEVICE: &str = "/dev/vhost-vsock";
 /// How many addresses are tried. They are 32 bits, so that a second attempt is rare even among thousands of guests.
-const ATTEMPTS: u32 = 50;
+const ATTEMPTS: u32 = 64;
 /// 0 to 2 are the hypervisor's, the local and the host's address, the last one stands for any.
 const FIRST_GUEST: u32 = 3;
 
@@ -82,6 +82,45 @@ fn take_address(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+
+    /// The kernel's side of the device: who has which address.
+    #[derive(Default)]
+    struct Addresses(Mutex<BTreeSet<u32>>);
+
+    impl Addresses {
+        fn set(&self, cid: u32) -> io::Result<()> {
+            let free = self.0.lock().unwrap().insert(cid);
+            if free { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EADDRINUSE)) }
+        }
+    }
+
+    #[test]
+    fn b22_s_a6_fifty_addresses_in_use_are_not_too_many() {
+        let mut tried = 0;
+        let cid = take_address(random_address, |_| {
+            tried += 1;
+            if tried <= 50 { Err(io::Error::from_raw_os_error(libc::EADDRINUSE)) } else { Ok(()) }
+        });
+        assert!(cid.unwrap() >= FIRST_GUEST);
+        assert_eq!(tried, 51);
+    }
+
+    #[test]
+    fn b22_s_a6_sixty_four_guests_at_once_have_sixty_four_addresses() {
+        let addresses = Addresses::default();
+        // So few that they are in each other's way.
+        let random = || Ok(random_address()? % 128);
+        let taken: BTreeSet<u32> = std::thread::scope(|scope| {
+            let take = || take_address(random, |cid| addresses.set(cid)).unwrap();
+            let threads: Vec<_> = (0..64).map(|_| scope.spawn(take)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(taken.len(), 64);
+        assert_eq!(taken, *addresses.0.lock().unwrap());
+        assert!(taken.iter().all(|cid| *cid >= FIRST_GUEST));
+    }
 
     #[test]
     fn an_address_in_use_is_passed_over_and_so_are_those_of_the_host() {
@@ -101,7 +140,7 @@ mod tests {
     #[test]
     fn it_ends_when_every_address_is_in_use() {
         let error = take_address(|| Ok(5), |_| Err(io::ErrorKind::AddrInUse.into())).unwrap_err();
-        assert_eq!(error.to_string(), "no free vsock address in 50 attempts");
+        assert_eq!(error.to_string(), "no free vsock address in 64 attempts");
     }
 
     #[test]

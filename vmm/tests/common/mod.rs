@@ -92,6 +92,8 @@ impl Fixture {
             }),
             vsock: VsockSpec::VhostUser,
             seccomp: Some("on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into()),
+            rootless: false,
+            selinux: None,
             extra_monitor: None,
             debug: true,
         };
@@ -110,6 +112,25 @@ impl Fixture {
         if let Some(share) = &mut self.spec.share {
             share.kind = ShareKind::VirtioFs(fs);
         }
+        self
+    }
+
+    /// The same for a QEMU that is nobody in particular, who has to find the files.
+    pub(crate) fn rootless(mut self) -> Fixture {
+        use std::os::unix::fs::PermissionsExt;
+        let kernel = self.dir.path().join("vmlinuz");
+        std::fs::copy(&self.spec.kernel, &kernel).unwrap();
+        std::fs::set_permissions(self.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(&self.spec.run_dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+        self.spec.kernel = kernel;
+        // One that `make matrix` has fetched is a directory in root's home.
+        if !self.spec.qemu.starts_with("/usr") {
+            let (from, to) = (self.spec.qemu.parent().unwrap(), self.dir.path().join("qemu"));
+            let copied = std::process::Command::new("cp").arg("-a").args([from, &to]).status().unwrap();
+            assert!(copied.success());
+            self.spec.qemu = to.join(self.spec.qemu.file_name().unwrap());
+        }
+        self.spec.rootless = true;
         self
     }
 

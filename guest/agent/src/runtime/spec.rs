@@ -56,6 +56,11 @@ pub(crate) fn adapt_process(
     // Unset would mean whatever score the maker of the process had.
     process.set_oom_score_adj(Some(process.oom_score_adj().unwrap_or(0)));
     // The guest's kernel runs without these modules.
+    if process.selinux_label().as_ref().is_some_and(|label| !label.is_empty()) {
+        return Err(Error::invalid(
+            "process.selinuxLabel: this guest has no SELinux: set disable_guest_selinux",
+        ));
+    }
     process.set_apparmor_profile(None).set_selinux_label(None);
     Ok(())
 }
@@ -244,6 +249,14 @@ mod tests {
         process.set_no_new_privileges(Some(false));
         adapt_process(&mut process, None, None).unwrap();
         assert_eq!(process.no_new_privileges(), None);
+    }
+
+    #[test]
+    fn a_label_that_nobody_here_enforces_is_refused() {
+        let mut process = process();
+        process.set_selinux_label(Some("u:r:t".into()));
+        let error = adapt_process(&mut process, None, None).unwrap_err();
+        assert!(error.to_string().contains("process.selinuxLabel"), "{error}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, os::unix::fs::PermissionsExt};
 
-use oci_spec::runtime::{Spec, SpecBuilder};
+use oci_spec::runtime::SpecBuilder;
 use slog::{Discard, o};
 use vmm::spec::{BlockDriver, Cache, Queues};
 
@@ -116,4 +116,36 @@ fn a28_an_annotation_asks_for_memory_of_enclaves() {
     assert!(error.contains("annotation sgx.intel.com/epc: SGX memory of \"64M\""), "{error}");
     let error = machine("", &annotated("64Mi")).unwrap_err().to_string();
     assert!(error.contains("SGX memory cannot be had with TCG"), "{error}");
+}
+
+#[test]
+fn a33_rootless_reaches_the_machine_and_what_it_excludes_is_named() {
+    assert!(!of_keys("").rootless);
+    let spec = of_keys("rootless = true\nshared_fs = 'virtio-fs'\nvirtio_fs_daemon = '/bin/true'");
+    assert!(spec.rootless);
+    let text = refused("rootless = true");
+    assert!(
+        text.contains("hypervisor.qemu.rootless") && text.contains("hypervisor.qemu.shared_fs"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a40_the_pods_label_is_the_machines_unless_it_is_not_to_be() {
+    let label = "system_u:system_r:container_kvm_t:s0:c1,c2";
+    let labelled = |label: &str| -> Spec {
+        serde_json::from_value(serde_json::json!({
+            "ociVersion": "1.0.2",
+            "process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["sh"], "selinuxLabel": label},
+        }))
+        .unwrap()
+    };
+    let of = |keys: &str, label: &str| machine(keys, &labelled(label)).unwrap();
+    assert_eq!(of("", label).selinux.unwrap().as_str(), label);
+    assert_eq!(of("", "").selinux, None);
+    assert_eq!(of("disable_selinux = true", label).selinux, None);
+    let text = machine("", &labelled("a b")).unwrap_err().to_string();
+    assert!(text.contains("process.selinuxLabel"), "{text}");
+    let told = |keys: &str| of(keys, "").kernel_params.iter().any(|word| word.to_string() == "selinux=1");
+    assert!(!told("") && told("disable_guest_selinux = false"));
 }

@@ -39,13 +39,22 @@ pub(super) fn spec() -> VmSpec {
         share: None,
         vsock: VsockSpec::Vhost,
         seccomp: None,
+        rootless: false,
+        selinux: None,
         extra_monitor: None,
         debug: false,
     }
 }
 
 fn inherited() -> Inherited<'static> {
-    Inherited { qmp: 5, console: 6, image: None, share: None, vsock: VsockEnd::Vhost { fd: 7, cid: 1234 } }
+    Inherited {
+        qmp: 5,
+        console: 6,
+        extra_monitor: None,
+        image: None,
+        share: None,
+        vsock: VsockEnd::Vhost { fd: 7, cid: 1234 },
+    }
 }
 
 /// The arguments as lines: an option and its value on one.
@@ -223,8 +232,9 @@ fn a13_a_second_monitor_listens_beside_the_first() {
         (ExtraMonitor::Qmp, "mode=control"),
         (ExtraMonitor::QmpPretty, "mode=control,pretty=on"),
     ] {
-        let lines = lines(&VmSpec { extra_monitor: Some(kind), ..spec() }, &inherited());
-        assert!(has(&lines, "-chardev socket,id=monitor1,path=extra-monitor.sock,server=on,wait=off"));
+        let inherited = Inherited { extra_monitor: Some(9), ..inherited() };
+        let lines = lines(&VmSpec { extra_monitor: Some(kind), ..spec() }, &inherited);
+        assert!(has(&lines, "-chardev socket,id=monitor1,fd=9,server=on,wait=off"));
         assert!(has(&lines, &format!("-mon chardev=monitor1,{mode}")));
     }
 }

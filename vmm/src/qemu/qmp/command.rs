@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::device::{Blockdev, Device, Netdev, Object, Presented};
+use crate::vm::VcpuThread;
 
 /// A command of QMP; its fields are the arguments.
 pub(crate) trait Command: Serialize {
@@ -113,6 +114,11 @@ command!(
 command!(
     /// The processors there are and could be.
     QueryHotpluggableCpus, "query-hotpluggable-cpus", Vec<CpuSlot>
+);
+
+command!(
+    /// The processors there are, without a halt of any.
+    QueryCpusFast, "query-cpus-fast", Vec<VcpuThread>
 );
 
 /// A command whose arguments are the device, object or node itself.

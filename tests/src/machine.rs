@@ -202,6 +202,8 @@ fn usual(case: &Case<'_>, run_dir: &Path, share: PathBuf) -> Result<VmSpec> {
         share: Some(Share { source: share, tag: Tag::new(TAG)?, kind: ShareKind::Virtio9p }),
         vsock: VsockSpec::VhostUser,
         seccomp: None,
+        rootless: false,
+        selinux: None,
         extra_monitor: None,
         debug: false,
     })

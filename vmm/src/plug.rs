@@ -1,11 +1,13 @@
 //! Devices that come and go while the guest runs, and where the guest finds them.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::QmpError;
+use crate::spec::{SpecError, VhostUser, VhostUserKind};
 
 /// A device for a running machine.
 #[derive(Debug)]
@@ -14,6 +16,10 @@ pub enum Pluggable {
     Disk(Disk),
     /// A network interface.
     Nic(Nic),
+    /// A file that is memory of the guest. It cannot be unplugged.
+    Pmem(Pmem),
+    /// A disk that another program serves.
+    VhostUserDisk(VhostUserDisk),
 }
 
 /// A block device or a raw image of the host, as a disk of the guest.
@@ -45,6 +51,48 @@ pub struct Nic {
     pub vhost: Vec<OwnedFd>,
     /// The address of its Ethernet.
     pub mac: [u8; 6],
+}
+
+/// A file or a block device of the host, as memory of the guest that outlives it: an NVDIMM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pmem {
+    /// The file or the device.
+    pub path: PathBuf,
+    /// The guest cannot write to it.
+    pub read_only: bool,
+}
+
+/// A disk behind a socket that its program listens on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VhostUserDisk {
+    socket: PathBuf,
+    reconnect: Option<NonZeroU32>,
+}
+
+impl VhostUserDisk {
+    /// The disk at `socket`. A lost connection is made again after `reconnect` seconds, if at all.
+    ///
+    /// # Errors
+    /// [`SpecError::Socket`] where the path is no address of a socket.
+    pub fn new(
+        socket: impl Into<PathBuf>,
+        reconnect: Option<NonZeroU32>,
+    ) -> Result<VhostUserDisk, SpecError> {
+        let socket = VhostUser::new(socket, VhostUserKind::Blk, reconnect)?.socket().to_owned();
+        Ok(VhostUserDisk { socket, reconnect })
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Seconds until a lost connection is made again.
+    #[must_use]
+    pub fn reconnect(&self) -> Option<NonZeroU32> {
+        self.reconnect
+    }
 }
 
 /// Memory that a machine should have.
@@ -82,6 +130,8 @@ pub enum GuestAddress {
     Pci(PciAddress),
     /// On the SCSI controller.
     Scsi(ScsiAddress),
+    /// The memory of this number, `/dev/pmem0`: the guest counts its own from 0, in the order they come.
+    Pmem(u32),
 }
 
 /// A slot of a bridge, which is in a slot of the root bus: `02/01`, both in hexadecimal.
@@ -107,6 +157,7 @@ impl fmt::Display for GuestAddress {
         match self {
             GuestAddress::Pci(PciAddress { bridge, slot }) => write!(f, "{bridge:02x}/{slot:02x}"),
             GuestAddress::Scsi(ScsiAddress { target, lun }) => write!(f, "{target}:{lun}"),
+            GuestAddress::Pmem(number) => write!(f, "/dev/pmem{number}"),
         }
     }
 }
@@ -146,6 +197,17 @@ pub enum PlugError {
         /// What would give it more.
         remedy: &'static str,
     },
+    /// The machine was not made for such devices.
+    #[error("the machine takes no {what}: {remedy}")]
+    NotTaken {
+        /// Which devices.
+        what: &'static str,
+        /// What would make it take them.
+        remedy: &'static str,
+    },
+    /// What is memory of the guest cannot be taken from it.
+    #[error("{0} is memory of the guest, which it has as long as it runs")]
+    Stays(DeviceId),
     /// There is no such device.
     #[error("no device {0} is plugged in")]
     Unknown(DeviceId),

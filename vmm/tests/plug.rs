@@ -11,13 +11,15 @@
 mod common;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use common::Fixture;
 use common::monitor::Machine;
 use serde_json::{Value, json};
-use vmm::plug::{Disk, DiskBus, MemorySize, PlugError, Pluggable};
-use vmm::spec::{PciPlaces, Vcpus, Window};
+use vmm::plug::{Disk, DiskBus, MemorySize, PlugError, Pluggable, Pmem, VhostUserDisk};
+use vmm::spec::{BlockDriver, Memory, PciPlaces, Vcpus, Window};
 
 /// A fixture with a bridge, and an image of 1 MiB.
 fn fixture() -> (Fixture, PathBuf) {
@@ -28,7 +30,7 @@ fn fixture() -> (Fixture, PathBuf) {
     (fixture, image)
 }
 
-fn disk(path: &std::path::Path, read_only: bool) -> Pluggable {
+fn disk(path: &Path, read_only: bool) -> Pluggable {
     Pluggable::Disk(Disk { path: path.to_owned(), read_only, bus: DiskBus::VirtioBlk })
 }
 
@@ -65,7 +67,7 @@ async fn b7_what_cannot_be_a_disk_is_refused_and_leaves_nothing() {
     let mut machine = Machine::boot(fixture).await;
     let missing = machine.vm.plug(disk(&dir.join("none"), false)).await.unwrap_err();
     assert!(matches!(&missing, PlugError::Open { path, .. } if path.ends_with("none")), "{missing}");
-    let fifo = machine.vm.plug(disk(std::path::Path::new("/dev/null"), false)).await.unwrap_err();
+    let fifo = machine.vm.plug(disk(Path::new("/dev/null"), false)).await.unwrap_err();
     assert!(matches!(fifo, PlugError::NotADisk { .. }), "{fifo}");
     assert_eq!(machine.ask("query-fdsets", json!({})), json!([]));
     // The place of what was refused is not lost.
@@ -115,7 +117,7 @@ async fn b14_b15_memory_comes_in_modules_of_whole_blocks_up_to_the_most() {
 #[tokio::test]
 async fn b14_a_machine_without_slots_says_what_gives_it_some() {
     let (mut fixture, _) = fixture();
-    fixture.spec.memory = vmm::spec::Memory::new(256, 1, 1024).unwrap();
+    fixture.spec.memory = Memory::new(256, 1, 1024).unwrap();
     let machine = Machine::boot(fixture).await;
     let size = |mib| MemorySize { mib, block_mib: 128 };
     machine.vm.resize_memory(size(384)).await.unwrap();
@@ -133,5 +135,109 @@ async fn a39_virtio_mem_has_all_that_may_come_and_asks_for_none_of_it() {
     assert_eq!(device["type"], "virtio-mem");
     assert_eq!((&device["data"]["max-size"], &device["data"]["size"]), (&json!(768 << 20), &json!(0)));
     assert_eq!(device["data"]["requested-size"], 0);
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn b8_files_are_nvdimms_of_their_size_that_stay() {
+    let (mut fixture, image) = fixture();
+    File::options().write(true).open(&image).unwrap().set_len(4 << 20).unwrap();
+    fixture.spec.block.driver = BlockDriver::Nvdimm;
+    fixture.spec.memory = Memory::new(256, 2, 1024).unwrap().with_room(64).unwrap();
+    let mut machine = Machine::boot(fixture).await;
+    let pmem = |read_only| Pluggable::Pmem(Pmem { path: image.clone(), read_only });
+    let first = machine.vm.plug(pmem(true)).await.unwrap();
+    let second = machine.vm.plug(pmem(false)).await.unwrap();
+    assert_eq!((first.at.to_string(), second.at.to_string()), ("/dev/pmem0".into(), "/dev/pmem1".into()));
+    let memory = machine.ask("query-memory-devices", json!({}));
+    let kinds: Vec<_> = memory.as_array().unwrap().iter().map(|m| (&m["type"], &m["data"]["size"])).collect();
+    assert_eq!(kinds, [(&json!("nvdimm"), &json!(4 << 20)); 2]);
+    for (device, unarmed) in [(&first, true), (&second, false)] {
+        let device = format!("/machine/peripheral/{}", device.id);
+        assert_eq!(property(&mut machine, &device, "unarmed"), unarmed);
+    }
+    // The guest has the file by now, and QEMU nothing but that.
+    assert_eq!(machine.ask("query-fdsets", json!({})), json!([]));
+    let full = machine.vm.plug(pmem(true)).await.unwrap_err().to_string();
+    assert_eq!(full, "the machine has no free memory slot: raise memory_slots");
+    assert!(matches!(machine.vm.unplug(&first.id).await, Err(PlugError::Stays(_))));
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn b8_a_file_that_is_no_memory_is_refused_and_leaves_nothing() {
+    let (mut fixture, image) = fixture();
+    File::options().write(true).open(&image).unwrap().set_len(1000).unwrap();
+    fixture.spec.block.driver = BlockDriver::Nvdimm;
+    let mut machine = Machine::boot(fixture).await;
+    let refused = machine.vm.plug(Pluggable::Pmem(Pmem { path: image, read_only: true })).await;
+    assert!(matches!(refused, Err(PlugError::Qmp(_))), "{refused:?}");
+    assert_eq!(machine.ask("query-memory-devices", json!({})), json!([]));
+    assert_eq!(machine.ask("query-fdsets", json!({})), json!([]));
+    let objects = machine.ask("qom-list", json!({"path": "/objects"}));
+    assert!(!objects.to_string().contains("plugged"), "{objects}");
+    machine.end().await;
+}
+
+/// QEMU's own server of disks, ended with the test.
+struct Server(Child);
+
+impl Server {
+    /// Serves `image` at `socket`.
+    fn start(image: &Path, socket: &Path) -> Server {
+        let node = format!("driver=file,node-name=disk,filename={}", image.display());
+        let export = format!(
+            "type=vhost-user-blk,id=disk,node-name=disk,addr.type=unix,addr.path={},writable=on",
+            socket.display()
+        );
+        let server = Server(
+            Command::new("qemu-storage-daemon")
+                .args(["--blockdev", &node, "--export", &export])
+                .spawn()
+                .unwrap(),
+        );
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !socket.exists() {
+            assert!(Instant::now() < deadline, "{} does not come", socket.display());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn b10_a_disk_of_another_program_is_where_it_is_said_to_be() {
+    let (fixture, image) = fixture();
+    let socket = fixture.dir.path().join("disk.sock");
+    let _server = Server::start(&image, &socket);
+    let mut machine = Machine::boot(fixture).await;
+    let disk = VhostUserDisk::new(socket, None).unwrap();
+    let plugged = machine.vm.plug(Pluggable::VhostUserDisk(disk)).await.unwrap();
+    assert_eq!(plugged.at.to_string(), "02/01");
+    let device = format!("/machine/peripheral/{}", plugged.id);
+    assert_eq!(property(&mut machine, &device, "chardev"), plugged.id.to_string());
+    assert_eq!(
+        property(&mut machine, &device, "parent_bus"),
+        "/machine/peripheral/pci-bridge-0/pci-bridge-0"
+    );
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn b10_a_disk_that_nobody_serves_is_refused_and_leaves_nothing() {
+    let (fixture, _) = fixture();
+    let socket = fixture.dir.path().join("none.sock");
+    let mut machine = Machine::boot(fixture).await;
+    let disk = VhostUserDisk::new(socket, None).unwrap();
+    let refused = machine.vm.plug(Pluggable::VhostUserDisk(disk)).await.unwrap_err().to_string();
+    assert!(refused.starts_with("qemu refused chardev-add: "), "{refused}");
+    assert!(!machine.ask("query-chardev", json!({})).to_string().contains("plugged"));
     machine.end().await;
 }

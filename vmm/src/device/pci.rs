@@ -110,13 +110,18 @@ pub(crate) enum Device {
         requested_size: u64,
     },
     /// Memory that outlives the guest. `unarmed`: the guest cannot write to it.
-    Nvdimm { id: &'static str, memdev: &'static str, unarmed: bool },
+    Nvdimm { id: Cow<'static, str>, memdev: Cow<'static, str>, unarmed: bool },
     /// The same as a PCI device.
     VirtioPmemPci { id: &'static str, memdev: &'static str },
     /// What gives the guest's memory back to the host.
     VirtioBalloonPci { id: &'static str, free_page_reporting: bool, deflate_on_oom: bool },
     /// A disk that another program serves.
-    VhostUserBlkPci { id: String, chardev: String },
+    VhostUserBlkPci {
+        id: String,
+        chardev: String,
+        #[serde(flatten)]
+        place: Option<PciPlace>,
+    },
     /// A controller of such disks.
     VhostUserScsiPci { id: String, chardev: String },
     /// A virtio-fs share.

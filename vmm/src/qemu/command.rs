@@ -205,7 +205,7 @@ fn vhost_user(line: &mut Line, number: usize, device: &VhostUser) {
     let dialled = Dialled { id: &chardev, path: device.socket(), reconnect: device.reconnect };
     line.option("-chardev", dialled.option());
     let device = match device.kind {
-        VhostUserKind::Blk => Device::VhostUserBlkPci { id, chardev },
+        VhostUserKind::Blk => Device::VhostUserBlkPci { id, chardev, place: None },
         VhostUserKind::Scsi => Device::VhostUserScsiPci { id, chardev },
         VhostUserKind::Net(mac) => {
             let netdev = format!("netvhost-user{number}");

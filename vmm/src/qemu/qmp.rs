@@ -22,9 +22,9 @@ use tokio::time::timeout;
 
 use crate::error::QmpError;
 pub(crate) use command::{
-    AddFd, BlockdevAdd, BlockdevDel, Closefd, Command, Cont, CpuAdd, CpuSlot, DeviceAdd, DeviceDel, Getfd,
-    NetdevAdd, NetdevDel, ObjectAdd, ObjectDel, QomGet, QomSet, QueryHotpluggableCpus, QueryStatus, Quit,
-    RemoveFd, Stop, VersionInfo,
+    AddFd, BlockdevAdd, BlockdevDel, ChardevAdd, ChardevRemove, Closefd, Command, Cont, CpuAdd, CpuSlot,
+    DeviceAdd, DeviceDel, Getfd, NetdevAdd, NetdevDel, ObjectAdd, ObjectDel, QomGet, QomSet,
+    QueryHotpluggableCpus, QueryStatus, Quit, RemoveFd, Stop, VersionInfo,
 };
 use wire::{Answer, Greeting};
 

@@ -177,6 +177,12 @@ impl VmSpec {
         (self.sgx_epc.is_some() && translated).then_some(("SGX memory", "TCG"))
     }
 
+    /// Whether the board knows of NVDIMMs.
+    pub(crate) fn has_nvdimms(&self) -> bool {
+        let image = matches!(self.boot, Boot::Image { driver: ImageDriver::Nvdimm, .. });
+        image || self.block.driver == BlockDriver::Nvdimm
+    }
+
     fn has_memory_devices(&self) -> bool {
         let image =
             matches!(self.boot, Boot::Image { driver: ImageDriver::Nvdimm | ImageDriver::VirtioPmem, .. });

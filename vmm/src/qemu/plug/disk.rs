@@ -4,10 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 
+use super::places::BusAddress;
 use super::{Board, Held, places};
 use crate::device::{Blockdev, Device};
 use crate::error::QmpError;
-use crate::plug::{DeviceId, Disk, DiskBus, GuestAddress, PlugError, ScsiAddress};
+use crate::plug::{DeviceId, Disk, DiskBus, PlugError, ScsiAddress};
 use crate::qemu::qmp::{AddFd, BlockdevAdd, BlockdevDel, DeviceAdd, RemoveFd};
 
 /// Sets of descriptors below this number are those of the command line.
@@ -16,8 +17,8 @@ const FIRST_SET: u32 = 16;
 impl Board {
     pub(super) async fn plug_disk(&self, id: &DeviceId, disk: &Disk) -> Result<Held, PlugError> {
         let at = match disk.bus {
-            DiskBus::VirtioBlk => GuestAddress::Pci(places::pci(self.bridges, &self.taken())?),
-            DiskBus::Scsi => GuestAddress::Scsi(places::scsi(&self.taken())?),
+            DiskBus::VirtioBlk => BusAddress::Pci(places::pci(self.bridges, &self.taken())?),
+            DiskBus::Scsi => BusAddress::Scsi(places::scsi(&self.taken())?),
         };
         let (file, is_device) = open(disk)?;
         let set = self.free_set();
@@ -38,7 +39,7 @@ impl Board {
         disk: &Disk,
         is_device: bool,
         set: u32,
-        at: GuestAddress,
+        at: BusAddress,
     ) -> Result<(), QmpError> {
         let node = Blockdev::host_disk(id.0.clone(), set, disk.read_only, is_device);
         self.qmp.execute(BlockdevAdd(node)).await?;
@@ -72,10 +73,10 @@ fn open(disk: &Disk) -> Result<(File, bool), PlugError> {
 }
 
 /// The block node has the same name as the device.
-fn device(id: &DeviceId, at: GuestAddress) -> Device {
+fn device(id: &DeviceId, at: BusAddress) -> Device {
     let id = id.0.clone();
     match at {
-        GuestAddress::Pci(address) => Device::VirtioBlkPci {
+        BusAddress::Pci(address) => Device::VirtioBlkPci {
             id: id.clone().into(),
             drive: id.clone().into(),
             config_wce: false,
@@ -83,7 +84,7 @@ fn device(id: &DeviceId, at: GuestAddress) -> Device {
             serial: id.into(),
             place: Some(address.into()),
         },
-        GuestAddress::Scsi(ScsiAddress { target, lun }) => Device::ScsiHd {
+        BusAddress::Scsi(ScsiAddress { target, lun }) => Device::ScsiHd {
             id: id.clone(),
             bus: "scsi0.0",
             target,

@@ -11,15 +11,18 @@
 mod common;
 
 use std::fs::File;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use common::Fixture;
 use common::monitor::Machine;
+use common::{Fixture, log};
 use serde_json::{Value, json};
 use vmm::plug::{Disk, DiskBus, MemorySize, PlugError, Pluggable, Pmem, VhostUserDisk};
-use vmm::spec::{BlockDriver, Memory, PciPlaces, Vcpus, Window};
+use vmm::spec::{BlockDriver, Memory, PassThrough, PciPlaces, Vcpus, VfioPort, Window};
+use vmm::vfio::HostDevice;
+use vmm::{Hypervisor, Qemu};
 
 /// A fixture with a bridge, and an image of 1 MiB.
 fn fixture() -> (Fixture, PathBuf) {
@@ -239,5 +242,69 @@ async fn b10_a_disk_that_nobody_serves_is_refused_and_leaves_nothing() {
     let refused = machine.vm.plug(Pluggable::VhostUserDisk(disk)).await.unwrap_err().to_string();
     assert!(refused.starts_with("qemu refused chardev-add: "), "{refused}");
     assert!(!machine.ask("query-chardev", json!({})).to_string().contains("plugged"));
+    machine.end().await;
+}
+
+/// A sysfs with a device that this host has not got.
+fn sysfs(dir: &Path, address: &str) -> HostDevice {
+    let device = dir.join("bus/pci/devices").join(address);
+    let group = dir.join("kernel/iommu_groups/1");
+    std::fs::create_dir_all(&device).unwrap();
+    std::fs::create_dir_all(group.join("devices")).unwrap();
+    std::fs::create_dir(dir.join("vfio-pci")).unwrap();
+    for (file, text) in [("class", "0x030200"), ("vendor", "0x10de"), ("device", "0x2330")] {
+        std::fs::write(device.join(file), text).unwrap();
+    }
+    std::fs::write(device.join("config"), [0; 4096]).unwrap();
+    symlink(dir.join("vfio-pci"), device.join("driver")).unwrap();
+    symlink(&group, device.join("iommu_group")).unwrap();
+    symlink(&device, group.join("devices").join(address)).unwrap();
+    HostDevice::with_its_group(dir, address).unwrap().remove(0)
+}
+
+/// QEMU looks at names and types of all properties before it looks for the device.
+#[tokio::test]
+async fn b11_qemu_knows_all_of_what_it_is_told_of_a_device_of_the_host() {
+    let address = "0000:ff:1f.7";
+    for port in [VfioPort::Bridge, VfioPort::Root, VfioPort::Switch] {
+        let (mut fixture, _) = fixture();
+        fixture.spec.pci = PciPlaces::new(1, 1, Window::default()).unwrap().with_switch(1).unwrap();
+        fixture.spec.pass_through = PassThrough::Hot(port);
+        let device = sysfs(&fixture.dir.path().join("sys"), address);
+        let machine = Machine::boot(fixture).await;
+        let refused = machine.vm.plug(Pluggable::HostDevice(device)).await.unwrap_err().to_string();
+        let end = format!("/{address}: no such host device");
+        assert!(refused.contains(&end), "{port:?}: {refused}");
+        machine.end().await;
+    }
+}
+
+#[tokio::test]
+async fn b11_a_machine_with_a_device_that_is_not_there_does_not_start() {
+    let (mut fixture, _) = fixture();
+    let devices = vec![sysfs(&fixture.dir.path().join("sys"), "0000:ff:1f.7")];
+    fixture.spec.pass_through = PassThrough::Cold { devices, port: VfioPort::Bridge };
+    let refused = Qemu::new(log()).boot(fixture.spec.clone()).await.err().unwrap().to_string();
+    assert!(refused.contains("/0000:ff:1f.7: no such host device"), "{refused}");
+    fixture.assert_nothing_left();
+}
+
+/// What the way to a device is made of, shown by one that QEMU has.
+#[tokio::test]
+async fn b11_a_device_behind_a_switch_is_at_the_slots_that_are_planned() {
+    let (mut fixture, _) = fixture();
+    fixture.spec.pci = PciPlaces::new(1, 1, Window::default()).unwrap().with_switch(2).unwrap();
+    let mut machine = Machine::boot(fixture).await;
+    let device =
+        json!({"driver": "virtio-rng-pci", "id": "stand-in", "rng": "rng0", "bus": "swdp1", "addr": "0"});
+    machine.ask("device_add", device);
+    let way = [("stand-in", 0, "swdp1/swdp1"), ("swdp1", 1, "swup0/swup0"), ("swup0", 0, "rp1/rp1")];
+    for (device, slot, bus) in way {
+        let device = format!("/machine/peripheral/{device}");
+        assert_eq!(property(&mut machine, &device, "addr"), slot << 3);
+        assert_eq!(property(&mut machine, &device, "parent_bus"), format!("/machine/peripheral/{bus}"));
+    }
+    assert_eq!(property(&mut machine, "/machine/peripheral/rp1", "addr"), 8 << 3);
+    assert_eq!(property(&mut machine, "/machine/peripheral/rp1", "parent_bus"), "/machine/q35/pcie.0");
     machine.end().await;
 }

@@ -19,8 +19,9 @@ use vmm::{
     VmSpec, accelerator,
     spec::{
         Accelerator, Backing, Boot, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache,
-        HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PciPlaces, SgxEpc,
-        Share, ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
+        HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PassThrough,
+        PciPlaces, SgxEpc, Share, ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec,
+        Window,
     },
 };
 
@@ -85,6 +86,7 @@ pub(super) fn of(
         virtio: virtio::of(hypervisor, accelerator, board),
         reclaim_freed_memory: hypervisor.reclaim_guest_freed_memory,
         vhost_user: Vec::new(),
+        pass_through: PassThrough::Never,
         block: block::of(&hypervisor.block)?,
         prealloc: hypervisor.enable_mem_prealloc,
         virtio_mem: hypervisor.enable_virtio_mem,

@@ -10,6 +10,7 @@ mod properties;
 mod protection;
 #[cfg(test)]
 mod tests;
+mod vfio;
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
@@ -89,6 +90,7 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
         });
     }
     places::places(&mut line, spec.pci);
+    vfio::devices(&mut line, spec);
     if let Some(size) = spec.virtio_mem() {
         virtio_mem(&mut line, spec, size);
     }

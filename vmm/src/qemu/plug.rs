@@ -12,6 +12,7 @@ mod pmem;
 #[cfg(test)]
 mod tests;
 mod vcpus;
+mod vfio;
 mod vhost_user;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::qmp::Qmp;
 use crate::error::QmpError;
 use crate::plug::{DeviceId, GuestAddress, MemorySize, PlugError, Pluggable, Plugged};
-use crate::spec::VmSpec;
+use crate::spec::{PciPlaces, Seat, VfioPort, VmSpec};
 use memory::Memory;
 use places::BusAddress;
 use vcpus::Vcpus;
@@ -51,7 +52,9 @@ impl Plugs {
         Plugs::serve(Board {
             bridges: spec.pci.bridges(),
             nvdimms: pmem::booted(spec),
-            devices: BTreeMap::new(),
+            pci: spec.pci,
+            vfio: vfio::port(spec),
+            devices: vfio::booted(spec).collect(),
             named: 0,
             vcpus,
             memory,
@@ -100,6 +103,9 @@ struct Board {
     bridges: u32,
     /// How many devices that are memory the guest has from the start; `None` where no NVDIMM can come.
     nvdimms: Option<u32>,
+    pci: PciPlaces,
+    /// Where devices of the host go, if they may come.
+    vfio: Option<VfioPort>,
     devices: BTreeMap<DeviceId, Held>,
     /// How many devices have been given a name.
     named: u64,
@@ -114,6 +120,7 @@ enum Held {
     Nic { at: BusAddress },
     Pmem { number: u32 },
     VhostUserDisk { at: BusAddress },
+    HostDevice { at: GuestAddress, seat: Option<Seat> },
 }
 
 impl Held {
@@ -121,6 +128,7 @@ impl Held {
         match self {
             Held::Disk { at, .. } | Held::Nic { at } | Held::VhostUserDisk { at } => (*at).into(),
             Held::Pmem { number } => GuestAddress::Pmem(*number),
+            Held::HostDevice { at, .. } => *at,
         }
     }
 
@@ -128,7 +136,17 @@ impl Held {
     fn takes(&self) -> Option<BusAddress> {
         match self {
             Held::Disk { at, .. } | Held::Nic { at } | Held::VhostUserDisk { at } => Some(*at),
-            Held::Pmem { .. } => None,
+            Held::HostDevice { seat: Some(Seat::Slot(address)), .. } => Some(BusAddress::Pci(*address)),
+            Held::HostDevice { .. } | Held::Pmem { .. } => None,
+        }
+    }
+
+    /// The same where a device of the host could be.
+    fn seat(&self) -> Option<Seat> {
+        match (self, self.takes()) {
+            (Held::HostDevice { seat, .. }, _) => *seat,
+            (_, Some(BusAddress::Pci(address))) => Some(Seat::Slot(address)),
+            _ => None,
         }
     }
 }
@@ -158,6 +176,7 @@ impl Board {
             Pluggable::Nic(nic) => self.plug_nic(&id, nic).await?,
             Pluggable::Pmem(pmem) => self.plug_pmem(&id, &pmem).await?,
             Pluggable::VhostUserDisk(disk) => self.plug_vhost_user_disk(&id, &disk).await?,
+            Pluggable::HostDevice(device) => self.plug_host_device(&id, &device).await?,
         };
         let plugged = Plugged { id: id.clone(), at: held.at() };
         self.devices.insert(id, held);
@@ -171,6 +190,7 @@ impl Board {
             Pluggable::Nic(_) => "nic",
             Pluggable::Pmem(_) => "pmem",
             Pluggable::VhostUserDisk(_) => "vhost-user-disk",
+            Pluggable::HostDevice(_) => "vfio",
         };
         DeviceId(format!("plugged-{kind}-{}", self.named))
     }
@@ -186,7 +206,7 @@ impl Board {
             Held::Disk { set, .. } => self.forget_disk(id, *set).await?,
             Held::Nic { .. } => self.forget_nic(id).await?,
             Held::VhostUserDisk { .. } => self.forget_vhost_user_disk(id).await?,
-            Held::Pmem { .. } => {}
+            Held::HostDevice { .. } | Held::Pmem { .. } => {}
         }
         self.devices.remove(id);
         Ok(())

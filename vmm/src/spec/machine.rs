@@ -114,6 +114,7 @@ impl VmSpec {
         let within = self.numa_clash().or_else(|| self.protection_clash());
         let within = within.or_else(|| self.sgx_clash());
         within.map_or(Ok(()), |(what, with)| Err(SpecError::Clash { what, with }))?;
+        self.seats()?;
         if can.pci && self.root_bus_slots() > ROOT_BUS_SLOTS {
             return Err(SpecError::RootBus(self.root_bus_slots()));
         }

@@ -1,10 +1,7 @@
 //! Where there is room for a device. What is taken is told by the devices that are there, so no place can get lost.
 
 use crate::plug::{GuestAddress, PciAddress, PlugError, ScsiAddress};
-use crate::spec::FIRST_BRIDGE;
-
-/// Slots of a bridge. Slot 0 is the bridge's own business.
-const SLOTS: std::ops::RangeInclusive<u8> = 1..=30;
+use crate::spec::{BRIDGE_SLOTS, FIRST_BRIDGE};
 
 /// A place that one device has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +22,7 @@ impl From<BusAddress> for GuestAddress {
 /// The first place on one of `bridges` that is not among `taken`.
 pub(super) fn pci(bridges: u32, taken: &[BusAddress]) -> Result<PciAddress, PlugError> {
     let bridges = (FIRST_BRIDGE..).take(bridges as usize);
-    let mut places = bridges.flat_map(|bridge| SLOTS.map(move |slot| PciAddress { bridge, slot }));
+    let mut places = bridges.flat_map(|bridge| BRIDGE_SLOTS.map(move |slot| PciAddress { bridge, slot }));
     let full = PlugError::Full { what: "PCI slot", remedy: "raise default_bridges" };
     places.find(|place| !taken.contains(&BusAddress::Pci(*place))).ok_or(full)
 }

@@ -1,6 +1,7 @@
 //! Plugging in, with a QEMU that follows a script.
 
 mod pmem;
+mod vfio;
 mod vhost_user;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ async fn machine_with(change: impl FnOnce(&mut Board)) -> (Plugs, Peer) {
         qmp,
         bridges: 1,
         nvdimms: None,
+        pci: spec::PciPlaces::new(1, 2, spec::Window::default()).unwrap(),
+        vfio: None,
         devices: BTreeMap::new(),
         named: 0,
         vcpus: Vcpus::booted(spec::Vcpus::new(1, 3).unwrap(), spec::Accelerator::Kvm),

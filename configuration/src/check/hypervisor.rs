@@ -44,6 +44,7 @@ impl Checker<'_> {
         let msize_9p = self.msize(raw.msize_9p);
         let block = self.block(&raw);
         let vhost_user_store = self.vhost_user_store(&raw);
+        let pass_through = self.pass_through(&raw);
         let numa = self.numa(&raw);
         let firmware = self.firmware(&raw);
         let confidential = self.confidential(&raw, &firmware);
@@ -74,6 +75,7 @@ impl Checker<'_> {
             default_bridges,
             pcie_root_port,
             pcie_switch_port,
+            pass_through,
             enable_mem_prealloc: raw.enable_mem_prealloc,
             reclaim_guest_freed_memory: raw.reclaim_guest_freed_memory,
             enable_virtio_mem: raw.enable_virtio_mem,

@@ -29,6 +29,8 @@ pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
     (HYPERVISOR, "block_device_aio", "`native` without `block_device_cache_set` and `block_device_cache_direct` is an error; QEMU would refuse each device."),
     (HYPERVISOR, "enable_iommu_platform", "Devices on PCI too, but for those that other processes serve."),
     (HYPERVISOR, "enable_vhost_user_store", "Needs no `enable_hugepages`: a guest's memory is always shared."),
+    (HYPERVISOR, "hot_plug_vfio", "A device of conventional PCI is attached to a bridge, whatever the port."),
+    (HYPERVISOR, "hotplug_vfio_on_root_bus", "`false` is `no-port`; in Kata 2 it is `bridge-port`. Another port in `hot_plug_vfio` is an error."),
     (HYPERVISOR, "virtio_fs_cache_size", "QEMU as released has no such window and refuses one."),
     (HYPERVISOR, "jailer_path", "QEMU has no jailer."),
     (HYPERVISOR, "ctlpath", "QEMU has no control program."),

@@ -2,8 +2,8 @@
 
 use super::VmSpec;
 use super::{
-    Accelerator, BlockDriver, Boot, Console, Firmware, ImageDriver, MachineOptions, Protection, SpecError,
-    VirtioPci,
+    Accelerator, BlockDriver, Boot, Console, Firmware, ImageDriver, MachineOptions, PassThrough, Protection,
+    SpecError, VirtioPci,
 };
 
 /// The board QEMU emulates.
@@ -90,7 +90,7 @@ impl VmSpec {
     /// Checks what no single value can: whether the parts can be had together.
     ///
     /// # Errors
-    /// [`SpecError::Clash`] with the first two that cannot.
+    /// [`SpecError::Clash`] with the first two that cannot; other [`SpecError`]s for more than there is room for.
     pub fn check(&self) -> Result<(), SpecError> {
         let can = self.machine.capabilities();
         let clashes = [
@@ -105,6 +105,7 @@ impl VmSpec {
                 !can.pci && self.pci.bridges() + self.pci.root_ports() + self.pci.switch_ports() > 0,
                 "a place for PCI devices",
             ),
+            (!can.pci && self.pass_through != PassThrough::Never, "devices of the host"),
             (!can.pci && self.virtio != VirtioPci::Usual, "virtio devices other than usual"),
             (!can.numa && self.numa.is_some(), "NUMA nodes"),
             (self.pvpanic && !can.pci, "a device that tells of a panic"),
@@ -114,12 +115,12 @@ impl VmSpec {
         let within = self.numa_clash().or_else(|| self.protection_clash());
         let within = within.or_else(|| self.sgx_clash());
         within.map_or(Ok(()), |(what, with)| Err(SpecError::Clash { what, with }))?;
-        self.seats()?;
         if can.pci && self.root_bus_slots() > ROOT_BUS_SLOTS {
             return Err(SpecError::RootBus(self.root_bus_slots()));
         }
         let clash = clashes.into_iter().find(|(clash, _)| *clash);
-        clash.map_or(Ok(()), |(_, what)| Err(SpecError::Clash { what, with: self.machine.name() }))
+        clash.map_or(Ok(()), |(_, what)| Err(SpecError::Clash { what, with: self.machine.name() }))?;
+        self.seats().map(drop)
     }
 
     /// How many slots of the root bus are taken from the start.

@@ -1,6 +1,7 @@
 //! What is read from a sysfs that is made up.
 
 use std::os::unix::fs::symlink;
+use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
@@ -79,6 +80,19 @@ impl Sysfs {
     }
 }
 
+/// 40 devices, every other one of PCI Express.
+pub(crate) fn forty() -> &'static [HostDevice] {
+    static FORTY: LazyLock<Vec<HostDevice>> = LazyLock::new(|| {
+        let sysfs = Sysfs::new();
+        for number in 0..40 {
+            let address = format!("0000:{number:02x}:00.0");
+            sysfs.pci(&address, 1, "vfio-pci", "0x020000", if number % 2 == 0 { 4096 } else { 256 });
+        }
+        HostDevice::group(sysfs.path(), 1).unwrap()
+    });
+    &FORTY
+}
+
 fn addresses(devices: &[HostDevice]) -> Vec<&str> {
     let mut addresses = Vec::new();
     for device in devices {
@@ -115,12 +129,12 @@ fn b11_all_functions_of_a_group_go_together_and_bridges_stay() {
 fn b11_a_device_in_use_by_the_host_says_how_to_let_it_go() {
     let sysfs = Sysfs::new();
     sysfs.pci("0000:01:00.0", 2, "vfio-pci", "0x030000", 4096);
-    sysfs.pci("0000:01:00.1", 2, "snd_hda_intel", "0x040300", 4096);
+    sysfs.pci("0000:01:00.1", 2, "nouveau", "0x040300", 4096);
     sysfs.pci("0000:02:00.0", 3, "", "0x030000", 4096);
     let refused = |name| sysfs.find(name).unwrap_err().to_string();
     assert_eq!(
         refused("0000:01:00.0"),
-        "0000:01:00.1, which the guest is to have, is driven by snd_hda_intel: bind it to vfio-pci by 'driverctl \
+        "0000:01:00.1, which the guest is to have, is driven by nouveau: bind it to vfio-pci by 'driverctl \
          set-override 0000:01:00.1 vfio-pci'"
     );
     assert!(refused("0000:02:00.0").contains("is driven by nothing: bind it"));

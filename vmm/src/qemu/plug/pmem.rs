@@ -27,19 +27,27 @@ impl Board {
     pub(super) async fn plug_pmem(&self, id: &DeviceId, pmem: &Pmem) -> Result<Held, PlugError> {
         let number = self.next_pmem()?;
         let (file, size) = open(pmem)?;
-        let memdev = backend(id);
-        self.add_backend(memdev.clone(), file, size, pmem.read_only).await?;
-        let device = Device::Nvdimm {
-            id: id.0.clone().into(),
-            memdev: memdev.clone().into(),
-            unarmed: pmem.read_only,
-        };
-        if let Err(error) = self.qmp.execute(DeviceAdd(device)).await {
-            // The device's own error is the one worth telling.
+        let memdev = format!("{id}-backend");
+        if let Err(error) = self.add_nvdimm(id, &memdev, file, size, pmem.read_only).await {
+            // The device's own error is the one worth telling; what is not there is not missed.
             let _ = self.qmp.execute(ObjectDel { id: memdev }).await;
             return Err(error.into());
         }
         Ok(Held::Pmem { number })
+    }
+
+    async fn add_nvdimm(
+        &self,
+        id: &DeviceId,
+        memdev: &str,
+        file: File,
+        size: u64,
+        unarmed: bool,
+    ) -> Result<(), QmpError> {
+        let (id, memdev) = (id.0.clone().into(), memdev.to_owned());
+        self.add_backend(memdev.clone(), file, size, unarmed).await?;
+        let device = Device::Nvdimm { id, memdev: memdev.into(), unarmed };
+        self.qmp.execute(DeviceAdd(device)).await.map(drop)
     }
 
     fn next_pmem(&self) -> Result<u32, PlugError> {
@@ -70,10 +78,6 @@ impl Board {
         let closed = self.qmp.execute(RemoveFd { fdset_id: SET }).await;
         made.and(closed).map(drop)
     }
-}
-
-fn backend(id: &DeviceId) -> String {
-    format!("{id}-backend")
 }
 
 /// The file and its size in bytes.

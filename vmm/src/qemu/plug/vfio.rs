@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use slog::warn;
 
 use super::{Board, Held, leave};
 use crate::device::Device;
@@ -52,7 +53,9 @@ impl Board {
             Ok(path) => Ok(Held::HostDevice { at: GuestAddress::Path(path), seat }),
             Err(error) => {
                 // Why nobody could use it is the error worth telling.
-                let _ = leave::leave(&self.qmp, &id.0).await;
+                if let Err(left) = leave::leave(&self.qmp, &id.0).await {
+                    warn!(self.log, "a device that cannot be found stays plugged in"; "device" => %id, "why" => %left);
+                }
                 Err(error)
             }
         }

@@ -57,6 +57,15 @@ fn b11_b18_devices_are_at_the_switch_or_the_bridge_if_they_are_to_be() {
 }
 
 #[test]
+fn b11_a_board_without_pci_has_no_place_for_devices_of_the_host() {
+    let machine = Machine::Microvm(MachineOptions::default());
+    let spec = VmSpec { machine, pass_through: PassThrough::Hot(VfioPort::Root), ..spec() };
+    let spec = VmSpec { vcpus: Vcpus::new(1, 1).unwrap(), memory: Memory::new(512, 0, 512).unwrap(), ..spec };
+    let refused = spec.check().unwrap_err().to_string();
+    assert_eq!(refused, "devices of the host cannot be had with the board microvm");
+}
+
+#[test]
 fn b11_devices_without_a_place_and_the_same_one_twice_make_no_machine() {
     let devices = [three(), three()].concat();
     let refused = |devices| with(VfioPort::Root, devices).check().unwrap_err().to_string();

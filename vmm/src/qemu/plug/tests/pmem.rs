@@ -54,7 +54,7 @@ async fn b8_what_is_behind_a_refused_nvdimm_goes_again() {
         // Nor does a descriptor stay whose object was refused.
         peer.answer(r#"{"fdset-id": 8, "fd": 17}"#).await;
         refuse(&mut peer, "object-add").await;
-        expect(&mut peer, &["remove-fd"]).await;
+        expect(&mut peer, &["remove-fd", "object-del"]).await;
     };
     let plugging = async {
         let (_file, pmem) = file(false);

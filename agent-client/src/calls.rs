@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use agent_protocol::{
     agent::{
-        CreateContainerRequest, CreateSandboxRequest, DestroySandboxRequest, ExecProcessRequest,
-        GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse,
+        AddSwapRequest, CreateContainerRequest, CreateSandboxRequest, DestroySandboxRequest,
+        ExecProcessRequest, GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse,
         OnlineCPUMemRequest, PauseContainerRequest, RemoveContainerRequest, ReseedRandomDevRequest,
         ResumeContainerRequest, SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest,
         StatsContainerRequest, StatsContainerResponse, UpdateContainerRequest, WaitProcessRequest,
@@ -134,6 +134,13 @@ impl AgentClient {
     pub async fn online_cpu_mem(&self, cpus: u32, cpu_only: bool) -> Result<()> {
         let request = OnlineCPUMemRequest { wait: true, nb_cpus: cpus, cpu_only, ..Default::default() };
         ask!(self, "OnlineCPUMem", self.limit(), online_cpu_mem, request).map(drop)
+    }
+
+    /// Has the guest swap to the disk in these slots, of the root bus and of the bridge there. Whoever plugged it in has
+    /// prepared it by mkswap.
+    pub async fn add_swap(&self, slots: [u8; 2]) -> Result<()> {
+        let request = AddSwapRequest { pci_path: slots.map(u32::from).to_vec(), ..Default::default() };
+        ask!(self, "AddSwap", self.limit(), add_swap, request).map(drop)
     }
 
     /// What a container uses, as its cgroup counts it.

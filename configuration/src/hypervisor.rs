@@ -92,6 +92,8 @@ pub struct Hypervisor {
     pub entropy_source: PathBuf,
     /// The value of QEMU's `-sandbox`; empty means QEMU's default.
     pub seccompsandbox: String,
+    /// Where the memory of guests whose kernel panicked is kept.
+    pub guest_memory_dump: Option<GuestMemoryDump>,
     /// A further monitor of QEMU's.
     pub extra_monitor: ExtraMonitor,
     /// The guest's console is a serial port rather than virtio.
@@ -205,4 +207,13 @@ pub enum Rootfs {
         /// How the guest reads it.
         driver: ImageDriver,
     },
+}
+
+/// What becomes of the memory of a guest whose kernel panicked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestMemoryDump {
+    /// The directory with one for each sandbox, an absolute path.
+    pub path: PathBuf,
+    /// By virtual addresses.
+    pub paging: bool,
 }

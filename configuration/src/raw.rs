@@ -80,6 +80,8 @@ pub(crate) struct RawHypervisor {
     pub(crate) vhost_user_reconnect_timeout_sec: u32,
     pub(crate) entropy_source: PathBuf,
     pub(crate) seccompsandbox: String,
+    pub(crate) guest_memory_dump_path: PathBuf,
+    pub(crate) guest_memory_dump_paging: bool,
     pub(crate) extra_monitor_socket: ExtraMonitor,
     pub(crate) use_legacy_serial: bool,
     pub(crate) enable_debug: bool,

@@ -1,6 +1,7 @@
 //! A part of the pod dies while the container runs.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::ConnectResponse;
@@ -8,6 +9,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::case::PATIENCE;
+use tests::command::run;
+use tests::operator;
 use tests::shim::status_name;
 use tests::{Case, Context, Result, check, check_eq, fail};
 
@@ -22,6 +25,7 @@ listed! {
         a_container_exits_when_its_qemu_is_killed,
         a_shim_that_is_told_to_shut_down_while_a_container_runs_stays,
         a_client_that_is_killed_during_a_create_leaves_nothing,
+        a_guest_that_panics_ends_with_its_sandbox_and_leaves_a_core,
     ]
 }
 
@@ -116,4 +120,28 @@ fn child_named(parent: u32, name: &str) -> Result<Pid> {
 
 fn raw_pid(pid: u32) -> Result<Pid> {
     Ok(Pid::from_raw(i32::try_from(pid)?))
+}
+
+/// B6: the memory is kept, and containerd need not wait for that.
+fn a_guest_that_panics_ends_with_its_sandbox_and_leaves_a_core(case: &Case<'_>) -> Result<()> {
+    let dumps = case.dir().join("dumps");
+    let file = operator::written(case.world.assets(), &case.dir(), "panic.toml", |configuration| {
+        configuration.set("hypervisor.qemu.guest_memory_dump_path", operator::path(&dumps));
+        configuration.set("hypervisor.qemu.default_memory", 256);
+    })?;
+    // The driver that tells of a panic is loaded after the first container's start.
+    let crash = "sleep 3; echo c >/proc/sysrq-trigger; sleep 1000";
+    case.container("panic").configured(&file).flags(["--privileged"]).detach(["sh", "-c", crash])?;
+    let exit = |line: &str| line.contains(&format!(" {} ", case.namespace)) && line.contains("/tasks/exit");
+    case.world.events().log.wait_for(PATIENCE, exit)?;
+    check!(case.log().contains("the guest's kernel panicked"), "the reason is not in the log");
+    case.ctr(["task", "delete", "panic"])?;
+    case.ctr(["container", "rm", "panic"])?.exits(0)?;
+    case.suspects().expect_nothing()?;
+    let core = fs::read_dir(dumps.join("panic"))?.flatten().map(|entry| entry.path());
+    let core =
+        core.into_iter().find(|path| path.extension().is_some_and(|end| end == "elf")).context("a core")?;
+    let headers = run(Command::new("readelf").args(["-l", "-W"]).arg(&core), PATIENCE)?.exits(0)?.out();
+    check!(headers.contains("CORE") && headers.contains("LOAD"), "the core: {headers}");
+    Ok(())
 }

@@ -195,7 +195,7 @@ fn usual(case: &Case<'_>, run_dir: &Path, share: PathBuf) -> Result<VmSpec> {
         boot: Boot::Initrd(path("initrd")?),
         protection: None,
         sgx_epc: None,
-        pvpanic: false,
+        panic_dump: None,
         firmware: Firmware::default(),
         kernel_params: Vec::new(),
         console: Console::Virtio,

@@ -52,6 +52,7 @@ impl fmt::Display for VmExit {
         match &self.how {
             How::Exited(status) => write!(f, "{} ended with status {status}", self.who)?,
             How::Killed(signal) => write!(f, "{} was killed by signal {signal}", self.who)?,
+            How::Stuck(state) if state == "guest-panicked" => f.write_str("the guest's kernel panicked")?,
             How::Stuck(state) => write!(f, "{} is stuck in state {state}", self.who)?,
             How::Lost(why) => write!(f, "{} was lost: {why}", self.who)?,
         }

@@ -2,6 +2,7 @@
 
 mod boot;
 mod command;
+mod dump;
 mod machine;
 mod monitor;
 mod plug;

@@ -81,8 +81,8 @@ pub struct VmSpec {
     pub protection: Option<Protection>,
     /// Memory for enclaves.
     pub sgx_epc: Option<SgxEpc>,
-    /// A device that tells of a panic of the guest's kernel; QEMU then halts the guest and stays.
-    pub pvpanic: bool,
+    /// What becomes of the memory when the guest's kernel panics; `None` is nothing.
+    pub panic_dump: Option<PanicDump>,
     /// What the machine starts from.
     pub firmware: Firmware,
     /// Words for the end of the kernel's command line, where the last one of a name wins.
@@ -101,6 +101,15 @@ pub struct VmSpec {
     pub extra_monitor: Option<ExtraMonitor>,
     /// The guest's kernel says more while it boots.
     pub debug: bool,
+}
+
+/// Where the memory of a guest is kept whose kernel has panicked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PanicDump {
+    /// A directory for this machine alone; it is made, with those above it, when it is needed.
+    pub directory: PathBuf,
+    /// By the guest's virtual addresses, which takes QEMU longer and debuggers less.
+    pub paging: bool,
 }
 
 /// The device of [`VirtioMem`].

@@ -70,7 +70,7 @@ pub trait Vm: Send + Sync {
 
     /// Ends the machine and waits until every process is reaped and its sockets are gone. QEMU has `grace` to end by
     /// itself, on request and then on SIGTERM; SIGKILL follows, at once if `grace` is zero. Returns at most 5 s after
-    /// `grace`, and may be called any number of times, also by several tasks.
+    /// `grace`, or after the memory of a guest that panicked is kept where it is to be, and may be called any number of times, also by several tasks.
     async fn stop(&self, grace: Duration) -> Result<(), StopError>;
 }
 

@@ -21,7 +21,10 @@ use common::monitor::Machine;
 use common::{Fixture, log};
 use serde_json::{Value, json};
 use vmm::plug::{Disk, DiskBus, MemorySize, PlugError, Pluggable, Pmem, VhostUserDisk};
-use vmm::spec::{BlockDriver, Memory, PassThrough, PciPlaces, Vcpus, VfioPort, Window};
+use vmm::spec::{
+    Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, Memory, PassThrough, PciPlaces, Queues,
+    Sectors, Vcpus, VfioPort, Window,
+};
 use vmm::vfio::HostDevice;
 use vmm::{Hypervisor, Qemu};
 
@@ -139,6 +142,46 @@ async fn a39_virtio_mem_has_all_that_may_come_and_asks_for_none_of_it() {
     assert_eq!(device["type"], "virtio-mem");
     assert_eq!((&device["data"]["max-size"], &device["data"]["size"]), (&json!(768 << 20), &json!(0)));
     assert_eq!(device["data"]["requested-size"], 0);
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn b7_a20_a_disk_is_read_and_written_as_the_machine_is_told() {
+    let (mut fixture, image) = fixture();
+    let cache = Cache { direct: true, no_flush: true };
+    let sectors = Sectors::new(4096, 4096).unwrap();
+    let queues = Queues::new(2, 64).unwrap();
+    fixture.spec.block = Block {
+        driver: BlockDriver::VirtioBlk,
+        options: BlockOptions::new(Access::CachedThreads(cache), sectors, queues),
+        threads: IoThreads::new(false, 2).unwrap(),
+    };
+    let mut machine = Machine::boot(fixture).await;
+    let plugged = machine.vm.plug(disk(&image, false)).await.unwrap();
+    let path = format!("/machine/peripheral/{}", plugged.id);
+    let read = ["logical_block_size", "num-queues", "queue-size"].map(|name| machine.property(&path, name));
+    assert_eq!(read, [4096, 2, 64]);
+    assert!(machine.property(&path, "iothread").as_str().unwrap().contains("indep-iothread"));
+    let blocks = machine.ask("query-named-block-nodes", json!({}));
+    let node = blocks.as_array().unwrap().iter().find(|node| node["node-name"] == plugged.id.to_string());
+    assert_eq!(node.unwrap()["cache"], json!({"writeback": true, "direct": true, "no-flush": true}));
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn b7_scsi_disks_are_units_of_the_controller_where_there_is_one() {
+    let (fixture, image) = fixture();
+    let scsi = || Pluggable::Disk(Disk { path: image.clone(), read_only: true, bus: DiskBus::Scsi });
+    let machine = Machine::boot(fixture).await;
+    let places = [machine.vm.plug(scsi()).await.unwrap().at, machine.vm.plug(scsi()).await.unwrap().at];
+    assert_eq!(places.map(|place| place.to_string()), ["0:0", "0:1"]);
+    machine.end().await;
+
+    let (mut fixture, _) = self::fixture();
+    fixture.spec.block.driver = BlockDriver::VirtioBlk;
+    let machine = Machine::boot(fixture).await;
+    let refused = machine.vm.plug(scsi()).await.unwrap_err().to_string();
+    assert_eq!(refused, "the machine has no free SCSI controller: set block_device_driver to virtio-scsi");
     machine.end().await;
 }
 

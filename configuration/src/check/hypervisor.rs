@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Checker;
 use super::memory::Size;
 use crate::choice::{MachineType, SharedFs};
-use crate::hypervisor::{Hypervisor, ImageDriver, MemoryBacking, Rootfs};
+use crate::hypervisor::{GuestMemoryDump, Hypervisor, ImageDriver, MemoryBacking, Rootfs};
 use crate::program::{self, Program};
 use crate::raw::RawHypervisor;
 
@@ -18,6 +18,7 @@ const BRIDGES: &str = "hypervisor.qemu.default_bridges";
 const ROOT_PORTS: &str = "hypervisor.qemu.pcie_root_port";
 const SWITCH_PORTS: &str = "hypervisor.qemu.pcie_switch_port";
 const HUGE_PAGES: &str = "hypervisor.qemu.enable_hugepages";
+const MEMORY_DUMP: &str = "hypervisor.qemu.guest_memory_dump_path";
 const MEMORY_FILE: &str = "hypervisor.qemu.file_mem_backend";
 const ENTROPY: &str = "hypervisor.qemu.entropy_source";
 const QUEUE_SIZE: &str = "hypervisor.qemu.virtio_fs_queue_size";
@@ -47,6 +48,7 @@ impl Checker<'_> {
         let pass_through = self.pass_through(&raw);
         let numa = self.numa(&raw);
         let firmware = self.firmware(&raw);
+        let guest_memory_dump = self.guest_memory_dump(&raw);
         let confidential = self.confidential(&raw, &firmware);
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
         Some(Hypervisor {
@@ -90,10 +92,23 @@ impl Checker<'_> {
             vhost_user_store,
             entropy_source: raw.entropy_source,
             seccompsandbox: raw.seccompsandbox,
+            guest_memory_dump,
             extra_monitor: raw.extra_monitor_socket,
             use_legacy_serial: raw.use_legacy_serial,
             enable_debug: raw.enable_debug,
         })
+    }
+
+    /// The directory is made when it is needed, so it need not be there.
+    fn guest_memory_dump(&mut self, raw: &RawHypervisor) -> Option<GuestMemoryDump> {
+        let path = &raw.guest_memory_dump_path;
+        if path.as_os_str().is_empty() {
+            return None;
+        }
+        if !path.is_absolute() && self.sound(&[MEMORY_DUMP]) {
+            self.problem(MEMORY_DUMP, format!("{:?} is not an absolute path", path.display().to_string()));
+        }
+        Some(GuestMemoryDump { path: path.clone(), paging: raw.guest_memory_dump_paging })
     }
 
     fn files(&mut self, raw: &RawHypervisor) {

@@ -63,6 +63,15 @@ impl Devices {
         Ok(named)
     }
 
+    /// The device file of the disk in the slots `path` of the root bus and of the bridge there. Waits for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::named`].
+    pub(crate) async fn disk_at(&self, path: &[u32]) -> Result<String, Error> {
+        self.disk(Address::of_slots(path)?).await
+    }
+
     async fn disk(&self, address: Address) -> Result<String, Error> {
         for module in address.drivers() {
             modules::need(module)?;

@@ -32,6 +32,7 @@ mod sandbox;
 mod server;
 mod stdio;
 mod storage;
+mod swap;
 mod worker;
 
 use std::process::ExitCode;

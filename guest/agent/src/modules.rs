@@ -23,6 +23,9 @@ const ON_DEMAND: &str = "/lib/modules/on-demand";
 /// Where the kernel shows what it has, built in or loaded.
 const KNOWN: &str = "/sys/module";
 
+/// QEMU's device for a kernel that panicked, as ACPI has it.
+const PANIC_DEVICE: &str = "/sys/bus/acpi/devices/QEMU0001:00";
+
 /// Drivers by the device ids of the virtio specification, section 5.
 const VIRTIO_DRIVERS: &[(&str, &str)] = &[
     ("0x0001", "virtio_net"),
@@ -95,6 +98,15 @@ pub(crate) fn ask_for(name: &str, parameters: &[String]) -> Result<(), Error> {
 /// Whether the kernel has the module in the file `path`, or of that bare name.
 pub(crate) fn is_known(path: &Path) -> bool {
     known_as(path).is_some_and(|known| known.exists())
+}
+
+/// Loads the driver by which the kernel tells the host that it panicked, where the host wants to know.
+pub(crate) fn drive_panic_device() {
+    if Path::new(PANIC_DEVICE).exists()
+        && let Err(error) = need("pvpanic-mmio")
+    {
+        ::log::warn!("{}", crate::error::chain(&error));
+    }
 }
 
 /// Loads the drivers of the virtio devices that have none yet, as far as the initramfs has them.

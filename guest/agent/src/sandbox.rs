@@ -23,6 +23,7 @@ use crate::{
     runtime::spec::Shared,
     stdio::arrivals::{Arrivals, Connections, Ports},
     storage::Mounts,
+    swap,
 };
 use containers::Containers;
 
@@ -186,6 +187,16 @@ impl Sandbox {
         containers::remove_bundle(id)?;
         removal.finish();
         Ok(())
+    }
+
+    /// Swaps to the disk in these slots, once it is there.
+    pub(crate) async fn add_swap_disk(&self, path: &[u32]) -> Result<(), Error> {
+        let file = self.devices.disk_at(path).await?;
+        self.add_swap(&file).await
+    }
+
+    pub(crate) async fn add_swap(&self, path: &str) -> Result<(), Error> {
+        swap::add(&self.reaper, path).await
     }
 
     pub(crate) async fn update_mounts(&self, storages: &[Storage]) -> Result<(), Error> {

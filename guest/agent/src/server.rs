@@ -64,6 +64,7 @@ async fn drive_devices(sandbox: Arc<Sandbox>) {
     let _ = tokio::time::timeout(DRIVE_AFTER, sandbox.first_start()).await;
     tokio::time::sleep(DRIVE_PAUSE).await;
     modules::drive_virtio_devices();
+    modules::drive_panic_device();
 }
 
 async fn tell_host() {

@@ -19,9 +19,9 @@ use vmm::{
     VmSpec, accelerator,
     spec::{
         Accelerator, Backing, Boot, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache,
-        HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PassThrough,
-        PciPlaces, SgxEpc, Share, ShareKind, SpecError, Tag, Vcpus, VfioPort, VirtioFs, VmName, VmUuid,
-        VsockSpec, Window,
+        HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PanicDump,
+        PassThrough, PciPlaces, SgxEpc, Share, ShareKind, SpecError, Tag, Vcpus, VfioPort, VirtioFs, VmName,
+        VmUuid, VsockSpec, Window,
     },
 };
 
@@ -95,7 +95,10 @@ pub(super) fn of(
         firmware: protection::firmware(&hypervisor.firmware, protection.as_ref()),
         protection,
         sgx_epc: sgx_epc_of(plan)?,
-        pvpanic: false,
+        panic_dump: hypervisor
+            .guest_memory_dump
+            .as_ref()
+            .map(|dump| PanicDump { directory: dump.path.join(plan.id), paging: dump.paging }),
         kernel_params: kernel_params_of(configuration)?,
         console: if hypervisor.use_legacy_serial { Console::Serial } else { Console::Virtio },
         entropy: hypervisor.entropy_source.clone(),

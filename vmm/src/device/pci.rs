@@ -79,6 +79,10 @@ pub(crate) enum Device {
         share_rw: bool,
         serial: Cow<'static, str>,
         #[serde(flatten)]
+        sectors: Option<SectorSizes>,
+        #[serde(flatten)]
+        queues: Option<DiskQueues>,
+        #[serde(flatten)]
         place: Option<PciPlace>,
     },
     /// A disk of the SCSI controller.
@@ -91,6 +95,8 @@ pub(crate) enum Device {
         drive: String,
         share_rw: bool,
         serial: String,
+        #[serde(flatten)]
+        sectors: SectorSizes,
     },
     /// A network interface.
     VirtioNetPci {
@@ -173,6 +179,25 @@ pub(crate) enum OfHost {
     Host(String),
     /// Its directory in sysfs.
     Sysfsdev(String),
+}
+
+/// The sectors of a disk, in bytes, where they are not the medium's own.
+#[derive(Debug, Serialize)]
+pub(crate) struct SectorSizes {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) logical_block_size: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) physical_block_size: Option<u32>,
+}
+
+/// The queues of a disk that is a device of its own, and the thread that serves them.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct DiskQueues {
+    pub(crate) num_queues: u16,
+    pub(crate) queue_size: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) iothread: Option<String>,
 }
 
 /// A slot of a bridge.

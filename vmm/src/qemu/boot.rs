@@ -12,14 +12,16 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::json;
 use slog::{Logger, debug, info, o};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::command::{self, ImageEnd, Inherited, ShareEnd, VsockEnd};
+use super::dump::Facts;
 use super::machine::{Machine, Parts};
-use super::monitor::Monitor;
+use super::monitor::{Duties, Monitor};
 use super::plug::Plugs;
 use super::qmp::{Cont, Qmp};
 use crate::console::Console;
@@ -93,6 +95,7 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
         },
     };
     let args = command::render(spec, &inherited);
+    let told = json!(args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>()).to_string();
     debug!(processes.log(), "qemu"; "path" => %spec.qemu.display(), "arguments" => ?args);
     let fds = [qemu_monitor, qemu_console, vsock.fd]
         .into_iter()
@@ -101,20 +104,28 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
         .collect();
     let qemu = processes.start(Program { who: Who::Qemu, path: &spec.qemu, args, fds, umask: 0o077 })?;
     let console = Console::read(console, processes.log().new(o!("process" => "guest")));
-    let monitor = unless_it_ends(processes.exit(), go(processes, spec, monitor)).await?;
+    let monitor = unless_it_ends(processes.exit(), go(processes, spec, told, monitor)).await?;
     let plugs = Plugs::start(monitor.qmp().clone(), spec, processes.log().clone());
     Ok(Parts { qemu, monitor, plugs, console, vsock: vsock.host, _device: vsock.device })
 }
 
-/// Negotiates with QEMU and starts the processors.
-async fn go(processes: &Processes, spec: &VmSpec, monitor: UnixStream) -> Result<Monitor, BootError> {
+/// Negotiates with QEMU, which was `told` these arguments, and starts the processors.
+async fn go(
+    processes: &Processes,
+    spec: &VmSpec,
+    told: String,
+    monitor: UnixStream,
+) -> Result<Monitor, BootError> {
     let log = processes.log();
     let (qmp, version) = Qmp::negotiate(monitor, PATIENCE, log.clone()).await?;
     if (version.major, version.minor) < OLDEST {
         return Err(BootError::TooOld { path: spec.qemu.clone(), found: version.to_string() });
     }
     // Listening begins before the guest can do anything worth hearing.
-    let monitor = Monitor::watch(qmp, processes.exit_sender());
+    let facts = Facts { version: version.to_string(), configuration: told };
+    let dump = spec.panic_dump.clone().map(|dump| (dump, facts));
+    let duties = Duties { first_exit: processes.exit_sender(), dump, log: log.clone() };
+    let monitor = Monitor::watch(qmp, duties);
     monitor.qmp().execute(Cont {}).await?;
     info!(log, "the guest runs"; "qemu" => %version);
     Ok(monitor)

@@ -101,7 +101,7 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     }
     console(&mut line, spec, inherited.console);
     random(&mut line, spec);
-    if spec.pvpanic {
+    if spec.panic_dump.is_some() {
         panic_told(&mut line, &spec.machine);
     }
     if spec.reclaim_freed_memory {

@@ -109,6 +109,7 @@ impl Vm for Machine {
     }
 
     async fn stop(&self, grace: Duration) -> Result<(), StopError> {
+        self.parts.monitor.has_kept_memory().await;
         if !grace.is_zero() && !self.parts.qemu.is_gone() {
             self.ask(grace).await;
         }

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::qmp::Qmp;
 use crate::error::QmpError;
 use crate::plug::{DeviceId, GuestAddress, MemorySize, PlugError, Pluggable, Plugged};
-use crate::spec::{PciPlaces, Seat, VfioPort, VmSpec};
+use crate::spec::{Block, PciPlaces, Seat, VfioPort, VirtioPci, VmSpec};
 use memory::Memory;
 use places::BusAddress;
 use vcpus::Vcpus;
@@ -54,6 +54,8 @@ impl Plugs {
             nvdimms: pmem::booted(spec),
             pci: spec.pci,
             vfio: vfio::port(spec),
+            block: spec.block.clone(),
+            virtio: spec.virtio,
             devices: vfio::booted(spec).collect(),
             named: 0,
             vcpus,
@@ -106,6 +108,8 @@ struct Board {
     pci: PciPlaces,
     /// Where devices of the host go, if they may come.
     vfio: Option<VfioPort>,
+    block: Block,
+    virtio: VirtioPci,
     devices: BTreeMap<DeviceId, Held>,
     /// How many devices have been given a name.
     named: u64,

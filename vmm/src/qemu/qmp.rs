@@ -23,8 +23,8 @@ use tokio::time::timeout;
 use crate::error::QmpError;
 pub(crate) use command::{
     AddFd, BlockdevAdd, BlockdevDel, ChardevAdd, ChardevRemove, Closefd, Command, Cont, CpuAdd, CpuSlot,
-    DeviceAdd, DeviceDel, Getfd, NetdevAdd, NetdevDel, ObjectAdd, ObjectDel, QomGet, QomSet,
-    QueryHotpluggableCpus, QueryStatus, Quit, RemoveFd, Stop, VersionInfo,
+    DeviceAdd, DeviceDel, DumpGuestMemory, Getfd, NetdevAdd, NetdevDel, ObjectAdd, ObjectDel, PresentedAdd,
+    QomGet, QomSet, QueryHotpluggableCpus, QueryMemorySize, QueryStatus, Quit, RemoveFd, Stop, VersionInfo,
 };
 use wire::{Answer, Greeting};
 

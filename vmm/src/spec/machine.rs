@@ -108,7 +108,7 @@ impl VmSpec {
             (!can.pci && self.pass_through != PassThrough::Never, "devices of the host"),
             (!can.pci && self.virtio != VirtioPci::Usual, "virtio devices other than usual"),
             (!can.numa && self.numa.is_some(), "NUMA nodes"),
-            (self.pvpanic && !can.pci, "a device that tells of a panic"),
+            (self.panic_dump.is_some() && !can.pci, "a device that tells of a panic"),
             (self.sgx_epc.is_some() && !matches!(self.machine, Machine::Q35(_)), "SGX memory"),
             (!can.flash && matches!(self.firmware, Firmware::Flash { .. }), "firmware in flash memory"),
         ];
@@ -138,7 +138,7 @@ impl VmSpec {
             self.share.is_some(),
             self.reclaim_freed_memory,
             self.virtio_mem().is_some(),
-            self.pvpanic && matches!(self.machine, Machine::Virt(_)),
+            self.panic_dump.is_some() && matches!(self.machine, Machine::Virt(_)),
         ];
         let devices = devices.map(u32::from).iter().sum::<u32>();
         // No list is longer than memory.

@@ -81,7 +81,7 @@ impl Fixture {
             boot: Boot::Initrd(initrd),
             protection: None,
             sgx_epc: None,
-            pvpanic: false,
+            panic_dump: None,
             firmware: Firmware::default(),
             kernel_params: vec![KernelParam::new("vmm.test=1").unwrap()],
             console: Console::Serial,

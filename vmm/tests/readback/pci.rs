@@ -1,7 +1,7 @@
 //! Places for PCI devices, and what stands before them.
 
 use serde_json::json;
-use vmm::spec::{PciPlaces, Window};
+use vmm::spec::{PanicDump, PciPlaces, Window};
 
 use crate::Machine;
 use crate::common::Fixture;
@@ -65,7 +65,8 @@ async fn a30_a_switch_has_a_bus_for_each_of_its_ports() {
 #[tokio::test]
 async fn a19_a_machine_has_a_device_that_tells_of_a_panic() {
     let mut fixture = Fixture::new();
-    fixture.spec.pvpanic = true;
+    let directory = fixture.dir.path().join("dumps");
+    fixture.spec.panic_dump = Some(PanicDump { directory, paging: false });
     let mut machine = Machine::boot(fixture).await;
     assert_eq!(machine.property("/machine/peripheral/pvpanic0", "type"), "pvpanic");
     machine.end().await;

@@ -9,6 +9,9 @@ use agent_protocol::agent::Storage;
 
 use crate::error::Error;
 
+/// Slots of a PCI bus.
+const SLOTS: u8 = 32;
+
 /// A place on a bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Address {
@@ -44,6 +47,18 @@ impl Address {
         address.map(Some).ok_or_else(invalid)
     }
 
+    /// A slot of the root bus, and one of the bridge in it.
+    pub(super) fn of_slots(path: &[u32]) -> Result<Self, Error> {
+        let slot = |number: u32| u8::try_from(number).ok().filter(|number| *number < SLOTS);
+        let address = match path {
+            [bridge, device] => slot(*bridge).zip(slot(*device)),
+            _ => None,
+        };
+        let (bridge, slot) = address
+            .ok_or_else(|| Error::invalid(format!("PCI path {path:?}: wants two slots, as [2, 1]")))?;
+        Ok(Self::Pci { bridge, slot })
+    }
+
     /// The drivers without which there is no disk, those needed first.
     pub(super) fn drivers(self) -> &'static [&'static str] {
         match self {
@@ -73,7 +88,7 @@ impl Address {
 
 fn pci(text: &str) -> Option<Address> {
     let (bridge, slot) = text.split_once('/')?;
-    let number = |text: &str| u8::from_str_radix(text, 16).ok().filter(|number| *number < 32);
+    let number = |text: &str| u8::from_str_radix(text, 16).ok().filter(|number| *number < SLOTS);
     Some(Address::Pci { bridge: number(bridge)?, slot: number(slot)? })
 }
 
@@ -124,6 +139,10 @@ mod tests {
             assert!(error.contains("02/01"), "{error}");
         }
         assert!(Address::of(&storage("scsi", "0:256")).is_err());
+        for path in [&[][..], &[2], &[2, 32], &[2, 1, 0], &[u32::MAX, 1]] {
+            assert!(Address::of_slots(path).is_err(), "{path:?}");
+        }
+        assert_eq!(Address::of_slots(&[2, 1]).unwrap(), Address::Pci { bridge: 2, slot: 1 });
     }
 
     #[test]

@@ -221,6 +221,18 @@ impl AgentService for Agent {
         Ok(Empty::new())
     }
 
+    async fn add_swap(&self, _: &TtrpcContext, request: AddSwapRequest) -> Result<Empty> {
+        let sandbox = self.sandbox.clone();
+        to_the_end(async move { sandbox.add_swap_disk(&request.pci_path).await }).await?;
+        Ok(Empty::new())
+    }
+
+    async fn add_swap_path(&self, _: &TtrpcContext, request: AddSwapPathRequest) -> Result<Empty> {
+        let sandbox = self.sandbox.clone();
+        to_the_end(async move { sandbox.add_swap(&request.path).await }).await?;
+        Ok(Empty::new())
+    }
+
     async fn copy_file(&self, _: &TtrpcContext, request: CopyFileRequest) -> Result<Empty> {
         files::copy(&request)?;
         Ok(Empty::new())
@@ -239,8 +251,6 @@ impl AgentService for Agent {
         set_ip_tables(SetIPTablesRequest) -> SetIPTablesResponse = "SetIPTables";
         mem_agent_memcg_set(MemAgentMemcgConfig) -> Empty = "MemAgentMemcgSet";
         mem_agent_compact_set(MemAgentCompactConfig) -> Empty = "MemAgentCompactSet";
-        add_swap(AddSwapRequest) -> Empty = "AddSwap";
-        add_swap_path(AddSwapPathRequest) -> Empty = "AddSwapPath";
         resize_volume(ResizeVolumeRequest) -> Empty = "ResizeVolume";
         set_policy(SetPolicyRequest) -> Empty = "SetPolicy";
     }

@@ -17,6 +17,8 @@ pub(super) fn image(line: &mut Line, boot: &Boot, end: Option<ImageEnd>) {
             config_wce: false,
             share_rw: true,
             serial: ID.into(),
+            sectors: None,
+            queues: None,
             place: None,
         });
         return;

@@ -132,7 +132,8 @@ proptest! {
         let image = matches!(boot, Boot::Image { .. }).then_some(ImageEnd { fd: 20, size: 64 << 20 });
         let spec = VmSpec {
             accelerator, vcpus, memory, backing, prealloc, boot, console, extra_monitor, iommu, pci,
-            block, firmware, vhost_user, numa, reclaim_freed_memory, pvpanic, virtio_mem, pass_through,
+            block, firmware, vhost_user, numa, reclaim_freed_memory, virtio_mem, pass_through,
+            panic_dump: pvpanic.then(super::tests::panic_dump).flatten(),
             ..super::tests::spec()
         };
         let tag = Tag::new("kataShared").unwrap();

@@ -33,7 +33,7 @@ pub(super) fn spec() -> VmSpec {
         boot: Boot::Initrd("/guest/initrd.img".into()),
         protection: None,
         sgx_epc: None,
-        pvpanic: false,
+        panic_dump: None,
         firmware: Firmware::default(),
         kernel_params: vec![KernelParam::new("agent.log=info").unwrap()],
         console: Console::Virtio,
@@ -395,4 +395,8 @@ fn a23_b18_devices_of_other_programs_are_dialled_by_their_sockets() {
     }
     assert!(VhostUser::new("store", VhostUserKind::Blk, None).is_err());
     assert!(VhostUser::new(format!("/{}", "x".repeat(107)), VhostUserKind::Blk, None).is_err());
+}
+
+pub(super) fn panic_dump() -> Option<PanicDump> {
+    Some(PanicDump { directory: "/var/crash/s1".into(), paging: false })
 }

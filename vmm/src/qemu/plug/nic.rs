@@ -7,7 +7,7 @@ use super::{Board, Held, places};
 use crate::device::{Device, Netdev};
 use crate::error::QmpError;
 use crate::plug::{DeviceId, Nic, PciAddress, PlugError};
-use crate::qemu::qmp::{Closefd, DeviceAdd, Getfd, NetdevAdd, NetdevDel};
+use crate::qemu::qmp::{Closefd, Getfd, NetdevAdd, NetdevDel, PresentedAdd};
 
 impl Board {
     pub(super) async fn plug_nic(&self, id: &DeviceId, nic: Nic) -> Result<Held, PlugError> {
@@ -17,7 +17,8 @@ impl Board {
         }
         let at = places::pci(self.bridges, &self.taken())?;
         self.add_netdev(id, nic.queues, nic.vhost).await?;
-        match self.qmp.execute(DeviceAdd(device(id, nic.mac, queues, at))).await {
+        let device = device(id, nic.mac, queues, at);
+        match self.qmp.execute(PresentedAdd(device.presented(self.virtio))).await {
             Ok(_) => Ok(Held::Nic { at: BusAddress::Pci(at) }),
             Err(error) => {
                 // The device's own error is the one worth telling.

@@ -21,6 +21,11 @@ async fn machine() -> (Plugs, Peer) {
     machine_with(|_| {}).await
 }
 
+async fn machine_on(accelerator: spec::Accelerator) -> (Plugs, Peer) {
+    let range = spec::Vcpus::new(1, 3).unwrap();
+    machine_with(|board| board.vcpus = Vcpus::booted(range, accelerator)).await
+}
+
 async fn machine_with(change: impl FnOnce(&mut Board)) -> (Plugs, Peer) {
     let (qmp, peer) = connected(Duration::from_secs(5)).await;
     let mut board = Board {
@@ -29,6 +34,8 @@ async fn machine_with(change: impl FnOnce(&mut Board)) -> (Plugs, Peer) {
         nvdimms: None,
         pci: spec::PciPlaces::new(1, 2, spec::Window::default()).unwrap(),
         vfio: None,
+        block: spec::Block::default(),
+        virtio: spec::VirtioPci::Usual,
         devices: BTreeMap::new(),
         named: 0,
         vcpus: Vcpus::booted(spec::Vcpus::new(1, 3).unwrap(), spec::Accelerator::Kvm),
@@ -168,20 +175,35 @@ fn cpu_slots(taken: usize) -> String {
     json!([slot(2), slot(1), slot(0)]).to_string()
 }
 
-#[tokio::test]
-async fn b13_processors_come_into_the_first_free_place_and_the_last_one_goes_first() {
-    let (plugs, mut peer) = machine().await;
-    let growth = async {
+/// From one to three.
+async fn grow(plugs: &Plugs, peer: &mut Peer) {
+    let script = async {
         for taken in 1..=2 {
             peer.answer(&cpu_slots(taken)).await;
             let asked = peer.hear().await;
-            let wanted = json!({"driver": "x-cpu", "id": format!("plugged-cpu-{taken}"), "socket-id": taken, "core-id": 0, "thread-id": 0});
+            let id = format!("plugged-cpu-{taken}");
+            let wanted =
+                json!({"driver": "x-cpu", "id": id, "socket-id": taken, "core-id": 0, "thread-id": 0});
             assert_eq!(asked["arguments"], wanted);
             peer.say(&json!({"return": {}, "id": asked["id"]}).to_string()).await;
         }
     };
-    let (count, ()) = tokio::join!(plugs.resize_vcpus(3), growth);
+    let (count, ()) = tokio::join!(plugs.resize_vcpus(3), script);
     assert_eq!(count.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn emulated_processors_stay() {
+    let (plugs, mut peer) = machine_on(spec::Accelerator::Tcg).await;
+    grow(&plugs, &mut peer).await;
+    // Nothing is asked for, or this would wait for an answer.
+    assert_eq!(plugs.resize_vcpus(1).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn b13_processors_come_into_the_first_free_place_and_the_last_one_goes_first() {
+    let (plugs, mut peer) = machine().await;
+    grow(&plugs, &mut peer).await;
     let shrinkage = async {
         // Of a processor QEMU tells its parts only, so it is asked.
         expect(&mut peer, &["device_del"]).await;

@@ -11,7 +11,7 @@ use super::{Board, Held, places};
 use crate::device::{ChardevBackend, Device};
 use crate::error::QmpError;
 use crate::plug::{DeviceId, PlugError, VhostUserDisk};
-use crate::qemu::qmp::{ChardevAdd, ChardevRemove, DeviceAdd};
+use crate::qemu::qmp::{ChardevAdd, ChardevRemove, PresentedAdd};
 
 impl Board {
     pub(super) async fn plug_vhost_user_disk(
@@ -25,7 +25,7 @@ impl Board {
         self.qmp.execute(ChardevAdd { id: id.0.clone(), backend }).await?;
         let device =
             Device::VhostUserBlkPci { id: id.0.clone(), chardev: id.0.clone(), place: Some(at.into()) };
-        match self.qmp.execute(DeviceAdd(device)).await {
+        match self.qmp.execute(PresentedAdd(device.presented(self.virtio))).await {
             Ok(_) => Ok(Held::VhostUserDisk { at: BusAddress::Pci(at) }),
             Err(error) => {
                 // The device's own error is the one worth telling.

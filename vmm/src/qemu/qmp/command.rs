@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::device::{Blockdev, ChardevBackend, Device, Netdev, Object};
+use crate::device::{Blockdev, ChardevBackend, Device, Netdev, Object, Presented};
 
 /// A command of QMP; its fields are the arguments.
 pub(crate) trait Command: Serialize {
@@ -107,6 +107,10 @@ command_about!(
     QomSet { path: String, property: &'static str, value: u64 }, "qom-set", Done
 );
 command!(
+    /// How much memory there is.
+    QueryMemorySize, "query-memory-size-summary", MemorySizes
+);
+command!(
     /// The processors there are and could be.
     QueryHotpluggableCpus, "query-hotpluggable-cpus", Vec<CpuSlot>
 );
@@ -146,6 +150,31 @@ adding!(
     /// Plugs a processor in, as [`QueryHotpluggableCpus`] describes its place.
     CpuAdd(Map<String, Value>), "device_add"
 );
+
+/// Plugs in a device that presents itself as the machine's virtio devices do.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct PresentedAdd<'a>(pub(crate) Presented<'a>);
+
+impl Command for PresentedAdd<'_> {
+    const NAME: &'static str = "device_add";
+    type Reply = Done;
+}
+
+command_about!(
+    /// Writes the guest's memory into a file.
+    DumpGuestMemory { paging: bool, protocol: String, format: &'static str }, "dump-guest-memory", Done
+);
+
+/// Memory of a machine, in bytes.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct MemorySizes {
+    pub(crate) base_memory: u64,
+    /// Absent where none can be plugged in.
+    #[serde(default)]
+    pub(crate) plugged_memory: u64,
+}
 
 /// A place for a processor.
 #[derive(Debug, Clone, Deserialize)]

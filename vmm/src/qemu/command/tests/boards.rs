@@ -153,13 +153,13 @@ fn a28_enclaves_have_memory_that_is_taken_at_the_start() {
 
 #[test]
 fn a19_a_panic_is_told_and_halts_the_guest() {
-    let told = lines(&VmSpec { pvpanic: true, ..spec() }, &inherited());
+    let told = lines(&VmSpec { panic_dump: panic_dump(), ..spec() }, &inherited());
     assert!(has(&told, r#"-device {"driver":"pvpanic","id":"pvpanic0"}"#));
     assert!(has(&told, "-action panic=pause"));
     let virt = fixed(Machine::Virt(MachineOptions::default()));
-    let on_arm = lines(&VmSpec { pvpanic: true, ..virt }, &inherited());
+    let on_arm = lines(&VmSpec { panic_dump: panic_dump(), ..virt }, &inherited());
     assert!(has(&on_arm, r#"-device {"driver":"pvpanic-pci","id":"pvpanic0"}"#));
-    assert!(VmSpec { pvpanic: true, ..microvm() }.check().is_err());
+    assert!(VmSpec { panic_dump: panic_dump(), ..microvm() }.check().is_err());
     assert!(!lines(&spec(), &inherited()).iter().any(|line| line.contains("panic=pause")));
 }
 

@@ -27,7 +27,6 @@ pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Repor
     let mut checker = Checker { host, tree, report };
     let hypervisor = values.hypervisor.and_then(|values| checker.raw(HYPERVISOR, values));
     let hypervisor = hypervisor.and_then(|raw| checker.hypervisor(raw));
-    checker.plugs();
     let agent = checker.raw(AGENT, values.agent).map(|raw| checker.agent(raw));
     let runtime = checker.raw(RUNTIME, values.runtime).map(|raw| checker.runtime(raw));
     Some(Configuration { hypervisor: hypervisor?, agent: agent?, runtime: runtime? })

@@ -68,6 +68,8 @@ pub struct Hypervisor {
     pub pcie_root_port: u32,
     /// Ports of a PCI Express switch for such devices, at most 16.
     pub pcie_switch_port: u32,
+    /// When and where devices of the host are attached.
+    pub pass_through: PassThrough,
     /// How the guest sees the host's directories.
     pub shared_fs: SharedFs,
     /// `virtiofsd`; checked at load only when `shared_fs` asks for it.
@@ -104,6 +106,28 @@ pub struct Hypervisor {
     pub use_legacy_serial: bool,
     /// Kernel, agent and QEMU say more, and the guest's console is logged.
     pub enable_debug: bool,
+}
+
+/// When devices of the host are attached, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PassThrough {
+    /// Never.
+    Never,
+    /// When the machine starts.
+    Cold(VfioPort),
+    /// While it runs.
+    Hot(VfioPort),
+}
+
+/// Where a device of the host is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VfioPort {
+    /// A PCI bridge.
+    Bridge,
+    /// A root port of PCI Express.
+    Root,
+    /// A port of a switch.
+    Switch,
 }
 
 /// Block devices that other programs serve by vhost-user.

@@ -40,8 +40,8 @@ pub use choice::{
 };
 pub use finding::{Finding, LoadError, Origin, Place};
 pub use hypervisor::{
-    Confidential, Firmware, GuestMemoryDump, Hypervisor, ImageDriver, MemoryBacking, NumaMapping, Rootfs,
-    VhostUserStore,
+    Confidential, Firmware, GuestMemoryDump, Hypervisor, ImageDriver, MemoryBacking, NumaMapping,
+    PassThrough, Rootfs, VfioPort, VhostUserStore,
 };
 pub use program::Program;
 pub use runtime::Runtime;

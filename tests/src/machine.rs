@@ -13,8 +13,8 @@ use oci_spec::runtime::Spec;
 use serde_json::json;
 use slog::{Discard, Logger, o};
 use vmm::spec::{
-    Backing, Block, Boot, Console, CpuFeatures, Firmware, HOST_DEVICES, MachineOptions, Memory, PciPlaces,
-    Share, ShareKind, Tag, Vcpus, VirtioPci, VmName, VmUuid, VsockSpec, Window,
+    Backing, Block, Boot, Console, CpuFeatures, Firmware, HOST_DEVICES, MachineOptions, Memory, PassThrough,
+    PciPlaces, Share, ShareKind, Tag, Vcpus, VirtioPci, VmName, VmUuid, VsockSpec, Window,
 };
 use vmm::{Hypervisor, Qemu, Vm, VmSpec, accelerator};
 
@@ -186,6 +186,7 @@ fn usual(case: &Case<'_>, run_dir: &Path, share: PathBuf) -> Result<VmSpec> {
         virtio: VirtioPci::default(),
         reclaim_freed_memory: false,
         vhost_user: Vec::new(),
+        pass_through: PassThrough::Never,
         block: Block::default(),
         numa: None,
         backing: Backing::Anonymous,

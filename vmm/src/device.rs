@@ -10,7 +10,7 @@ mod net;
 mod pci;
 
 pub(crate) use block::Blockdev;
-pub(crate) use chardev::{Chardev, Dialled, Fsdev};
+pub(crate) use chardev::{Chardev, ChardevBackend, Dialled, Fsdev};
 pub(crate) use net::Netdev;
 pub(crate) use pci::{Device, DiskQueues, Presented, SectorSizes};
 
@@ -50,10 +50,10 @@ pub(crate) enum Object {
         #[serde(flatten)]
         near: Option<Near>,
     },
-    /// A file as it is, which nothing changes.
+    /// A file as it is. `share`: what the guest writes to it is written to the file.
     #[serde(rename = "memory-backend-file")]
-    ReadOnlyFile {
-        id: &'static str,
+    File {
+        id: Cow<'static, str>,
         /// Bytes.
         size: u64,
         mem_path: String,

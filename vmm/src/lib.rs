@@ -15,6 +15,7 @@ pub mod accelerator;
 pub mod plug;
 pub mod protection;
 pub mod spec;
+pub mod vfio;
 
 mod child;
 mod console;

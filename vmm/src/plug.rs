@@ -1,11 +1,14 @@
 //! Devices that come and go while the guest runs, and where the guest finds them.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::QmpError;
+use crate::spec::{SpecError, VhostUser, VhostUserKind};
+use crate::vfio::HostDevice;
 
 /// A device for a running machine.
 #[derive(Debug)]
@@ -14,6 +17,12 @@ pub enum Pluggable {
     Disk(Disk),
     /// A network interface.
     Nic(Nic),
+    /// A file that is memory of the guest. It cannot be unplugged.
+    Pmem(Pmem),
+    /// A disk that another program serves.
+    VhostUserDisk(VhostUserDisk),
+    /// A device of the host. All of its group have to come, one after the other.
+    HostDevice(HostDevice),
 }
 
 /// A block device or a raw image of the host, as a disk of the guest.
@@ -45,6 +54,48 @@ pub struct Nic {
     pub vhost: Vec<OwnedFd>,
     /// The address of its Ethernet.
     pub mac: [u8; 6],
+}
+
+/// A file or a block device of the host, as memory of the guest that outlives it: an NVDIMM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pmem {
+    /// The file or the device.
+    pub path: PathBuf,
+    /// The guest cannot write to it.
+    pub read_only: bool,
+}
+
+/// A disk behind a socket that its program listens on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VhostUserDisk {
+    socket: PathBuf,
+    reconnect: Option<NonZeroU32>,
+}
+
+impl VhostUserDisk {
+    /// The disk at `socket`. A lost connection is made again after `reconnect` seconds, if at all.
+    ///
+    /// # Errors
+    /// [`SpecError::Socket`] where the path is no address of a socket.
+    pub fn new(
+        socket: impl Into<PathBuf>,
+        reconnect: Option<NonZeroU32>,
+    ) -> Result<VhostUserDisk, SpecError> {
+        let socket = VhostUser::new(socket, VhostUserKind::Blk, reconnect)?.socket().to_owned();
+        Ok(VhostUserDisk { socket, reconnect })
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Seconds until a lost connection is made again.
+    #[must_use]
+    pub fn reconnect(&self) -> Option<NonZeroU32> {
+        self.reconnect
+    }
 }
 
 /// Memory that a machine should have.
@@ -82,6 +133,12 @@ pub enum GuestAddress {
     Pci(PciAddress),
     /// On the SCSI controller.
     Scsi(ScsiAddress),
+    /// The memory of this number, `/dev/pmem0`: the guest counts its own from 0, in the order they come.
+    Pmem(u32),
+    /// Behind bridges or ports.
+    Path(PciPath),
+    /// On no bus: adjunct processors, which a guest finds by their own numbers.
+    Ap,
 }
 
 /// A slot of a bridge, which is in a slot of the root bus: `02/01`, both in hexadecimal.
@@ -91,6 +148,40 @@ pub struct PciAddress {
     pub bridge: u8,
     /// The device's.
     pub slot: u8,
+}
+
+/// The way from the root bus to a device: the slot of each bridge or port, then its own: `07/00`, in hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PciPath {
+    slots: [u8; PciPath::DEEPEST],
+    depth: usize,
+}
+
+impl PciPath {
+    /// A port of a switch has three before it: the switch's port towards the root, and a root port.
+    const DEEPEST: usize = 4;
+
+    pub(crate) fn new<const DEPTH: usize>(slots: [u8; DEPTH]) -> PciPath {
+        const { assert!(DEPTH <= PciPath::DEEPEST) };
+        let mut path = PciPath { slots: [0; PciPath::DEEPEST], depth: DEPTH };
+        path.slots[..DEPTH].copy_from_slice(&slots);
+        path
+    }
+
+    /// The same behind a bridge or port in `slot`, unless it is deep enough.
+    pub(crate) fn behind(mut self, slot: u8) -> Option<PciPath> {
+        self.depth = Some(self.depth + 1).filter(|depth| *depth <= PciPath::DEEPEST)?;
+        self.slots.rotate_right(1);
+        self.slots[0] = slot;
+        Some(self)
+    }
+}
+
+impl fmt::Display for PciPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slots = self.slots[..self.depth].iter();
+        f.write_str(&slots.map(|slot| format!("{slot:02x}")).collect::<Vec<_>>().join("/"))
+    }
 }
 
 /// A unit of the SCSI controller: `0:1`.
@@ -107,6 +198,9 @@ impl fmt::Display for GuestAddress {
         match self {
             GuestAddress::Pci(PciAddress { bridge, slot }) => write!(f, "{bridge:02x}/{slot:02x}"),
             GuestAddress::Scsi(ScsiAddress { target, lun }) => write!(f, "{target}:{lun}"),
+            GuestAddress::Pmem(number) => write!(f, "/dev/pmem{number}"),
+            GuestAddress::Path(path) => path.fmt(f),
+            GuestAddress::Ap => f.write_str("ap"),
         }
     }
 }
@@ -145,6 +239,25 @@ pub enum PlugError {
         what: &'static str,
         /// What would give it more.
         remedy: &'static str,
+    },
+    /// The machine was not made for such devices.
+    #[error("the machine takes no {what}: {remedy}")]
+    NotTaken {
+        /// Which devices.
+        what: &'static str,
+        /// What would make it take them.
+        remedy: &'static str,
+    },
+    /// What is memory of the guest cannot be taken from it.
+    #[error("{0} is memory of the guest, which it has as long as it runs")]
+    Stays(DeviceId),
+    /// A device where no agent would look for it.
+    #[error("{device} is function {function} of its slot, and a guest looks for function 0 only")]
+    Function {
+        /// The device.
+        device: String,
+        /// Which function it is.
+        function: u8,
     },
     /// There is no such device.
     #[error("no device {0} is plugged in")]

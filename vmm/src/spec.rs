@@ -11,6 +11,7 @@ mod pci;
 mod protection;
 mod sgx;
 mod value;
+mod vfio;
 mod virtio;
 
 use std::path::PathBuf;
@@ -20,13 +21,15 @@ pub use block::{Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, Queu
 pub use error::SpecError;
 pub use machine::{Capabilities, Machine};
 pub use numa::{Numa, NumaNode};
-pub(crate) use pci::FIRST_BRIDGE;
+pub(crate) use pci::{BRIDGE_SLOTS, FIRST_BRIDGE, FIRST_ROOT_PORT};
 pub use pci::{HOST_DEVICES, PciPlaces, Window};
 pub use protection::{CBit, Protection, SnpIdentity};
 pub use sgx::SgxEpc;
 pub use value::{
     CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, SelinuxLabel, Tag, Vcpus, VmName, VmUuid,
 };
+pub(crate) use vfio::{NoSeat, Seat, cold_id};
+pub use vfio::{PassThrough, VfioPort};
 pub use virtio::{VhostUser, VhostUserKind, VirtioPci};
 
 /// A virtual machine to boot.
@@ -68,6 +71,8 @@ pub struct VmSpec {
     pub reclaim_freed_memory: bool,
     /// Devices that other programs serve.
     pub vhost_user: Vec<VhostUser>,
+    /// Devices of the host that the guest has for itself.
+    pub pass_through: PassThrough,
     /// What block devices that come later are driven by.
     pub block: Block,
     /// The guest's kernel: a bzImage, or an ELF file with a PVH entry.

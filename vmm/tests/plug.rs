@@ -11,15 +11,22 @@
 mod common;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::num::NonZeroU32;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
-use common::Fixture;
 use common::monitor::Machine;
+use common::{Fixture, log};
 use serde_json::{Value, json};
-use vmm::plug::{Disk, DiskBus, MemorySize, PlugError, Pluggable};
+use vmm::plug::{Disk, DiskBus, MemorySize, PlugError, Pluggable, Pmem, VhostUserDisk};
 use vmm::spec::{
-    Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, PciPlaces, Queues, Sectors, Vcpus, Window,
+    Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, Memory, PassThrough, PciPlaces, Queues,
+    Sectors, Vcpus, VfioPort, Window,
 };
+use vmm::vfio::HostDevice;
+use vmm::{Hypervisor, Qemu};
 
 /// A fixture with a bridge, and an image of 1 MiB.
 fn fixture() -> (Fixture, PathBuf) {
@@ -30,7 +37,7 @@ fn fixture() -> (Fixture, PathBuf) {
     (fixture, image)
 }
 
-fn disk(path: &std::path::Path, read_only: bool) -> Pluggable {
+fn disk(path: &Path, read_only: bool) -> Pluggable {
     Pluggable::Disk(Disk { path: path.to_owned(), read_only, bus: DiskBus::VirtioBlk })
 }
 
@@ -67,7 +74,7 @@ async fn b7_what_cannot_be_a_disk_is_refused_and_leaves_nothing() {
     let mut machine = Machine::boot(fixture).await;
     let missing = machine.vm.plug(disk(&dir.join("none"), false)).await.unwrap_err();
     assert!(matches!(&missing, PlugError::Open { path, .. } if path.ends_with("none")), "{missing}");
-    let fifo = machine.vm.plug(disk(std::path::Path::new("/dev/null"), false)).await.unwrap_err();
+    let fifo = machine.vm.plug(disk(Path::new("/dev/null"), false)).await.unwrap_err();
     assert!(matches!(fifo, PlugError::NotADisk { .. }), "{fifo}");
     assert_eq!(machine.ask("query-fdsets", json!({})), json!([]));
     // The place of what was refused is not lost.
@@ -117,7 +124,7 @@ async fn b14_b15_memory_comes_in_modules_of_whole_blocks_up_to_the_most() {
 #[tokio::test]
 async fn b14_a_machine_without_slots_says_what_gives_it_some() {
     let (mut fixture, _) = fixture();
-    fixture.spec.memory = vmm::spec::Memory::new(256, 1, 1024).unwrap();
+    fixture.spec.memory = Memory::new(256, 1, 1024).unwrap();
     let machine = Machine::boot(fixture).await;
     let size = |mib| MemorySize { mib, block_mib: 128 };
     machine.vm.resize_memory(size(384)).await.unwrap();
@@ -175,5 +182,173 @@ async fn b7_scsi_disks_are_units_of_the_controller_where_there_is_one() {
     let machine = Machine::boot(fixture).await;
     let refused = machine.vm.plug(scsi()).await.unwrap_err().to_string();
     assert_eq!(refused, "the machine has no free SCSI controller: set block_device_driver to virtio-scsi");
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn b8_files_are_nvdimms_of_their_size_that_stay() {
+    let (mut fixture, image) = fixture();
+    File::options().write(true).open(&image).unwrap().set_len(4 << 20).unwrap();
+    fixture.spec.block.driver = BlockDriver::Nvdimm;
+    fixture.spec.memory = Memory::new(256, 2, 1024).unwrap().with_room(64).unwrap();
+    let mut machine = Machine::boot(fixture).await;
+    let pmem = |read_only| Pluggable::Pmem(Pmem { path: image.clone(), read_only });
+    let first = machine.vm.plug(pmem(true)).await.unwrap();
+    let second = machine.vm.plug(pmem(false)).await.unwrap();
+    assert_eq!((first.at.to_string(), second.at.to_string()), ("/dev/pmem0".into(), "/dev/pmem1".into()));
+    let memory = machine.ask("query-memory-devices", json!({}));
+    let kinds: Vec<_> = memory.as_array().unwrap().iter().map(|m| (&m["type"], &m["data"]["size"])).collect();
+    assert_eq!(kinds, [(&json!("nvdimm"), &json!(4 << 20)); 2]);
+    for (device, unarmed) in [(&first, true), (&second, false)] {
+        let device = format!("/machine/peripheral/{}", device.id);
+        assert_eq!(property(&mut machine, &device, "unarmed"), unarmed);
+    }
+    // The guest has the file by now, and QEMU nothing but that.
+    assert_eq!(machine.ask("query-fdsets", json!({})), json!([]));
+    let full = machine.vm.plug(pmem(true)).await.unwrap_err().to_string();
+    assert_eq!(full, "the machine has no free memory slot: raise memory_slots");
+    assert!(matches!(machine.vm.unplug(&first.id).await, Err(PlugError::Stays(_))));
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn b8_a_file_that_is_no_memory_is_refused_and_leaves_nothing() {
+    let (mut fixture, image) = fixture();
+    File::options().write(true).open(&image).unwrap().set_len(1000).unwrap();
+    fixture.spec.block.driver = BlockDriver::Nvdimm;
+    let mut machine = Machine::boot(fixture).await;
+    let refused = machine.vm.plug(Pluggable::Pmem(Pmem { path: image, read_only: true })).await;
+    assert!(matches!(refused, Err(PlugError::Qmp(_))), "{refused:?}");
+    assert_eq!(machine.ask("query-memory-devices", json!({})), json!([]));
+    assert_eq!(machine.ask("query-fdsets", json!({})), json!([]));
+    let objects = machine.ask("qom-list", json!({"path": "/objects"}));
+    assert!(!objects.to_string().contains("plugged"), "{objects}");
+    machine.end().await;
+}
+
+/// QEMU's own server of disks, ended with the test.
+struct Server(Child);
+
+impl Server {
+    /// Serves `image` at `socket`.
+    fn start(image: &Path, socket: &Path) -> Server {
+        let node = format!("driver=file,node-name=disk,filename={}", image.display());
+        let export = format!(
+            "type=vhost-user-blk,id=disk,node-name=disk,addr.type=unix,addr.path={},writable=on",
+            socket.display()
+        );
+        let server = Server(
+            Command::new("qemu-storage-daemon")
+                .args(["--blockdev", &node, "--export", &export])
+                .spawn()
+                .unwrap(),
+        );
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !socket.exists() {
+            assert!(Instant::now() < deadline, "{} does not come", socket.display());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn b10_a_disk_of_another_program_is_where_it_is_said_to_be() {
+    let (fixture, image) = fixture();
+    let socket = fixture.dir.path().join("disk.sock");
+    let _server = Server::start(&image, &socket);
+    let mut machine = Machine::boot(fixture).await;
+    let disk = VhostUserDisk::new(socket, NonZeroU32::new(1)).unwrap();
+    let plugged = machine.vm.plug(Pluggable::VhostUserDisk(disk)).await.unwrap();
+    assert_eq!(plugged.at.to_string(), "02/01");
+    let device = format!("/machine/peripheral/{}", plugged.id);
+    assert_eq!(property(&mut machine, &device, "chardev"), plugged.id.to_string());
+    assert_eq!(
+        property(&mut machine, &device, "parent_bus"),
+        "/machine/peripheral/pci-bridge-0/pci-bridge-0"
+    );
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn b10_a_disk_that_nobody_serves_is_refused_and_leaves_nothing() {
+    let (fixture, _) = fixture();
+    let socket = fixture.dir.path().join("none.sock");
+    let mut machine = Machine::boot(fixture).await;
+    let disk = VhostUserDisk::new(socket, NonZeroU32::new(1)).unwrap();
+    let refused = machine.vm.plug(Pluggable::VhostUserDisk(disk)).await.unwrap_err().to_string();
+    assert!(refused.starts_with("open ") && refused.contains("none.sock: No such file"), "{refused}");
+    assert!(!machine.ask("query-chardev", json!({})).to_string().contains("plugged"));
+    machine.end().await;
+}
+
+/// A sysfs with a device that this host has not got.
+fn sysfs(dir: &Path, address: &str) -> HostDevice {
+    let device = dir.join("bus/pci/devices").join(address);
+    let group = dir.join("kernel/iommu_groups/1");
+    std::fs::create_dir_all(&device).unwrap();
+    std::fs::create_dir_all(group.join("devices")).unwrap();
+    std::fs::create_dir(dir.join("vfio-pci")).unwrap();
+    for (file, text) in [("class", "0x030200"), ("vendor", "0x10de"), ("device", "0x2330")] {
+        std::fs::write(device.join(file), text).unwrap();
+    }
+    std::fs::write(device.join("config"), [0; 4096]).unwrap();
+    symlink(dir.join("vfio-pci"), device.join("driver")).unwrap();
+    symlink(&group, device.join("iommu_group")).unwrap();
+    symlink(&device, group.join("devices").join(address)).unwrap();
+    HostDevice::with_its_group(dir, address).unwrap().remove(0)
+}
+
+/// QEMU looks at names and types of all properties before it looks for the device.
+#[tokio::test]
+async fn b11_qemu_knows_all_of_what_it_is_told_of_a_device_of_the_host() {
+    let address = "0000:ff:1f.7";
+    for port in [VfioPort::Bridge, VfioPort::Root, VfioPort::Switch] {
+        let (mut fixture, _) = fixture();
+        fixture.spec.pci = PciPlaces::new(1, 1, Window::default()).unwrap().with_switch(1).unwrap();
+        fixture.spec.pass_through = PassThrough::Hot(port);
+        let device = sysfs(&fixture.dir.path().join("sys"), address);
+        let machine = Machine::boot(fixture).await;
+        let refused = machine.vm.plug(Pluggable::HostDevice(device)).await.unwrap_err().to_string();
+        let end = format!("/{address}: no such host device");
+        assert!(refused.contains(&end), "{port:?}: {refused}");
+        machine.end().await;
+    }
+}
+
+#[tokio::test]
+async fn b11_a_machine_with_a_device_that_is_not_there_does_not_start() {
+    let (mut fixture, _) = fixture();
+    let devices = vec![sysfs(&fixture.dir.path().join("sys"), "0000:ff:1f.7")];
+    fixture.spec.pass_through = PassThrough::Cold { devices, port: VfioPort::Bridge };
+    let refused = Qemu::new(log()).boot(fixture.spec.clone()).await.err().unwrap().to_string();
+    assert!(refused.contains("/0000:ff:1f.7: no such host device"), "{refused}");
+    fixture.assert_nothing_left();
+}
+
+/// What the way to a device is made of, shown by one that QEMU has.
+#[tokio::test]
+async fn b11_a_device_behind_a_switch_is_at_the_slots_that_are_planned() {
+    let (mut fixture, _) = fixture();
+    fixture.spec.pci = PciPlaces::new(1, 1, Window::default()).unwrap().with_switch(2).unwrap();
+    let mut machine = Machine::boot(fixture).await;
+    let device =
+        json!({"driver": "virtio-rng-pci", "id": "stand-in", "rng": "rng0", "bus": "swdp1", "addr": "0"});
+    machine.ask("device_add", device);
+    let way = [("stand-in", 0, "swdp1/swdp1"), ("swdp1", 1, "swup0/swup0"), ("swup0", 0, "rp1/rp1")];
+    for (device, slot, bus) in way {
+        let device = format!("/machine/peripheral/{device}");
+        assert_eq!(property(&mut machine, &device, "addr"), slot << 3);
+        assert_eq!(property(&mut machine, &device, "parent_bus"), format!("/machine/peripheral/{bus}"));
+    }
+    assert_eq!(property(&mut machine, "/machine/peripheral/rp1", "addr"), 8 << 3);
+    assert_eq!(property(&mut machine, "/machine/peripheral/rp1", "parent_bus"), "/machine/q35/pcie.0");
     machine.end().await;
 }

@@ -48,6 +48,7 @@ impl Checker<'_> {
         self.rootless(&raw);
         let block = self.block(&raw);
         let vhost_user_store = self.vhost_user_store(&raw);
+        let pass_through = self.pass_through(&raw);
         let numa = self.numa(&raw);
         let firmware = self.firmware(&raw);
         let guest_memory_dump = self.guest_memory_dump(&raw);
@@ -79,6 +80,7 @@ impl Checker<'_> {
             default_bridges,
             pcie_root_port,
             pcie_switch_port,
+            pass_through,
             enable_mem_prealloc: raw.enable_mem_prealloc,
             reclaim_guest_freed_memory: raw.reclaim_guest_freed_memory,
             enable_virtio_mem: raw.enable_virtio_mem,

@@ -1,25 +1,61 @@
-//! Where devices of the host are plugged in.
+//! When and where devices of the host are plugged in.
 
 use super::Checker;
-use crate::keys::HYPERVISOR;
-use crate::survey;
+use crate::hypervisor::{PassThrough, VfioPort};
+use crate::raw::RawHypervisor;
 
-/// What says that no place is kept for them.
-const NOWHERE: [&str; 2] = ["no-port", ""];
+const HOT: &str = "hypervisor.qemu.hot_plug_vfio";
+const COLD: &str = "hypervisor.qemu.cold_plug_vfio";
+const ON_ROOT_BUS: &str = "hypervisor.qemu.hotplug_vfio_on_root_bus";
 
 impl Checker<'_> {
     /// A device is either there from the start or comes later, and Kata refuses a file that wants both.
-    pub(super) fn plugs(&mut self) {
-        let (hot, cold) = ("hot_plug_vfio", "cold_plug_vfio");
-        if self.keeps_a_place(hot) && self.keeps_a_place(cold) {
-            let what = format!("set together with {HYPERVISOR}.{cold}; set one of the two to no-port");
-            self.problem(&format!("{HYPERVISOR}.{hot}"), what);
+    pub(super) fn pass_through(&mut self, raw: &RawHypervisor) -> PassThrough {
+        let hot = self.port(HOT, &raw.hot_plug_vfio);
+        let cold = self.port(COLD, &raw.cold_plug_vfio);
+        let hot = self.hot(raw.hotplug_vfio_on_root_bus, hot);
+        match (hot, cold) {
+            (None, None) => PassThrough::Never,
+            (None, Some(port)) => PassThrough::Cold(port),
+            (Some((_, port)), None) => PassThrough::Hot(port),
+            (Some((key, port)), Some(_)) => {
+                self.problem(
+                    key,
+                    format!("set together with {COLD}; set one of the two to {}", without(key)),
+                );
+                PassThrough::Hot(port)
+            }
         }
     }
 
-    fn keeps_a_place(&self, name: &str) -> bool {
-        let key = survey::section(HYPERVISOR).and_then(|section| section.key(name));
-        let value = key.and_then(|key| survey::value(self.tree, HYPERVISOR, key));
-        value.as_ref().and_then(toml::Value::as_str).is_some_and(|place| !NOWHERE.contains(&place))
+    /// Where a device goes that comes later, and which key has it so. Kata 2 has a switch instead of the port.
+    fn hot(&mut self, on_root_bus: bool, hot: Option<VfioPort>) -> Option<(&'static str, VfioPort)> {
+        match (on_root_bus, hot) {
+            (false, hot) => hot.map(|port| (HOT, port)),
+            (true, None) => Some((ON_ROOT_BUS, VfioPort::Root)),
+            (true, Some(VfioPort::Root)) => Some((HOT, VfioPort::Root)),
+            (true, Some(other)) => {
+                let what = format!("set together with {HOT}, which has another place; remove this older key");
+                self.problem(ON_ROOT_BUS, what);
+                Some((HOT, other))
+            }
+        }
     }
+
+    fn port(&mut self, key: &'static str, word: &str) -> Option<VfioPort> {
+        match word {
+            "no-port" | "" => return None,
+            "bridge-port" => return Some(VfioPort::Bridge),
+            "root-port" => return Some(VfioPort::Root),
+            "switch-port" => return Some(VfioPort::Switch),
+            _ => {}
+        }
+        self.problem(key, format!("{word:?} is unknown; use no-port, bridge-port, root-port or switch-port"));
+        None
+    }
+}
+
+/// What a key is set to that wants nothing.
+fn without(key: &str) -> &'static str {
+    if key == ON_ROOT_BUS { "false or no-port" } else { "no-port" }
 }

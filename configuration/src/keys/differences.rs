@@ -32,6 +32,8 @@ pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
     (HYPERVISOR, "rootless", "No account is made: the user is a number from 1879048192 on that nothing else has. With virtio-9p, and so with `auto` under TCG, an error. virtiofsd stays root, in namespaces of its own, as in Kata. `/dev/kvm` has to be open to its group or to all."),
     (HYPERVISOR, "disable_selinux", "A pod with a label, on a host whose kernel has no SELinux, is an error; Kata starts it without."),
     (HYPERVISOR, "disable_guest_selinux", "Processes that are started in a container later have its label too. This project's own guest has no SELinux."),
+    (HYPERVISOR, "hot_plug_vfio", "A device of conventional PCI is attached to a bridge, whatever the port."),
+    (HYPERVISOR, "hotplug_vfio_on_root_bus", "`false` is `no-port`; in Kata 2 it is `bridge-port`. Another port in `hot_plug_vfio` is an error."),
     (HYPERVISOR, "virtio_fs_cache_size", "QEMU as released has no such window and refuses one."),
     (HYPERVISOR, "jailer_path", "QEMU has no jailer."),
     (HYPERVISOR, "ctlpath", "QEMU has no control program."),

@@ -90,6 +90,7 @@ fn unusual(known: &Known, key: &Key) -> String {
             "@DIR@/other".to_owned()
         }
         (_, "block_device_driver") => "virtio-blk".to_owned(),
+        (_, "hot_plug_vfio" | "cold_plug_vfio") => "root-port".to_owned(),
         (_, "block_device_aio") => "threads".to_owned(),
         (_, "block_device_queue_size") => "64".to_owned(),
         (_, "blk_logical_sector_size" | "blk_physical_sector_size") => "4096".to_owned(),

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{Place, problems, texts};
-use crate::{KernelModule, LoadError, MemoryBacking, Rootfs};
+use crate::{KernelModule, LoadError, MemoryBacking, PassThrough, Rootfs, VfioPort};
 
 /// Each drop-in gives exactly one problem: with this key and this text.
 #[track_caller]
@@ -361,9 +361,39 @@ fn e6_hot_and_cold_plug_exclude_each_other() {
     let both = "hypervisor.qemu = {hot_plug_vfio = 'root-port', cold_plug_vfio = 'switch-port'}";
     let what = "set together with hypervisor.qemu.cold_plug_vfio; set one of the two to no-port";
     refused(&place, &[(both, "hypervisor.qemu.hot_plug_vfio", what)]);
-    for one in ["hot_plug_vfio = 'root-port', cold_plug_vfio = 'no-port'", "cold_plug_vfio = 'root-port'"] {
-        place.load_with(&format!("hypervisor.qemu = {{{one}}}")).unwrap();
+    let both = "hypervisor.qemu = {hotplug_vfio_on_root_bus = true, cold_plug_vfio = 'switch-port'}";
+    let what = "set together with hypervisor.qemu.cold_plug_vfio; set one of the two to false or no-port";
+    refused(&place, &[(both, "hypervisor.qemu.hotplug_vfio_on_root_bus", what)]);
+}
+
+#[test]
+fn b11_devices_of_the_host_are_attached_when_and_where_the_keys_say() {
+    let place = Place::new();
+    for (keys, wanted) in [
+        ("", PassThrough::Never),
+        ("hot_plug_vfio = '', cold_plug_vfio = 'no-port'", PassThrough::Never),
+        ("hot_plug_vfio = 'bridge-port', cold_plug_vfio = 'no-port'", PassThrough::Hot(VfioPort::Bridge)),
+        ("cold_plug_vfio = 'switch-port'", PassThrough::Cold(VfioPort::Switch)),
+        ("hotplug_vfio_on_root_bus = true", PassThrough::Hot(VfioPort::Root)),
+        ("hotplug_vfio_on_root_bus = true, hot_plug_vfio = 'root-port'", PassThrough::Hot(VfioPort::Root)),
+    ] {
+        let loaded = place.load_with(&format!("hypervisor.qemu = {{{keys}}}")).unwrap();
+        assert_eq!(
+            (loaded.configuration.hypervisor.pass_through, loaded.warnings),
+            (wanted, Vec::new()),
+            "{keys}"
+        );
     }
+    let (key, older) = ("hypervisor.qemu.hot_plug_vfio", "hypervisor.qemu.hotplug_vfio_on_root_bus");
+    let unknown = "\"rootport\" is unknown; use no-port, bridge-port, root-port or switch-port";
+    let other = format!("set together with {key}, which has another place; remove this older key");
+    refused(
+        &place,
+        &[
+            (&format!("{key} = 'rootport'"), key, unknown),
+            (&format!("{key} = 'bridge-port'\n{older} = true"), older, &other),
+        ],
+    );
 }
 
 #[test]

@@ -21,8 +21,8 @@ use vmm::{
     spec::{
         Accelerator, Backing, Boot, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache,
         HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PanicDump,
-        PciPlaces, SelinuxLabel, SgxEpc, Share, ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid,
-        VsockSpec, Window,
+        PassThrough, PciPlaces, SelinuxLabel, SgxEpc, Share, ShareKind, SpecError, Tag, Vcpus, VfioPort,
+        VirtioFs, VmName, VmUuid, VsockSpec, Window,
     },
 };
 
@@ -87,6 +87,7 @@ pub(super) fn of(
         virtio: virtio::of(hypervisor, accelerator, board),
         reclaim_freed_memory: hypervisor.reclaim_guest_freed_memory,
         vhost_user: Vec::new(),
+        pass_through: pass_through_of(hypervisor),
         block: block::of(&hypervisor.block)?,
         prealloc: hypervisor.enable_mem_prealloc,
         virtio_mem: hypervisor.enable_virtio_mem,
@@ -312,6 +313,22 @@ fn places_of(hypervisor: &Hypervisor, board: Capabilities) -> Result<PciPlaces> 
     let places = PciPlaces::new(hypervisor.default_bridges, hypervisor.pcie_root_port, window)
         .map_err(unusable("default_bridges"))?;
     places.with_switch(hypervisor.pcie_switch_port).map_err(unusable("pcie_switch_port"))
+}
+
+/// Which devices those are, each container says.
+fn pass_through_of(hypervisor: &Hypervisor) -> PassThrough {
+    let place = |port| match port {
+        configuration::VfioPort::Bridge => VfioPort::Bridge,
+        configuration::VfioPort::Root => VfioPort::Root,
+        configuration::VfioPort::Switch => VfioPort::Switch,
+    };
+    match hypervisor.pass_through {
+        configuration::PassThrough::Never => PassThrough::Never,
+        configuration::PassThrough::Cold(port) => {
+            PassThrough::Cold { devices: Vec::new(), port: place(port) }
+        }
+        configuration::PassThrough::Hot(port) => PassThrough::Hot(place(port)),
+    }
 }
 
 fn boot_of(rootfs: &Rootfs) -> Boot {

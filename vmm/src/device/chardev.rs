@@ -6,6 +6,8 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use serde::Serialize;
+
 /// The far end of a connected socket.
 #[derive(Debug)]
 pub(crate) struct Chardev {
@@ -36,6 +38,35 @@ impl Dialled<'_> {
             option.push(format!(",reconnect={seconds}"));
         }
         option
+    }
+}
+
+/// [`Dialled`] as the monitor takes it: QEMU has a form of its own for that.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", content = "data", rename_all = "lowercase")]
+pub(crate) enum ChardevBackend {
+    Socket(Dial),
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Dial {
+    addr: Address,
+    server: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reconnect: Option<NonZeroU32>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", content = "data", rename_all = "lowercase")]
+enum Address {
+    Unix { path: String },
+}
+
+impl ChardevBackend {
+    /// A socket that another program listens on, and the seconds until a lost connection is made again.
+    pub(crate) fn dialled(path: &Path, reconnect: Option<NonZeroU32>) -> ChardevBackend {
+        let path = path.to_string_lossy().into_owned();
+        ChardevBackend::Socket(Dial { addr: Address::Unix { path }, server: false, reconnect })
     }
 }
 

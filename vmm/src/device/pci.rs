@@ -1,12 +1,14 @@
 //! Devices: `-device`.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::plug::PciAddress;
-use crate::spec::{FIRST_BRIDGE, VirtioPci};
+use crate::spec::{FIRST_BRIDGE, Seat, VirtioPci};
+use crate::vfio::{HostDevice, HostKind};
 
 /// A device the guest sees.
 #[derive(Debug, Serialize)]
@@ -34,6 +36,8 @@ pub(crate) enum Device {
     PcieRootPort {
         id: String,
         bus: &'static str,
+        /// The slot, in hexadecimal.
+        addr: String,
         chassis: u32,
         slot: u32,
         mem_reserve: u64,
@@ -116,13 +120,18 @@ pub(crate) enum Device {
         requested_size: u64,
     },
     /// Memory that outlives the guest. `unarmed`: the guest cannot write to it.
-    Nvdimm { id: &'static str, memdev: &'static str, unarmed: bool },
+    Nvdimm { id: Cow<'static, str>, memdev: Cow<'static, str>, unarmed: bool },
     /// The same as a PCI device.
     VirtioPmemPci { id: &'static str, memdev: &'static str },
     /// What gives the guest's memory back to the host.
     VirtioBalloonPci { id: &'static str, free_page_reporting: bool, deflate_on_oom: bool },
     /// A disk that another program serves.
-    VhostUserBlkPci { id: String, chardev: String },
+    VhostUserBlkPci {
+        id: String,
+        chardev: String,
+        #[serde(flatten)]
+        place: Option<PciPlace>,
+    },
     /// A controller of such disks.
     VhostUserScsiPci { id: String, chardev: String },
     /// A virtio-fs share.
@@ -148,6 +157,28 @@ pub(crate) enum Device {
     VhostVsockPci { id: &'static str, guest_cid: u32, vhostfd: String },
     /// vsock, served by a daemon.
     VhostUserVsockPci { id: &'static str, chardev: &'static str },
+    /// A device of the host, or a part of one. Nothing starts from it, and reading the memory that would be for that
+    /// hangs some: `romfile` is empty.
+    VfioPci {
+        id: String,
+        #[serde(flatten)]
+        host: OfHost,
+        romfile: &'static str,
+        #[serde(flatten)]
+        place: Option<PciPlace>,
+    },
+    /// A matrix of adjunct processors of the host.
+    VfioAp { id: String, sysfsdev: String },
+}
+
+/// What QEMU knows a device of the host by.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OfHost {
+    /// Its PCI address.
+    Host(String),
+    /// Its directory in sysfs.
+    Sysfsdev(String),
 }
 
 /// The sectors of a disk, in bytes, where they are not the medium's own.
@@ -181,6 +212,18 @@ impl From<PciAddress> for PciPlace {
     fn from(address: PciAddress) -> PciPlace {
         let bridge = address.bridge - FIRST_BRIDGE;
         PciPlace { bus: format!("pci-bridge-{bridge}"), addr: format!("{:x}", address.slot) }
+    }
+}
+
+impl From<Seat> for PciPlace {
+    fn from(seat: Seat) -> PciPlace {
+        // A port is for one device.
+        let only = |bus| PciPlace { bus, addr: "0".to_owned() };
+        match seat {
+            Seat::Slot(address) => address.into(),
+            Seat::RootPort(number) => only(format!("rp{number}")),
+            Seat::SwitchPort(number) => only(format!("swdp{number}")),
+        }
     }
 }
 
@@ -234,6 +277,21 @@ impl Device {
         };
         device["driver"] = name.into();
         device
+    }
+
+    /// A device of the host at its place.
+    pub(crate) fn of_host(id: String, device: &HostDevice, seat: Option<Seat>) -> Device {
+        let (romfile, place) = ("", seat.map(PciPlace::from));
+        let path = |directory: &Path| directory.to_string_lossy().into_owned();
+        match device.kind() {
+            HostKind::Pci { address, .. } => {
+                Device::VfioPci { id, host: OfHost::Host(address.clone()), romfile, place }
+            }
+            HostKind::Mediated { directory } => {
+                Device::VfioPci { id, host: OfHost::Sysfsdev(path(directory)), romfile, place }
+            }
+            HostKind::Ap { directory, .. } => Device::VfioAp { id, sysfsdev: path(directory) },
+        }
     }
 
     /// Virtio devices with an interface from before virtio 1.0, all of which QEMU itself or the host's kernel serve.

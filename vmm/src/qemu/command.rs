@@ -10,6 +10,7 @@ mod properties;
 mod protection;
 #[cfg(test)]
 mod tests;
+mod vfio;
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
@@ -91,6 +92,7 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
         });
     }
     places::places(&mut line, spec.pci);
+    vfio::devices(&mut line, spec);
     if let Some(size) = spec.virtio_mem() {
         virtio_mem(&mut line, spec, size);
     }
@@ -206,7 +208,7 @@ fn vhost_user(line: &mut Line, number: usize, device: &VhostUser) {
     let dialled = Dialled { id: &chardev, path: device.socket(), reconnect: device.reconnect };
     line.option("-chardev", dialled.option());
     let device = match device.kind {
-        VhostUserKind::Blk => Device::VhostUserBlkPci { id, chardev },
+        VhostUserKind::Blk => Device::VhostUserBlkPci { id, chardev, place: None },
         VhostUserKind::Scsi => Device::VhostUserScsiPci { id, chardev },
         VhostUserKind::Net(mac) => {
             let netdev = format!("netvhost-user{number}");

@@ -8,9 +8,12 @@ mod leave;
 mod memory;
 mod nic;
 mod places;
+mod pmem;
 #[cfg(test)]
 mod tests;
 mod vcpus;
+mod vfio;
+mod vhost_user;
 
 use std::collections::BTreeMap;
 
@@ -20,8 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::qmp::Qmp;
 use crate::error::QmpError;
 use crate::plug::{DeviceId, GuestAddress, MemorySize, PlugError, Pluggable, Plugged};
-use crate::spec::{Block, VirtioPci, VmSpec};
+use crate::spec::{Block, PciPlaces, Seat, VfioPort, VirtioPci, VmSpec};
 use memory::Memory;
+use places::BusAddress;
 use vcpus::Vcpus;
 
 /// Requests that wait for their turn.
@@ -47,9 +51,12 @@ impl Plugs {
         let (vcpus, memory) = (Vcpus::booted(spec.vcpus, spec.accelerator), Memory::booted(spec));
         Plugs::serve(Board {
             bridges: spec.pci.bridges(),
+            nvdimms: pmem::booted(spec),
+            pci: spec.pci,
+            vfio: vfio::port(spec),
             block: spec.block.clone(),
             virtio: spec.virtio,
-            devices: BTreeMap::new(),
+            devices: vfio::booted(spec).collect(),
             named: 0,
             vcpus,
             memory,
@@ -96,6 +103,11 @@ impl Plugs {
 struct Board {
     qmp: Qmp,
     bridges: u32,
+    /// How many devices that are memory the guest has from the start; `None` where no NVDIMM can come.
+    nvdimms: Option<u32>,
+    pci: PciPlaces,
+    /// Where devices of the host go, if they may come.
+    vfio: Option<VfioPort>,
     block: Block,
     virtio: VirtioPci,
     devices: BTreeMap<DeviceId, Held>,
@@ -108,14 +120,37 @@ struct Board {
 
 /// A device that is plugged in, and what has to go with it.
 enum Held {
-    Disk { at: GuestAddress, set: u32 },
-    Nic { at: GuestAddress },
+    Disk { at: BusAddress, set: u32 },
+    Nic { at: BusAddress },
+    Pmem { number: u32 },
+    VhostUserDisk { at: BusAddress },
+    HostDevice { at: GuestAddress, seat: Option<Seat> },
 }
 
 impl Held {
     fn at(&self) -> GuestAddress {
         match self {
-            Held::Disk { at, .. } | Held::Nic { at } => *at,
+            Held::Disk { at, .. } | Held::Nic { at } | Held::VhostUserDisk { at } => (*at).into(),
+            Held::Pmem { number } => GuestAddress::Pmem(*number),
+            Held::HostDevice { at, .. } => *at,
+        }
+    }
+
+    /// The place that no other device can have.
+    fn takes(&self) -> Option<BusAddress> {
+        match self {
+            Held::Disk { at, .. } | Held::Nic { at } | Held::VhostUserDisk { at } => Some(*at),
+            Held::HostDevice { seat: Some(Seat::Slot(address)), .. } => Some(BusAddress::Pci(*address)),
+            Held::HostDevice { .. } | Held::Pmem { .. } => None,
+        }
+    }
+
+    /// The same where a device of the host could be.
+    fn seat(&self) -> Option<Seat> {
+        match (self, self.takes()) {
+            (Held::HostDevice { seat, .. }, _) => *seat,
+            (_, Some(BusAddress::Pci(address))) => Some(Seat::Slot(address)),
+            _ => None,
         }
     }
 }
@@ -139,31 +174,43 @@ impl Board {
     }
 
     async fn plug(&mut self, device: Pluggable) -> Result<Plugged, PlugError> {
-        self.named += 1;
-        let (id, held) = match device {
-            Pluggable::Disk(disk) => {
-                let id = DeviceId(format!("plugged-disk-{}", self.named));
-                let held = self.plug_disk(&id, &disk).await?;
-                (id, held)
-            }
-            Pluggable::Nic(nic) => {
-                let id = DeviceId(format!("plugged-nic-{}", self.named));
-                let held = self.plug_nic(&id, nic).await?;
-                (id, held)
-            }
+        let id = self.name(&device);
+        let held = match device {
+            Pluggable::Disk(disk) => self.plug_disk(&id, &disk).await?,
+            Pluggable::Nic(nic) => self.plug_nic(&id, nic).await?,
+            Pluggable::Pmem(pmem) => self.plug_pmem(&id, &pmem).await?,
+            Pluggable::VhostUserDisk(disk) => self.plug_vhost_user_disk(&id, &disk).await?,
+            Pluggable::HostDevice(device) => self.plug_host_device(&id, &device).await?,
         };
         let plugged = Plugged { id: id.clone(), at: held.at() };
         self.devices.insert(id, held);
         Ok(plugged)
     }
 
+    fn name(&mut self, device: &Pluggable) -> DeviceId {
+        self.named += 1;
+        let kind = match device {
+            Pluggable::Disk(_) => "disk",
+            Pluggable::Nic(_) => "nic",
+            Pluggable::Pmem(_) => "pmem",
+            Pluggable::VhostUserDisk(_) => "vhost-user-disk",
+            Pluggable::HostDevice(_) => "vfio",
+        };
+        DeviceId(format!("plugged-{kind}-{}", self.named))
+    }
+
     async fn unplug(&mut self, id: &DeviceId) -> Result<(), PlugError> {
         let Some(held) = self.devices.get(id) else { return Err(PlugError::Unknown(id.clone())) };
+        if matches!(held, Held::Pmem { .. }) {
+            return Err(PlugError::Stays(id.clone()));
+        }
         // Until the guest has let go it is still there, and so is its place.
         leave::leave(&self.qmp, &id.0).await?;
         match held {
             Held::Disk { set, .. } => self.forget_disk(id, *set).await?,
             Held::Nic { .. } => self.forget_nic(id).await?,
+            Held::VhostUserDisk { .. } => self.forget_vhost_user_disk(id).await?,
+            Held::HostDevice { .. } | Held::Pmem { .. } => {}
         }
         self.devices.remove(id);
         Ok(())
@@ -175,7 +222,7 @@ impl Board {
         }
     }
 
-    fn taken(&self) -> Vec<GuestAddress> {
-        self.devices.values().map(Held::at).collect()
+    fn taken(&self) -> Vec<BusAddress> {
+        self.devices.values().filter_map(Held::takes).collect()
     }
 }

@@ -22,9 +22,10 @@ use tokio::time::timeout;
 
 use crate::error::QmpError;
 pub(crate) use command::{
-    AddFd, BlockdevAdd, BlockdevDel, Closefd, Command, Cont, CpuAdd, CpuSlot, DeviceAdd, DeviceDel,
-    DumpGuestMemory, Getfd, NetdevAdd, NetdevDel, ObjectAdd, ObjectDel, PresentedAdd, QomGet, QomSet,
-    QueryCpusFast, QueryHotpluggableCpus, QueryMemorySize, QueryStatus, Quit, RemoveFd, Stop, VersionInfo,
+    AddFd, BlockdevAdd, BlockdevDel, ChardevAdd, ChardevRemove, Closefd, Command, Cont, CpuAdd, CpuSlot,
+    DeviceAdd, DeviceDel, DumpGuestMemory, Getfd, NetdevAdd, NetdevDel, ObjectAdd, ObjectDel, PresentedAdd,
+    QomGet, QomSet, QueryCpusFast, QueryHotpluggableCpus, QueryMemorySize, QueryStatus, Quit, RemoveFd, Stop,
+    VersionInfo,
 };
 use wire::{Answer, Greeting};
 

@@ -107,6 +107,19 @@ pub enum SpecError {
     /// More ports of a switch than make sense.
     #[error("{0} ports of a PCI Express switch: at most 16 would do")]
     SwitchPorts(u32),
+    /// More devices of the host than places for them.
+    #[error("{device} is to be in the guest, and the machine has no free {what}: {remedy}")]
+    NoPlace {
+        /// The device.
+        device: String,
+        /// What there is none of.
+        what: &'static str,
+        /// What would give it more.
+        remedy: &'static str,
+    },
+    /// A device of the host can be in a machine once.
+    #[error("{0} is to be in the guest twice")]
+    HostDeviceTwice(String),
     /// Not an amount of SGX memory.
     #[error(
         "SGX memory of {0:?}: a number of bytes, or of Ki, Mi, Gi, Ti, that is a multiple of 4096 would do"

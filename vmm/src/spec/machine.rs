@@ -2,8 +2,8 @@
 
 use super::VmSpec;
 use super::{
-    Accelerator, BlockDriver, Boot, Console, Firmware, ImageDriver, MachineOptions, Protection, ShareKind,
-    SpecError, VirtioPci,
+    Accelerator, BlockDriver, Boot, Console, Firmware, ImageDriver, MachineOptions, PassThrough, Protection,
+    ShareKind, SpecError, VirtioPci,
 };
 
 /// The board QEMU emulates.
@@ -90,7 +90,7 @@ impl VmSpec {
     /// Checks what no single value can: whether the parts can be had together.
     ///
     /// # Errors
-    /// [`SpecError::Clash`] with the first two that cannot.
+    /// [`SpecError::Clash`] with the first two that cannot; other [`SpecError`]s for more than there is room for.
     pub fn check(&self) -> Result<(), SpecError> {
         let can = self.machine.capabilities();
         let clashes = [
@@ -105,6 +105,7 @@ impl VmSpec {
                 !can.pci && self.pci.bridges() + self.pci.root_ports() + self.pci.switch_ports() > 0,
                 "a place for PCI devices",
             ),
+            (!can.pci && self.pass_through != PassThrough::Never, "devices of the host"),
             (!can.pci && self.virtio != VirtioPci::Usual, "virtio devices other than usual"),
             (!can.numa && self.numa.is_some(), "NUMA nodes"),
             (self.panic_dump.is_some() && !can.pci, "a device that tells of a panic"),
@@ -118,7 +119,8 @@ impl VmSpec {
             return Err(SpecError::RootBus(self.root_bus_slots()));
         }
         let clash = clashes.into_iter().find(|(clash, _)| *clash);
-        clash.map_or(Ok(()), |(_, what)| Err(SpecError::Clash { what, with: self.machine.name() }))
+        clash.map_or(Ok(()), |(_, what)| Err(SpecError::Clash { what, with: self.machine.name() }))?;
+        self.seats().map(drop)
     }
 
     /// How many slots of the root bus are taken from the start.
@@ -182,6 +184,12 @@ impl VmSpec {
         let share = self.share.as_ref().filter(|_| self.rootless)?;
         (share.kind == ShareKind::Virtio9p)
             .then_some(("a share by virtio-9p, which QEMU serves itself,", "rootless"))
+    }
+
+    /// Whether the board knows of NVDIMMs.
+    pub(crate) fn has_nvdimms(&self) -> bool {
+        let image = matches!(self.boot, Boot::Image { driver: ImageDriver::Nvdimm, .. });
+        image || self.block.driver == BlockDriver::Nvdimm
     }
 
     fn has_memory_devices(&self) -> bool {

@@ -15,6 +15,10 @@ const MOST_SWITCH_PORTS: u32 = 16;
 /// The slot of the root bus with the first bridge; the others follow. The agents in the field find a device by its
 /// bridge's slot.
 pub(crate) const FIRST_BRIDGE: u8 = 2;
+/// The slot of the first root port, behind those of all bridges there can be.
+pub(crate) const FIRST_ROOT_PORT: u8 = FIRST_BRIDGE + MOST_BRIDGES as u8;
+/// Slots of a bridge. Slot 0 is the bridge's own business.
+pub(crate) const BRIDGE_SLOTS: std::ops::RangeInclusive<u8> = 1..=30;
 
 /// Where the kernel shows the host's PCI devices.
 pub const HOST_DEVICES: &str = "/sys/bus/pci/devices";

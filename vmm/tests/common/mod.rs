@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use vmm::accelerator::Accelerator;
 use vmm::spec::{
     Backing, Block, Boot, Console, CpuFeatures, ExtraArgs, Firmware, FsCache, HOST_DEVICES, KernelParam,
-    Machine, MachineOptions, Memory, PciPlaces, Share, ShareKind, Tag, Vcpus, VirtioFs, VirtioPci, VmName,
-    VmUuid, VsockSpec, Window,
+    Machine, MachineOptions, Memory, PassThrough, PciPlaces, Share, ShareKind, Tag, Vcpus, VirtioFs,
+    VirtioPci, VmName, VmUuid, VsockSpec, Window,
 };
 use vmm::{Process, VmSpec};
 
@@ -71,6 +71,7 @@ impl Fixture {
             virtio: VirtioPci::default(),
             reclaim_freed_memory: false,
             vhost_user: Vec::new(),
+            pass_through: PassThrough::Never,
             block: Block::default(),
             numa: None,
             backing: Backing::Anonymous,

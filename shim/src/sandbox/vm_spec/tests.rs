@@ -98,6 +98,17 @@ fn a7_a15_a30_keys_of_devices_and_places_reach_the_machine() {
 }
 
 #[test]
+fn b11_when_and_where_devices_of_the_host_come_reaches_the_machine() {
+    use vmm::spec::{PassThrough, VfioPort};
+    let (devices, port) = (Vec::new(), VfioPort::Switch);
+    let cold = of_keys("cold_plug_vfio = 'switch-port'").pass_through;
+    assert_eq!(cold, PassThrough::Cold { devices, port });
+    let hot = of_keys("hotplug_vfio_on_root_bus = true").pass_through;
+    assert_eq!(hot, PassThrough::Hot(VfioPort::Root));
+    assert_eq!(of_keys("").pass_through, PassThrough::Never);
+}
+
+#[test]
 fn a27_protection_that_the_host_has_not_is_an_error() {
     if vmm::protection::detect(Path::new("/")).amd.is_some_and(|amd| amd.snp) {
         return;

@@ -3,7 +3,7 @@
 use super::{ImageEnd, Line, image, protection};
 use crate::accelerator::Accelerator;
 use crate::device::{Blockdev, Near, Object};
-use crate::spec::{BlockDriver, Boot, Firmware, ImageDriver, Machine, NumaNode, Protection, VmSpec};
+use crate::spec::{Firmware, Machine, NumaNode, Protection, VmSpec};
 
 /// An emulated processor with everything QEMU can emulate, but for "fast" string instructions: Linux copies memory by
 /// them where it finds them, and TCG moves each byte by itself. Streams are twice as fast without.
@@ -65,7 +65,7 @@ fn machine(line: &mut Line, spec: &VmSpec) {
         line.object(&Object::MemoryBackendEpc { id: "epc0", size: epc.bytes(), prealloc: true });
         machine.push_str(",sgx-epc.0.memdev=epc0,sgx-epc.0.node=0");
     }
-    if has_nvdimms(spec) {
+    if spec.has_nvdimms() {
         machine.push_str(",nvdimm=on");
     }
     firmware(line, &spec.firmware, &mut machine);
@@ -96,11 +96,6 @@ fn firmware(line: &mut Line, firmware: &Firmware, machine: &mut String) {
             }
         }
     }
-}
-
-fn has_nvdimms(spec: &VmSpec) -> bool {
-    let image = matches!(spec.boot, Boot::Image { driver: ImageDriver::Nvdimm, .. });
-    image || spec.block.driver == BlockDriver::Nvdimm
 }
 
 /// Memory at boot, and address space with slots for what comes on top: more memory, and files that are memory.

@@ -25,10 +25,10 @@ pub(super) fn image(line: &mut Line, boot: &Boot, end: Option<ImageEnd>) {
     }
     // Sets of descriptors are known to the block layer alone.
     let mem_path = format!("/proc/self/fd/{fd}");
-    line.object(&Object::ReadOnlyFile { id: ID, size, mem_path, share: true, readonly: true });
+    line.object(&Object::File { id: ID.into(), size, mem_path, share: true, readonly: true });
     line.device(&match driver {
         ImageDriver::VirtioPmem => Device::VirtioPmemPci { id: "pmem0", memdev: ID },
-        _ => Device::Nvdimm { id: "nvdimm0", memdev: ID, unarmed: true },
+        _ => Device::Nvdimm { id: "nvdimm0".into(), memdev: ID.into(), unarmed: true },
     });
 }
 

@@ -2,7 +2,7 @@
 
 use super::Line;
 use crate::device::Device;
-use crate::spec::{FIRST_BRIDGE, PciPlaces, Window};
+use crate::spec::{FIRST_BRIDGE, FIRST_ROOT_PORT, PciPlaces, Window};
 
 const ROOT_BUS: &str = "pcie.0";
 /// The bus inside a switch.
@@ -32,6 +32,7 @@ fn root_port(line: &mut Line, number: u32, window: Window) {
     line.device(&Device::PcieRootPort {
         id: format!("rp{number}"),
         bus: ROOT_BUS,
+        addr: format!("{:x}", u32::from(FIRST_ROOT_PORT) + number),
         chassis: 0,
         slot: number,
         mem_reserve: window.mem,

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::spec::*;
+use crate::vfio::tests::forty;
 
 fn any_pci() -> impl Strategy<Value = PciPlaces> {
     let window =
@@ -73,6 +74,12 @@ fn any_extras() -> impl Strategy<Value = (Block, Firmware, Vec<VhostUser>, Optio
     (block, firmware, prop::collection::vec(vhost_user, 0..=12), numa, any::<[bool; 3]>())
 }
 
+fn any_pass_through() -> impl Strategy<Value = PassThrough> {
+    let port = prop_oneof![Just(VfioPort::Bridge), Just(VfioPort::Root), Just(VfioPort::Switch)];
+    let some = prop::sample::subsequence(forty(), 0..=40).prop_shuffle();
+    (some, port).prop_map(|(devices, port)| PassThrough::Cold { devices, port })
+}
+
 /// Every identifier of a command line, each kind of thing by itself, and every place on a bus.
 fn claims(arguments: &[OsString]) -> Vec<String> {
     let mut claims = Vec::new();
@@ -119,12 +126,13 @@ proptest! {
         (boot, console, vsock, extra_monitor, iommu) in any_ends(),
         pci in any_pci(),
         (block, firmware, vhost_user, numa, [reclaim_freed_memory, pvpanic, virtio_mem]) in any_extras(),
+        pass_through in any_pass_through(),
         shares in 0..3_u8,
     ) {
         let image = matches!(boot, Boot::Image { .. }).then_some(ImageEnd { fd: 20, size: 64 << 20 });
         let spec = VmSpec {
             accelerator, vcpus, memory, backing, prealloc, boot, console, extra_monitor, iommu, pci,
-            block, firmware, vhost_user, numa, reclaim_freed_memory, virtio_mem,
+            block, firmware, vhost_user, numa, reclaim_freed_memory, virtio_mem, pass_through,
             panic_dump: pvpanic.then(super::tests::panic_dump).flatten(),
             ..super::tests::spec()
         };
@@ -139,6 +147,10 @@ proptest! {
         let distinct: HashSet<&String> = claims.iter().collect();
         prop_assert_eq!(distinct.len(), claims.len(), "{:?}", claims);
         let counted = arguments.windows(2).filter(|pair| pair[0] == "-device" && is_on_root_bus(&pair[1])).count();
+        if let (Ok(found), PassThrough::Cold { devices, .. }) = (spec.passed_through(), &spec.pass_through) {
+            let places: HashSet<String> = found.iter().map(|device| device.at.to_string()).collect();
+            prop_assert_eq!(places.len(), devices.len());
+        }
         // Whether there is room is told from the specification alone.
         prop_assert_eq!(counted, spec.root_bus_slots() as usize - usize::from(spec.share.is_some()) + usize::from(share.is_some()));
     }

@@ -2,6 +2,7 @@
 
 mod boards;
 mod protection;
+mod vfio;
 
 use super::*;
 use crate::spec::*;
@@ -22,6 +23,7 @@ pub(super) fn spec() -> VmSpec {
         virtio: VirtioPci::default(),
         reclaim_freed_memory: false,
         vhost_user: Vec::new(),
+        pass_through: PassThrough::Never,
         block: Block::default(),
         numa: None,
         backing: Backing::Anonymous,
@@ -251,7 +253,7 @@ fn a15_a30_places_for_later_devices_come_before_other_devices() {
             number + 1
         )
     };
-    let port = r#"-device {"driver":"pcie-root-port","id":"rp0","bus":"pcie.0","chassis":0,"slot":0,"mem-reserve":4194304,"pref64-reserve":68719476736}"#;
+    let port = r#"-device {"driver":"pcie-root-port","id":"rp0","bus":"pcie.0","addr":"7","chassis":0,"slot":0,"mem-reserve":4194304,"pref64-reserve":68719476736}"#;
     assert_eq!(devices, [&bridge(0), &bridge(1), port]);
 }
 

@@ -4,10 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
+use super::places::BusAddress;
 use super::{Board, Held, places};
 use crate::device::{Blockdev, Device, DiskQueues, SectorSizes};
 use crate::error::QmpError;
-use crate::plug::{DeviceId, Disk, DiskBus, GuestAddress, PlugError, ScsiAddress};
+use crate::plug::{DeviceId, Disk, DiskBus, PlugError, ScsiAddress};
 use crate::qemu::qmp::{AddFd, BlockdevAdd, BlockdevDel, PresentedAdd, RemoveFd};
 use crate::spec::BlockDriver;
 
@@ -19,11 +20,11 @@ const CONTROLLER: &str = "set block_device_driver to virtio-scsi";
 impl Board {
     pub(super) async fn plug_disk(&self, id: &DeviceId, disk: &Disk) -> Result<Held, PlugError> {
         let at = match disk.bus {
-            DiskBus::VirtioBlk => GuestAddress::Pci(places::pci(self.bridges, &self.taken())?),
+            DiskBus::VirtioBlk => BusAddress::Pci(places::pci(self.bridges, &self.taken())?),
             DiskBus::Scsi if self.block.driver != BlockDriver::VirtioScsi => {
                 return Err(PlugError::Full { what: "SCSI controller", remedy: CONTROLLER });
             }
-            DiskBus::Scsi => GuestAddress::Scsi(places::scsi(&self.taken())?),
+            DiskBus::Scsi => BusAddress::Scsi(places::scsi(&self.taken())?),
         };
         let direct = self.block.options.access().cache().is_some_and(|cache| cache.direct);
         let (file, is_device) = open(disk, direct)?;
@@ -45,7 +46,7 @@ impl Board {
         disk: &Disk,
         is_device: bool,
         set: u32,
-        at: GuestAddress,
+        at: BusAddress,
     ) -> Result<(), QmpError> {
         let access = self.block.options.access();
         let node = Blockdev::host_disk(id.0.clone(), set, is_device, disk.read_only, access);
@@ -62,13 +63,13 @@ impl Board {
     }
 
     /// The block node has the same name as the device.
-    fn disk_device(&self, id: &DeviceId, at: GuestAddress) -> Device {
+    fn disk_device(&self, id: &DeviceId, at: BusAddress) -> Device {
         let sectors = self.block.options.sectors();
         let sectors =
             SectorSizes { logical_block_size: sectors.logical(), physical_block_size: sectors.physical() };
         let id = id.0.clone();
         match at {
-            GuestAddress::Pci(address) => Device::VirtioBlkPci {
+            BusAddress::Pci(address) => Device::VirtioBlkPci {
                 id: id.clone().into(),
                 drive: id.clone().into(),
                 config_wce: false,
@@ -78,7 +79,7 @@ impl Board {
                 queues: Some(self.queues()),
                 place: Some(address.into()),
             },
-            GuestAddress::Scsi(ScsiAddress { target, lun }) => Device::ScsiHd {
+            BusAddress::Scsi(ScsiAddress { target, lun }) => Device::ScsiHd {
                 id: id.clone(),
                 bus: "scsi0.0",
                 target,

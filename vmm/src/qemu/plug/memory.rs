@@ -56,10 +56,16 @@ impl Memory {
     /// Memory that can neither grow nor shrink.
     #[cfg(test)]
     pub(super) fn fixed(mib: u64) -> Memory {
+        Memory::with_slots(mib, 0)
+    }
+
+    /// The same with slots for other devices.
+    #[cfg(test)]
+    pub(super) fn with_slots(mib: u64, slots: u32) -> Memory {
         let backing = Backing::Anonymous;
         Memory {
             boot_mib: mib,
-            slots: 0,
+            slots,
             most_mib: mib,
             backing,
             prealloc: false,
@@ -67,6 +73,11 @@ impl Memory {
             modules: Vec::new(),
             named: 0,
         }
+    }
+
+    /// Whether a slot is free beside those of `others`.
+    pub(super) fn has_slot(&self, others: usize) -> bool {
+        self.modules.len() + others < self.slots as usize
     }
 
     fn mib(&self) -> u64 {

@@ -2,10 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
+use super::places::BusAddress;
 use super::{Board, Held, places};
 use crate::device::{Device, Netdev};
 use crate::error::QmpError;
-use crate::plug::{DeviceId, GuestAddress, Nic, PciAddress, PlugError};
+use crate::plug::{DeviceId, Nic, PciAddress, PlugError};
 use crate::qemu::qmp::{Closefd, Getfd, NetdevAdd, NetdevDel, PresentedAdd};
 
 impl Board {
@@ -18,7 +19,7 @@ impl Board {
         self.add_netdev(id, nic.queues, nic.vhost).await?;
         let device = device(id, nic.mac, queues, at);
         match self.qmp.execute(PresentedAdd(device.presented(self.virtio))).await {
-            Ok(_) => Ok(Held::Nic { at: GuestAddress::Pci(at) }),
+            Ok(_) => Ok(Held::Nic { at: BusAddress::Pci(at) }),
             Err(error) => {
                 // The device's own error is the one worth telling.
                 let _ = self.forget_nic(id).await;

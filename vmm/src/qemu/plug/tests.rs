@@ -1,5 +1,9 @@
 //! Plugging in, with a QEMU that follows a script.
 
+mod pmem;
+mod vfio;
+mod vhost_user;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
@@ -14,22 +18,31 @@ use crate::qemu::qmp::tests::{Peer, connected};
 use crate::spec;
 
 async fn machine() -> (Plugs, Peer) {
-    machine_on(spec::Accelerator::Kvm).await
+    machine_with(|_| {}).await
 }
 
 async fn machine_on(accelerator: spec::Accelerator) -> (Plugs, Peer) {
+    let range = spec::Vcpus::new(1, 3).unwrap();
+    machine_with(|board| board.vcpus = Vcpus::booted(range, accelerator)).await
+}
+
+async fn machine_with(change: impl FnOnce(&mut Board)) -> (Plugs, Peer) {
     let (qmp, peer) = connected(Duration::from_secs(5)).await;
-    let board = Board {
+    let mut board = Board {
         qmp,
         bridges: 1,
+        nvdimms: None,
+        pci: spec::PciPlaces::new(1, 2, spec::Window::default()).unwrap(),
+        vfio: None,
         block: spec::Block::default(),
         virtio: spec::VirtioPci::Usual,
         devices: BTreeMap::new(),
         named: 0,
-        vcpus: Vcpus::booted(spec::Vcpus::new(1, 3).unwrap(), accelerator),
+        vcpus: Vcpus::booted(spec::Vcpus::new(1, 3).unwrap(), spec::Accelerator::Kvm),
         memory: Memory::fixed(256),
         log: Logger::root(Discard, o!()),
     };
+    change(&mut board);
     (Plugs::serve(board), peer)
 }
 
@@ -47,6 +60,18 @@ async fn expect(peer: &mut Peer, commands: &[&str]) {
         assert_eq!(asked["execute"], *command);
         peer.say(&json!({"return": {}, "id": asked["id"]}).to_string()).await;
     }
+}
+
+/// Answers a command, which is to be this one.
+async fn expect_exactly(
+    peer: &mut Peer,
+    command: &str,
+    arguments: serde_json::Value,
+    reply: serde_json::Value,
+) {
+    let asked = peer.hear().await;
+    assert_eq!((&asked["execute"], &asked["arguments"]), (&json!(command), &arguments));
+    peer.say(&json!({"return": reply, "id": asked["id"]}).to_string()).await;
 }
 
 async fn refuse(peer: &mut Peer, command: &str) {

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::device::{Blockdev, Device, Netdev, Object, Presented};
+use crate::device::{Blockdev, ChardevBackend, Device, Netdev, Object, Presented};
 use crate::vm::VcpuThread;
 
 /// A command of QMP; its fields are the arguments.
@@ -215,3 +215,12 @@ impl fmt::Display for VersionInfo {
         write!(f, "{}.{}.{}", self.major, self.minor, self.micro)
     }
 }
+
+command_about!(
+    /// Connects to a program that serves a device.
+    ChardevAdd { id: String, backend: ChardevBackend }, "chardev-add", Value
+);
+command_about!(
+    /// Hangs up.
+    ChardevRemove { id: String }, "chardev-remove", Done
+);

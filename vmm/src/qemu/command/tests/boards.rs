@@ -124,8 +124,8 @@ fn a30_a_switch_is_behind_a_port_with_room_for_all_of_its_own() {
     let ports: Vec<&str> =
         lines.iter().filter(|line| line.contains("rp") || line.contains("sw")).map(String::as_str).collect();
     let expected = [
-        r#"-device {"driver":"pcie-root-port","id":"rp0","bus":"pcie.0","chassis":0,"slot":0,"mem-reserve":4194304,"pref64-reserve":1073741824}"#,
-        r#"-device {"driver":"pcie-root-port","id":"rp1","bus":"pcie.0","chassis":0,"slot":1,"mem-reserve":16777216,"pref64-reserve":4294967296}"#,
+        r#"-device {"driver":"pcie-root-port","id":"rp0","bus":"pcie.0","addr":"7","chassis":0,"slot":0,"mem-reserve":4194304,"pref64-reserve":1073741824}"#,
+        r#"-device {"driver":"pcie-root-port","id":"rp1","bus":"pcie.0","addr":"8","chassis":0,"slot":1,"mem-reserve":16777216,"pref64-reserve":4294967296}"#,
         r#"-device {"driver":"x3130-upstream","id":"swup0","bus":"rp1"}"#,
         r#"-device {"driver":"xio3130-downstream","id":"swdp0","bus":"swup0","chassis":1,"slot":0}"#,
         r#"-device {"driver":"xio3130-downstream","id":"swdp1","bus":"swup0","chassis":1,"slot":1}"#,

@@ -226,7 +226,7 @@ impl TaskService {
     /// Ends the shim unless it has a container. One that is being made does not count: containerd asks for the end
     /// after a create that it has given up, and asks only once.
     fn shut_down(&self, request: &ShutdownRequest) {
-        if !request.now && !self.containers.is_empty() {
+        if !request.now && !self.containers.has_nothing_made() {
             return;
         }
         info!(self.log, "shutdown asked for");

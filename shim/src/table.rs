@@ -69,7 +69,7 @@ impl<T> Table<T> {
     }
 
     /// Whether nothing is made; things to come do not count.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(crate) fn has_nothing_made(&self) -> bool {
         self.entries().values().all(Option::is_none)
     }
 
@@ -110,7 +110,7 @@ mod tests {
         assert!(matches!(table.reserve("c1"), Err(Error::AlreadyExists(_))));
         let first = table.get("c1").unwrap();
         table.remove("c1", &first).unwrap();
-        assert!(table.is_empty());
+        assert!(table.has_nothing_made());
         table.reserve("c1").unwrap().fill(Arc::new(2));
         assert!(matches!(table.remove("c1", &first), Err(Error::NotFound(_))));
         assert_eq!(*table.get("c1").unwrap(), 2);

@@ -130,7 +130,8 @@ fn a_guest_that_panics_ends_with_its_sandbox_and_leaves_a_core(case: &Case<'_>) 
         configuration.set("hypervisor.qemu.default_memory", 256);
     })?;
     // The driver that tells of a panic is loaded after the first container's start.
-    let crash = "sleep 3; echo c >/proc/sysrq-trigger; sleep 1000";
+    let crash =
+        "until [ -e /sys/module/pvpanic_mmio ]; do sleep 0.1; done; echo c >/proc/sysrq-trigger; sleep 1000";
     case.container("panic").configured(&file).flags(["--privileged"]).detach(["sh", "-c", crash])?;
     let exit = |line: &str| line.contains(&format!(" {} ", case.namespace)) && line.contains("/tasks/exit");
     case.world.events().log.wait_for(PATIENCE, exit)?;

@@ -12,10 +12,7 @@ use agent_protocol::convert::{process_to_wire, spec_to_wire};
 use oci_spec::runtime::Spec;
 use serde_json::json;
 use slog::{Discard, Logger, o};
-use vmm::spec::{
-    Backing, Block, Boot, Console, CpuFeatures, Firmware, HOST_DEVICES, MachineOptions, Memory, PassThrough,
-    PciPlaces, Share, ShareKind, Tag, Vcpus, VirtioPci, VmName, VmUuid, VsockSpec, Window,
-};
+use vmm::spec::{Boot, CpuFeatures, Memory, Share, ShareKind, Tag, VmName, VmUuid};
 use vmm::{Hypervisor, Qemu, Vm, VmSpec, accelerator};
 
 use crate::bundle::{process, spec};
@@ -170,42 +167,14 @@ fn usual(case: &Case<'_>, run_dir: &Path, share: PathBuf) -> Result<VmSpec> {
     let configuration = Configuration::shipped(case.world.assets())?;
     let path =
         |key: &str| configuration.text(&format!("hypervisor.qemu.{key}")).map(PathBuf::from).context(key);
+    let (name, boot) = (VmName::new(NAME)?, Boot::Initrd(path("initrd")?));
+    let plain =
+        VmSpec::plain(name, VmUuid::random()?, run_dir.to_owned(), path("path")?, path("kernel")?, boot)?;
     Ok(VmSpec {
-        name: VmName::new(NAME)?,
-        uuid: VmUuid::random()?,
-        run_dir: run_dir.to_owned(),
-        qemu: path("path")?,
-        machine: vmm::spec::Machine::Q35(MachineOptions::parse("")?),
         accelerator: accelerator::detect(accelerator::Choice::Auto)?.accelerator,
         cpu_features: CpuFeatures::parse("pmu=off")?,
-        vcpus: Vcpus::new(1, 1)?,
         memory: Memory::new(512, 4, 1024)?,
-        virtio_mem: false,
-        iommu: false,
-        pci: PciPlaces::new(0, 0, Window::for_host(Path::new(HOST_DEVICES)))?,
-        virtio: VirtioPci::default(),
-        reclaim_freed_memory: false,
-        vhost_user: Vec::new(),
-        pass_through: PassThrough::Never,
-        block: Block::default(),
-        numa: None,
-        backing: Backing::Anonymous,
-        prealloc: false,
-        kernel: path("kernel")?,
-        boot: Boot::Initrd(path("initrd")?),
-        protection: None,
-        sgx_epc: None,
-        panic_dump: None,
-        firmware: Firmware::default(),
-        kernel_params: Vec::new(),
-        console: Console::Virtio,
-        entropy: "/dev/urandom".into(),
         share: Some(Share { source: share, tag: Tag::new(TAG)?, kind: ShareKind::Virtio9p }),
-        vsock: VsockSpec::VhostUser,
-        seccomp: None,
-        rootless: false,
-        selinux: None,
-        extra_monitor: None,
-        debug: false,
+        ..plain
     })
 }

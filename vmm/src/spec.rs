@@ -109,6 +109,60 @@ pub struct VmSpec {
     pub debug: bool,
 }
 
+impl VmSpec {
+    /// A machine with nothing that it could do without: one processor, 256 MiB that stay so, emulated.
+    ///
+    /// # Errors
+    /// None that a caller could meet.
+    pub fn plain(
+        name: VmName,
+        uuid: VmUuid,
+        run_dir: PathBuf,
+        qemu: PathBuf,
+        kernel: PathBuf,
+        boot: Boot,
+    ) -> Result<VmSpec, SpecError> {
+        Ok(VmSpec {
+            name,
+            uuid,
+            run_dir,
+            qemu,
+            machine: Machine::Q35(MachineOptions::default()),
+            accelerator: Accelerator::Tcg,
+            cpu_features: CpuFeatures::default(),
+            vcpus: Vcpus::new(1, 1)?,
+            memory: Memory::new(256, 0, 256)?,
+            numa: None,
+            backing: Backing::Anonymous,
+            prealloc: false,
+            virtio_mem: false,
+            iommu: false,
+            pci: PciPlaces::new(0, 0, Window::default())?,
+            virtio: VirtioPci::default(),
+            reclaim_freed_memory: false,
+            vhost_user: Vec::new(),
+            pass_through: PassThrough::Never,
+            block: Block::default(),
+            kernel,
+            boot,
+            protection: None,
+            sgx_epc: None,
+            panic_dump: None,
+            firmware: Firmware::default(),
+            kernel_params: Vec::new(),
+            console: Console::Virtio,
+            entropy: "/dev/urandom".into(),
+            share: None,
+            vsock: VsockSpec::VhostUser,
+            seccomp: None,
+            rootless: false,
+            selinux: None,
+            extra_monitor: None,
+            debug: false,
+        })
+    }
+}
+
 /// Where the memory of a guest is kept whose kernel has panicked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PanicDump {

@@ -181,7 +181,7 @@ async fn b7_scsi_disks_are_units_of_the_controller_where_there_is_one() {
     fixture.spec.block.driver = BlockDriver::VirtioBlk;
     let machine = Machine::boot(fixture).await;
     let refused = machine.vm.plug(scsi()).await.unwrap_err().to_string();
-    assert_eq!(refused, "the machine has no free SCSI controller: set block_device_driver to virtio-scsi");
+    assert_eq!(refused, "the machine takes no SCSI disks: set block_device_driver to virtio-scsi");
     machine.end().await;
 }
 
@@ -208,6 +208,9 @@ async fn b8_files_are_nvdimms_of_their_size_that_stay() {
     let full = machine.vm.plug(pmem(true)).await.unwrap_err().to_string();
     assert_eq!(full, "the machine has no free memory slot: raise memory_slots");
     assert!(matches!(machine.vm.unplug(&first.id).await, Err(PlugError::Stays(_))));
+    // The same slots are those of memory modules.
+    let more = MemorySize { mib: 384, block_mib: 128 };
+    assert_eq!(machine.vm.resize_memory(more).await.unwrap_err().to_string(), full);
     machine.end().await;
 }
 

@@ -25,7 +25,7 @@ pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
     (HYPERVISOR, "pflashes", "Read-only, as one guest would change what the others start from; at most two."),
     (HYPERVISOR, "firmware_volume", "Needs no TDX: with it `firmware` is in flash memory too. Read-only: changes of the variables last as long as the guest."),
     (HYPERVISOR, "confidential_guest", "Where the host has SEV-ES, it is used rather than SEV. A host without protection is an error."),
-    (HYPERVISOR, "block_device_driver", "`virtio-mmio` and `virtio-blk-ccw` are errors: nothing can be plugged into the one, the other is for s390x."),
+    (HYPERVISOR, "block_device_driver", "`virtio-mmio` and `virtio-blk-ccw` are errors: nothing can be plugged into the one, the other is for s390x. This version attaches no block devices to a pod, so no machine has a SCSI controller yet."),
     (HYPERVISOR, "block_device_aio", "`native` without `block_device_cache_set` and `block_device_cache_direct` is an error; QEMU would refuse each device."),
     (HYPERVISOR, "enable_iommu_platform", "Devices on PCI too, but for those that other processes serve."),
     (HYPERVISOR, "enable_vhost_user_store", "Needs no `enable_hugepages`: a guest's memory is always shared."),

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::qmp::Qmp;
 use crate::error::QmpError;
-use crate::plug::{DeviceId, GuestAddress, MemorySize, PlugError, Pluggable, Plugged};
+use crate::plug::{DeviceId, GuestAddress, MemorySize, PciAddress, PlugError, Pluggable, Plugged};
 use crate::spec::{Block, PciPlaces, Seat, VfioPort, VirtioPci, VmSpec};
 use memory::Memory;
 use places::BusAddress;
@@ -50,7 +50,6 @@ impl Plugs {
     pub(crate) fn start(qmp: Qmp, spec: &VmSpec, log: Logger) -> Plugs {
         let (vcpus, memory) = (Vcpus::booted(spec.vcpus, spec.accelerator), Memory::booted(spec));
         Plugs::serve(Board {
-            bridges: spec.pci.bridges(),
             nvdimms: pmem::booted(spec),
             pci: spec.pci,
             vfio: vfio::port(spec),
@@ -102,7 +101,6 @@ impl Plugs {
 /// The machine's board, with what is plugged into it.
 struct Board {
     qmp: Qmp,
-    bridges: u32,
     /// How many devices that are memory the guest has from the start; `None` where no NVDIMM can come.
     nvdimms: Option<u32>,
     pci: PciPlaces,
@@ -168,7 +166,10 @@ impl Board {
                 // Whoever does not wait for these finds the machine as it asked for it.
                 Request::Unplug(id, answer) => drop(answer.send(self.unplug(&id).await)),
                 Request::Vcpus(count, answer) => drop(answer.send(self.vcpus.resize(&self.qmp, count).await)),
-                Request::Memory(size, answer) => drop(answer.send(self.memory.resize(&self.qmp, size).await)),
+                Request::Memory(size, answer) => {
+                    let others = self.pmems();
+                    drop(answer.send(self.memory.resize(&self.qmp, size, others).await));
+                }
             }
         }
     }
@@ -220,6 +221,10 @@ impl Board {
         if let Err(error) = self.unplug(id).await {
             warn!(self.log, "a device that nobody waits for stays plugged in"; "device" => %id, "why" => %error);
         }
+    }
+
+    fn free_slot(&self) -> Result<PciAddress, PlugError> {
+        places::pci(self.pci.bridges(), &self.taken())
     }
 
     fn taken(&self) -> Vec<BusAddress> {

@@ -9,11 +9,9 @@ use std::time::{Duration, Instant};
 
 use slog::{Drain, Logger, OwnedKVList, Record, o};
 use tempfile::TempDir;
-use vmm::accelerator::Accelerator;
 use vmm::spec::{
-    Backing, Block, Boot, Console, CpuFeatures, ExtraArgs, Firmware, FsCache, HOST_DEVICES, KernelParam,
-    Machine, MachineOptions, Memory, PassThrough, PciPlaces, Share, ShareKind, Tag, Vcpus, VirtioFs,
-    VirtioPci, VmName, VmUuid, VsockSpec, Window,
+    Boot, Console, CpuFeatures, ExtraArgs, FsCache, KernelParam, Machine, MachineOptions, Memory, Share,
+    ShareKind, Tag, Vcpus, VirtioFs, VmName, VmUuid,
 };
 use vmm::{Process, VmSpec};
 
@@ -56,47 +54,20 @@ impl Fixture {
         std::fs::create_dir(&run_dir).unwrap();
         std::fs::create_dir(&share).unwrap();
         std::fs::write(&initrd, [0; 512]).unwrap();
+        let (name, uuid) = (VmName::new("test").unwrap(), VmUuid::random().unwrap());
+        let kernel = asset("KATA_TEST_KERNEL", cache().join("guest/vmlinuz"));
+        let share = Share { source: share, tag: Tag::new("kataShared").unwrap(), kind: ShareKind::Virtio9p };
         let spec = VmSpec {
-            name: VmName::new("test").unwrap(),
-            uuid: VmUuid::random().unwrap(),
-            run_dir,
-            qemu: qemu(),
             machine: Machine::Q35(MachineOptions::parse("nosmm").unwrap()),
-            accelerator: Accelerator::Tcg,
             cpu_features: CpuFeatures::parse("pmu=off").unwrap(),
             vcpus: Vcpus::new(1, 2).unwrap(),
             memory: Memory::new(256, 4, 1024).unwrap(),
-            iommu: false,
-            pci: PciPlaces::new(0, 0, Window::for_host(Path::new(HOST_DEVICES))).unwrap(),
-            virtio: VirtioPci::default(),
-            reclaim_freed_memory: false,
-            vhost_user: Vec::new(),
-            pass_through: PassThrough::Never,
-            block: Block::default(),
-            numa: None,
-            backing: Backing::Anonymous,
-            prealloc: false,
-            virtio_mem: false,
-            kernel: asset("KATA_TEST_KERNEL", cache().join("guest/vmlinuz")),
-            boot: Boot::Initrd(initrd),
-            protection: None,
-            sgx_epc: None,
-            panic_dump: None,
-            firmware: Firmware::default(),
             kernel_params: vec![KernelParam::new("vmm.test=1").unwrap()],
             console: Console::Serial,
-            entropy: "/dev/urandom".into(),
-            share: Some(Share {
-                source: share,
-                tag: Tag::new("kataShared").unwrap(),
-                kind: ShareKind::Virtio9p,
-            }),
-            vsock: VsockSpec::VhostUser,
+            share: Some(share),
             seccomp: Some("on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into()),
-            rootless: false,
-            selinux: None,
-            extra_monitor: None,
             debug: true,
+            ..VmSpec::plain(name, uuid, run_dir, qemu(), kernel, Boot::Initrd(initrd)).unwrap()
         };
         Fixture { dir, spec }
     }

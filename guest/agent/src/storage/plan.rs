@@ -130,7 +130,7 @@ fn action(storage: &Storage) -> Result<Action, String> {
     Ok(Action::Mount { source: source.to_owned(), kind: kind.to_owned(), options, modules })
 }
 
-/// A disk is named by its device file; by its place on the bus it cannot be found yet.
+/// A disk is named by its device file by now, wherever it is plugged in.
 fn block_kind(storage: &Storage) -> Result<&str, String> {
     if storage.source.starts_with("/dev/") {
         return Ok("ext4");

@@ -41,7 +41,7 @@ fn refused(keys: &str) -> String {
 #[test]
 fn a20_keys_of_block_devices_reach_the_machine() {
     let usual = of_keys("").block;
-    assert_eq!((usual.driver, usual.options.access().aio()), (BlockDriver::VirtioScsi, "io_uring"));
+    assert_eq!((usual.driver, usual.options.access().aio()), (BlockDriver::VirtioBlk, "io_uring"));
     let block = of_keys(
         "block_device_driver = 'virtio-blk'\nblock_device_aio = 'native'\nblock_device_cache_set = true\n\
          block_device_cache_direct = true\nblock_device_logical_sector_size = 4096\nnum_queues = 2\nqueue_size = 256\n\

@@ -8,43 +8,23 @@ use super::*;
 use crate::spec::*;
 
 pub(super) fn spec() -> VmSpec {
+    let (name, uuid) = ("sandbox-pod-1", "01234567-89ab-4def-8123-456789abcdef");
+    let plain = VmSpec::plain(
+        VmName::new(name).unwrap(),
+        VmUuid::new(uuid).unwrap(),
+        "/run/kata/k8s.io/pod-1".into(),
+        "/usr/bin/qemu-system-x86_64".into(),
+        "/guest/vmlinuz".into(),
+        Boot::Initrd("/guest/initrd.img".into()),
+    );
     VmSpec {
-        name: VmName::new("sandbox-pod-1").unwrap(),
-        uuid: VmUuid::new("01234567-89ab-4def-8123-456789abcdef").unwrap(),
-        run_dir: "/run/kata/k8s.io/pod-1".into(),
-        qemu: "/usr/bin/qemu-system-x86_64".into(),
-        machine: Machine::Q35(MachineOptions::default()),
         accelerator: Accelerator::Kvm,
         cpu_features: CpuFeatures::parse("pmu=off").unwrap(),
         vcpus: Vcpus::new(1, 8).unwrap(),
         memory: Memory::new(2048, 10, 8192).unwrap(),
-        iommu: false,
-        pci: PciPlaces::new(0, 0, Window { mem: 4 << 20, pref64: 4 << 20 }).unwrap(),
-        virtio: VirtioPci::default(),
-        reclaim_freed_memory: false,
-        vhost_user: Vec::new(),
-        pass_through: PassThrough::Never,
-        block: Block::default(),
-        numa: None,
-        backing: Backing::Anonymous,
-        prealloc: false,
-        virtio_mem: false,
-        kernel: "/guest/vmlinuz".into(),
-        boot: Boot::Initrd("/guest/initrd.img".into()),
-        protection: None,
-        sgx_epc: None,
-        panic_dump: None,
-        firmware: Firmware::default(),
         kernel_params: vec![KernelParam::new("agent.log=info").unwrap()],
-        console: Console::Virtio,
-        entropy: "/dev/urandom".into(),
-        share: None,
         vsock: VsockSpec::Vhost,
-        seccomp: None,
-        rootless: false,
-        selinux: None,
-        extra_monitor: None,
-        debug: false,
+        ..plain.unwrap()
     }
 }
 

@@ -20,9 +20,9 @@ const CONTROLLER: &str = "set block_device_driver to virtio-scsi";
 impl Board {
     pub(super) async fn plug_disk(&self, id: &DeviceId, disk: &Disk) -> Result<Held, PlugError> {
         let at = match disk.bus {
-            DiskBus::VirtioBlk => BusAddress::Pci(places::pci(self.bridges, &self.taken())?),
+            DiskBus::VirtioBlk => BusAddress::Pci(self.free_slot()?),
             DiskBus::Scsi if self.block.driver != BlockDriver::VirtioScsi => {
-                return Err(PlugError::Full { what: "SCSI controller", remedy: CONTROLLER });
+                return Err(PlugError::NotTaken { what: "SCSI disks", remedy: CONTROLLER });
             }
             DiskBus::Scsi => BusAddress::Scsi(places::scsi(&self.taken())?),
         };

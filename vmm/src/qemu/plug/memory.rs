@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// each page of 4096, and the guest needs some for itself.
 const STEP: u64 = 32;
 
+/// There is no slot for one more module.
+pub(super) const FULL: PlugError = PlugError::Full { what: "memory slot", remedy: "raise memory_slots" };
+
 /// Memory of a machine.
 pub(super) struct Memory {
     boot_mib: u64,
@@ -84,7 +87,13 @@ impl Memory {
         self.boot_mib + self.modules.iter().map(|module| module.mib).sum::<u64>()
     }
 
-    pub(super) async fn resize(&mut self, qmp: &Qmp, size: MemorySize) -> Result<u64, PlugError> {
+    /// `others` are the slots that other devices have.
+    pub(super) async fn resize(
+        &mut self,
+        qmp: &Qmp,
+        size: MemorySize,
+        others: usize,
+    ) -> Result<u64, PlugError> {
         let block = size.block_mib.max(1);
         let more = size.mib.saturating_sub(self.boot_mib).div_ceil(block).saturating_mul(block);
         if let Some(virtio) = self.virtio {
@@ -96,6 +105,9 @@ impl Memory {
         let wanted = self.boot_mib + more.min(most);
         while self.mib() < wanted {
             let step = (wanted - self.mib()).min(STEP * self.mib() / block * block).max(block);
+            if !self.has_slot(others) {
+                return Err(FULL);
+            }
             self.add(qmp, step).await?;
         }
         while let Some(last) = self.modules.last().filter(|last| self.mib() - last.mib >= wanted) {
@@ -113,9 +125,6 @@ impl Memory {
     }
 
     async fn add(&mut self, qmp: &Qmp, mib: u64) -> Result<(), PlugError> {
-        if self.modules.len() >= self.slots as usize {
-            return Err(PlugError::Full { what: "memory slot", remedy: "raise memory_slots" });
-        }
         self.named += 1;
         let id = format!("plugged-memory-{}", self.named);
         let memdev = backend(&id);

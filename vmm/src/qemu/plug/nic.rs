@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::places::BusAddress;
-use super::{Board, Held, places};
+use super::{Board, Held};
 use crate::device::{Device, Netdev};
 use crate::error::QmpError;
 use crate::plug::{DeviceId, Nic, PciAddress, PlugError};
@@ -15,7 +15,7 @@ impl Board {
         if queues == 0 || !(vhost == 0 || vhost == queues) {
             return Err(PlugError::Queues { queues, vhost });
         }
-        let at = places::pci(self.bridges, &self.taken())?;
+        let at = self.free_slot()?;
         self.add_netdev(id, nic.queues, nic.vhost).await?;
         let device = device(id, nic.mac, queues, at);
         match self.qmp.execute(PresentedAdd(device.presented(self.virtio))).await {

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 
 use serde_json::Value;
 
-use super::{Board, Held};
+use super::{Board, Held, memory};
 use crate::device::{Device, Object};
 use crate::error::QmpError;
 use crate::plug::{DeviceId, PlugError, Pmem};
@@ -50,12 +50,17 @@ impl Board {
         self.qmp.execute(DeviceAdd(device)).await.map(drop)
     }
 
+    /// How many have come, each to a slot for memory.
+    pub(super) fn pmems(&self) -> usize {
+        self.devices.values().filter(|held| matches!(held, Held::Pmem { .. })).count()
+    }
+
     fn next_pmem(&self) -> Result<u32, PlugError> {
         let remedy = "set block_device_driver to nvdimm";
         let first = self.nvdimms.ok_or(PlugError::NotTaken { what: "memory that is a file", remedy })?;
-        let plugged = self.devices.values().filter(|held| matches!(held, Held::Pmem { .. })).count();
+        let plugged = self.pmems();
         if !self.memory.has_slot(plugged) {
-            return Err(PlugError::Full { what: "memory slot", remedy: "raise memory_slots" });
+            return Err(memory::FULL);
         }
         // There are at most 256 slots.
         Ok(first + plugged as u32)

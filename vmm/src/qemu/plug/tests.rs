@@ -30,7 +30,6 @@ async fn machine_with(change: impl FnOnce(&mut Board)) -> (Plugs, Peer) {
     let (qmp, peer) = connected(Duration::from_secs(5)).await;
     let mut board = Board {
         qmp,
-        bridges: 1,
         nvdimms: None,
         pci: spec::PciPlaces::new(1, 2, spec::Window::default()).unwrap(),
         vfio: None,

@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::places::BusAddress;
-use super::{Board, Held, places};
+use super::{Board, Held};
 use crate::device::{ChardevBackend, Device};
 use crate::error::QmpError;
 use crate::plug::{DeviceId, PlugError, VhostUserDisk};
@@ -19,7 +19,7 @@ impl Board {
         id: &DeviceId,
         disk: &VhostUserDisk,
     ) -> Result<Held, PlugError> {
-        let at = places::pci(self.bridges, &self.taken())?;
+        let at = self.free_slot()?;
         served(disk.socket())?;
         let backend = ChardevBackend::dialled(disk.socket(), disk.reconnect());
         self.qmp.execute(ChardevAdd { id: id.0.clone(), backend }).await?;

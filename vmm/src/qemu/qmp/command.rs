@@ -20,40 +20,6 @@ pub(crate) trait Command: Serialize {
 pub(crate) struct Done {}
 
 macro_rules! command {
-    ($(#[$about:meta])* $type:ident, $name:literal, $reply:ty) => {
-        $(#[$about])*
-        #[derive(Debug, Serialize)]
-        pub(crate) struct $type {}
-
-        impl Command for $type {
-            const NAME: &'static str = $name;
-            type Reply = $reply;
-        }
-    };
-}
-
-command!(
-    /// Leaves negotiation mode.
-    QmpCapabilities, "qmp_capabilities", Done
-);
-command!(
-    /// Starts the processors.
-    Cont, "cont", Done
-);
-command!(
-    /// Stops the processors.
-    Stop, "stop", Done
-);
-command!(
-    /// Ends QEMU.
-    Quit, "quit", Done
-);
-command!(
-    /// What the machine does.
-    QueryStatus, "query-status", Status
-);
-
-macro_rules! command_about {
     ($(#[$about:meta])* $type:ident { $($field:ident: $of:ty),* }, $name:literal, $reply:ty) => {
         $(#[$about])*
         #[derive(Debug, Serialize)]
@@ -67,58 +33,79 @@ macro_rules! command_about {
     };
 }
 
-command_about!(
+command!(
+    /// Leaves negotiation mode.
+    QmpCapabilities {}, "qmp_capabilities", Done
+);
+command!(
+    /// Starts the processors.
+    Cont {}, "cont", Done
+);
+command!(
+    /// Stops the processors.
+    Stop {}, "stop", Done
+);
+command!(
+    /// Ends QEMU.
+    Quit {}, "quit", Done
+);
+command!(
+    /// What the machine does.
+    QueryStatus {}, "query-status", Status
+);
+
+command!(
     /// Asks for a device to go. The answer only says that the guest was told.
     DeviceDel { id: String }, "device_del", Done
 );
-command_about!(
+command!(
     /// Takes away what is behind a disk.
     BlockdevDel { node_name: String }, "blockdev-del", Done
 );
-command_about!(
+command!(
     /// Takes away an object.
     ObjectDel { id: String }, "object-del", Done
 );
-command_about!(
+command!(
     /// Takes away what is behind a network interface.
     NetdevDel { id: String }, "netdev_del", Done
 );
-command_about!(
+command!(
     /// Hands over a descriptor under a name.
     Getfd { fdname: String }, "getfd", Done
 );
-command_about!(
+command!(
     /// Closes a descriptor that was handed over and not used.
     Closefd { fdname: String }, "closefd", Done
 );
-command_about!(
+command!(
     /// Hands over a descriptor, to be opened as `/dev/fdset/<n>`.
     AddFd { fdset_id: u32 }, "add-fd", Value
 );
-command_about!(
+command!(
     /// Closes the descriptors of a set, those in use when they are not any more.
     RemoveFd { fdset_id: u32 }, "remove-fd", Done
 );
-command_about!(
+command!(
     /// A property of an object of the machine.
     QomGet { path: String, property: &'static str }, "qom-get", Value
 );
-command_about!(
+command!(
     /// Changes a property of an object of the machine.
     QomSet { path: String, property: &'static str, value: u64 }, "qom-set", Done
 );
 command!(
     /// How much memory there is.
-    QueryMemorySize, "query-memory-size-summary", MemorySizes
+    QueryMemorySize {}, "query-memory-size-summary", MemorySizes
 );
 command!(
     /// The processors there are and could be.
-    QueryHotpluggableCpus, "query-hotpluggable-cpus", Vec<CpuSlot>
+    QueryHotpluggableCpus {}, "query-hotpluggable-cpus", Vec<CpuSlot>
 );
 
 command!(
     /// The processors there are, without a halt of any.
-    QueryCpusFast, "query-cpus-fast", Vec<VcpuThread>
+    QueryCpusFast {}, "query-cpus-fast", Vec<VcpuThread>
 );
 
 /// A command whose arguments are the device, object or node itself.
@@ -167,7 +154,7 @@ impl Command for PresentedAdd<'_> {
     type Reply = Done;
 }
 
-command_about!(
+command!(
     /// Writes the guest's memory into a file.
     DumpGuestMemory { paging: bool, protocol: String, format: &'static str }, "dump-guest-memory", Done
 );
@@ -216,11 +203,11 @@ impl fmt::Display for VersionInfo {
     }
 }
 
-command_about!(
+command!(
     /// Connects to a program that serves a device.
     ChardevAdd { id: String, backend: ChardevBackend }, "chardev-add", Value
 );
-command_about!(
+command!(
     /// Hangs up.
     ChardevRemove { id: String }, "chardev-remove", Done
 );

@@ -142,6 +142,9 @@ fn is_pid(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     fn suspects(namespace: &str) -> Suspects {
@@ -164,22 +167,20 @@ mod tests {
     #[test]
     fn a_process_is_found_by_its_arguments() {
         let namespace = format!("kt-leak-{}", std::process::id());
-        let mut child =
-            std::process::Command::new("sh").args(["-c", "read line", &namespace]).spawn_piped().unwrap();
+        let mut child = Command::new("sh")
+            .args(["-c", "echo ready; read line", &namespace])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // `spawn` returns in the midst of exec, before the kernel has set the new arguments; a word of the program
+        // itself says that they are there.
+        let mut ready = [0; 6];
+        child.stdout.take().unwrap().read_exact(&mut ready).unwrap();
         let left = suspects(&namespace).left();
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(left.iter().any(|what| what.contains("process")), "{left:?}");
         assert!(suspects(&namespace).left().is_empty());
-    }
-
-    trait SpawnPiped {
-        fn spawn_piped(&mut self) -> std::io::Result<std::process::Child>;
-    }
-
-    impl SpawnPiped for std::process::Command {
-        fn spawn_piped(&mut self) -> std::io::Result<std::process::Child> {
-            self.stdin(std::process::Stdio::piped()).spawn()
-        }
     }
 }

@@ -130,7 +130,9 @@ impl AgentClient {
         Ok(u8::try_from(reply.status.max(0)).unwrap_or(u8::MAX))
     }
 
-    /// Has the guest bring `cpus` processors that were plugged in online, and, unless `cpu_only`, memory.
+    /// Has the guest use `cpus` of its processors, those it booted with among them, or all if it is 0, and, unless
+    /// `cpu_only`, all its memory. Kata's agent brings processors online up to that number; ours also takes those
+    /// beyond it offline.
     pub async fn online_cpu_mem(&self, cpus: u32, cpu_only: bool) -> Result<()> {
         let request = OnlineCPUMemRequest { wait: true, nb_cpus: cpus, cpu_only, ..Default::default() };
         ask!(self, "OnlineCPUMem", self.limit(), online_cpu_mem, request).map(drop)

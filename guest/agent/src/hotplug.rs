@@ -1,7 +1,7 @@
 //! Processors and memory that come while the guest runs.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -29,29 +29,30 @@ pub(crate) fn use_new_memory() {
     }
 }
 
-/// Brings processors and, unless `cpu_only`, memory online. With `wait`, not before `cpus` more processors
-/// are online.
+/// Has as many as `cpus` processors online, boot's among them and no others, or all if it is 0, and, unless
+/// `cpu_only`, all memory. With `wait`, not before there are that many.
 ///
 /// # Errors
 ///
-/// [`Error::Timeout`] if fewer came, [`Error::System`] if the kernel refuses one.
-pub(crate) async fn bring_online(cpus: u32, cpu_only: bool, wait: bool) -> Result<(), Error> {
-    let mut online = 0;
-    for attempt in 0..ATTEMPTS {
-        if attempt > 0 {
-            tokio::time::sleep(PAUSE).await;
-        }
-        online += set_online(Path::new(CPUS), "cpu")?;
+/// [`Error::Timeout`] if there are fewer, [`Error::System`] if the kernel refuses one.
+pub(crate) async fn set_online(cpus: u32, cpu_only: bool, wait: bool) -> Result<(), Error> {
+    let wanted = if cpus == 0 { usize::MAX } else { cpus as usize };
+    let mut online = set_cpus(Path::new(CPUS), wanted)?;
+    for _ in 1..ATTEMPTS {
         if !wait || online >= cpus as usize {
             break;
         }
+        tokio::time::sleep(PAUSE).await;
+        online = set_cpus(Path::new(CPUS), wanted)?;
     }
     if wait && online < cpus as usize {
-        let what = format!("bring {cpus} processors online, {online} came");
+        let what = format!("have {cpus} processors online, there are {online}");
         return Err(Error::Timeout { what, after: PAUSE * ATTEMPTS });
     }
     if !cpu_only {
-        set_online(Path::new(MEMORY), "memory")?;
+        for block in devices(Path::new(MEMORY), "memory")? {
+            block.set(true)?;
+        }
     }
     Ok(())
 }
@@ -77,29 +78,45 @@ pub(crate) fn memory_block_size() -> u64 {
     u64::from_str_radix(text.trim(), 16).unwrap_or(0)
 }
 
-/// Sets every device `<kind><number>` in `dir` online that is not. Returns how many that were.
-fn set_online(dir: &Path, kind: &str) -> Result<usize, Error> {
-    let offline =
-        offline(dir, kind).map_err(Error::system(format!("look for {kind} in {}", dir.display())))?;
-    for switch in &offline {
-        fs::write(switch, "1").map_err(Error::system(format!("write 1 to {}", switch.display())))?;
+/// Switches processors on up to `wanted`, and those after them off. Returns how many are on.
+fn set_cpus(dir: &Path, wanted: usize) -> Result<usize, Error> {
+    let cpus = devices(dir, "cpu")?;
+    for (index, cpu) in cpus.iter().enumerate() {
+        cpu.set(index < wanted)?;
     }
-    Ok(offline.len())
+    Ok(cpus.len().min(wanted))
 }
 
-fn offline(dir: &Path, kind: &str) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(kind)).unwrap_or_default();
-        let switch = dir.join(&name).join("online");
-        let is_device = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        // The first processor has no switch on most machines.
-        if is_device && fs::read_to_string(&switch).is_ok_and(|state| state.trim() == "0") {
-            found.push(switch);
+/// A processor or a block of memory.
+struct Device {
+    number: u32,
+    /// The file that tells whether it is online and makes it so. The first processor has none on most machines, and is.
+    switch: Option<PathBuf>,
+}
+
+impl Device {
+    fn set(&self, online: bool) -> Result<(), Error> {
+        let Some(switch) = &self.switch else { return Ok(()) };
+        let value = if online { "1" } else { "0" };
+        if fs::read_to_string(switch).is_ok_and(|state| state.trim() == value) {
+            return Ok(());
         }
+        fs::write(switch, value).map_err(Error::system(format!("write {value} to {}", switch.display())))
     }
-    found.sort();
+}
+
+/// Every `<kind><number>` in `dir`, in the order of their numbers.
+fn devices(dir: &Path, kind: &str) -> Result<Vec<Device>, Error> {
+    let doing = || format!("look for {kind} in {}", dir.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(Error::system(doing()))? {
+        let path = entry.map_err(Error::system(doing()))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(number) = name.strip_prefix(kind).and_then(|number| number.parse().ok()) else { continue };
+        let switch = Some(path.join("online")).filter(|switch| switch.exists());
+        found.push(Device { number, switch });
+    }
+    found.sort_by_key(|device| device.number);
     Ok(found)
 }
 
@@ -107,19 +124,45 @@ fn offline(dir: &Path, kind: &str) -> io::Result<Vec<PathBuf>> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_what_is_offline_is_switched_on() {
+    /// Four processors, of which the first has no switch, and something else.
+    fn cpus(states: [&str; 3]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        for (name, state) in
-            [("cpu0", None), ("cpu1", Some("1\n")), ("cpu2", Some("0\n")), ("cpufreq", Some("0"))]
-        {
+        for name in ["cpu0", "cpu1", "cpu2", "cpu10", "cpufreq"] {
             fs::create_dir(dir.path().join(name)).unwrap();
-            if let Some(state) = state {
-                fs::write(dir.path().join(name).join("online"), state).unwrap();
-            }
         }
-        assert_eq!(set_online(dir.path(), "cpu").unwrap(), 1);
-        assert_eq!(fs::read_to_string(dir.path().join("cpu2/online")).unwrap(), "1");
-        assert_eq!(fs::read_to_string(dir.path().join("cpufreq/online")).unwrap(), "0");
+        for (name, state) in ["cpu1", "cpu2", "cpu10"].into_iter().zip(states) {
+            fs::write(dir.path().join(name).join("online"), state).unwrap();
+        }
+        fs::write(dir.path().join("cpufreq/online"), "0").unwrap();
+        dir
+    }
+
+    fn states(dir: &Path) -> [String; 4] {
+        ["cpu1", "cpu2", "cpu10", "cpufreq"]
+            .map(|name| fs::read_to_string(dir.join(name).join("online")).unwrap())
+    }
+
+    #[test]
+    fn processors_come_online_from_the_first_on() {
+        let dir = cpus(["1\n", "0\n", "0\n"]);
+        assert_eq!(set_cpus(dir.path(), 3).unwrap(), 3);
+        assert_eq!(states(dir.path()), ["1\n", "1", "0\n", "0"]);
+        assert_eq!(set_cpus(dir.path(), usize::MAX).unwrap(), 4);
+        assert_eq!(states(dir.path()), ["1\n", "1", "1", "0"]);
+    }
+
+    #[test]
+    fn processors_that_are_too_many_go_offline_from_the_last_on() {
+        let dir = cpus(["1\n", "1\n", "1\n"]);
+        assert_eq!(set_cpus(dir.path(), 2).unwrap(), 2);
+        assert_eq!(states(dir.path()), ["1\n", "0", "0", "0"]);
+        assert_eq!(set_cpus(dir.path(), 1).unwrap(), 1);
+        assert_eq!(states(dir.path()), ["0", "0", "0", "0"]);
+    }
+
+    #[test]
+    fn fewer_processors_than_wanted_are_told() {
+        let dir = cpus(["0\n", "0\n", "0\n"]);
+        assert_eq!(set_cpus(dir.path(), 8).unwrap(), 4);
     }
 }

@@ -208,7 +208,7 @@ impl AgentService for Agent {
     }
 
     async fn online_cpu_mem(&self, _: &TtrpcContext, request: OnlineCPUMemRequest) -> Result<Empty> {
-        hotplug::bring_online(request.nb_cpus, request.cpu_only, request.wait).await?;
+        hotplug::set_online(request.nb_cpus, request.cpu_only, request.wait).await?;
         Ok(Empty::new())
     }
 

@@ -5,6 +5,7 @@ mod block;
 mod confidential;
 mod firmware;
 mod hypervisor;
+mod image;
 mod memory;
 mod numa;
 mod plugs;

@@ -8,6 +8,7 @@ use crate::choice::{
     AcceleratorChoice, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
 };
 use crate::program::Program;
+use crate::verity::Verity;
 
 /// `[hypervisor.qemu]`, checked. Files named here existed when the configuration was loaded.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +19,8 @@ pub struct Hypervisor {
     pub kernel: PathBuf,
     /// What the guest's kernel starts from.
     pub rootfs: Rootfs,
+    /// Images that a guest of Kata 4 mounts besides; no two have one name.
+    pub extension_images: Vec<ExtensionImage>,
     /// Which board QEMU emulates.
     pub machine_type: MachineType,
     /// Further options of `-machine`, separated by commas; may be empty.
@@ -212,7 +215,20 @@ pub enum Rootfs {
         fs_type: FsType,
         /// How the guest reads it.
         driver: ImageDriver,
+        /// What the first partition is checked by, with the hashes on the second.
+        verity: Option<Verity>,
     },
+}
+
+/// An image that adds programs to the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtensionImage {
+    /// What the guest knows it by: 1 to 10 letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// The image.
+    pub path: PathBuf,
+    /// What its first partition is checked by, with the hashes on the second.
+    pub verity: Option<Verity>,
 }
 
 /// What becomes of the memory of a guest whose kernel panicked.

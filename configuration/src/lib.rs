@@ -29,6 +29,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod verity;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -40,11 +41,12 @@ pub use choice::{
 };
 pub use finding::{Finding, LoadError, Origin, Place};
 pub use hypervisor::{
-    Confidential, Firmware, GuestMemoryDump, Hypervisor, ImageDriver, MemoryBacking, NumaMapping,
-    PassThrough, Rootfs, VfioPort, VhostUserStore,
+    Confidential, ExtensionImage, Firmware, GuestMemoryDump, Hypervisor, ImageDriver, MemoryBacking,
+    NumaMapping, PassThrough, Rootfs, VfioPort, VhostUserStore,
 };
 pub use program::Program;
 pub use runtime::Runtime;
+pub use verity::Verity;
 
 use annotations::Annotations;
 use find::Search;

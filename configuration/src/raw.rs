@@ -24,6 +24,8 @@ pub(crate) struct RawHypervisor {
     pub(crate) machine_accelerators: String,
     pub(crate) cpu_features: String,
     pub(crate) kernel_params: String,
+    pub(crate) kernel_verity_params: String,
+    pub(crate) guest_extension_images: Vec<toml::Table>,
     pub(crate) firmware: PathBuf,
     pub(crate) firmware_volume: PathBuf,
     pub(crate) pflashes: Vec<PathBuf>,

@@ -123,7 +123,7 @@ impl Survey<'_> {
                 Ok(()) => self.not_honoured(path, node),
             },
             (Content::Table(entries), Kind::Tables) if entries.is_empty() => {}
-            (Content::Table(_), Kind::Tables) => self.not_honoured(path, node),
+            (Content::Table(_), Kind::Tables) if !key.honoured => self.not_honoured(path, node),
             (Content::Table(_), kind) => {
                 self.problem(path, node, format!("expected {}, found a table", kind.expected()));
             }

@@ -1,6 +1,6 @@
 //! The guest kernel's command line.
 
-use crate::spec::{BlockDriver, Boot, Console, ImageDriver, ImageFs, Machine, VmSpec};
+use crate::spec::{BlockDriver, Boot, Console, Extension, ImageDriver, ImageFs, Machine, Verity, VmSpec};
 
 /// What the board and the hypervisor make known or unnecessary. The first three are about clocks, which the guest
 /// would otherwise spend time to distrust; the keyboard controller has no mouse and no surprises; a reset goes
@@ -55,9 +55,10 @@ pub(crate) fn command_line(spec: &VmSpec) -> String {
         Machine::Virt(_) => &VIRT,
         Machine::Microvm(_) => &MICROVM,
     });
-    if let Boot::Image { fs, driver, .. } = &spec.boot {
-        add(&root(*fs, *driver));
+    if let Boot::Image { fs, driver, verity, .. } = &spec.boot {
+        words.extend(root(*fs, *driver, verity.as_ref()));
     }
+    let mut add = |list: &[&str]| words.extend(list.iter().map(ToString::to_string));
     add(&[match (spec.console, &spec.machine) {
         (Console::Virtio, _) => "console=hvc0",
         (Console::Serial, Machine::Virt(_)) => "console=ttyAMA0",
@@ -77,21 +78,36 @@ pub(crate) fn command_line(spec: &VmSpec) -> String {
     if matches!(spec.boot, Boot::Image { .. }) {
         add(&SYSTEMD);
     }
+    words.extend(spec.extensions.iter().map(extension));
     words.extend(spec.kernel_params.iter().map(ToString::to_string));
     words.join(" ")
 }
 
-/// The root file system on the first partition of the image. An image that is memory is not cached a second time.
-fn root(fs: ImageFs, driver: ImageDriver) -> Vec<&'static str> {
-    let (device, dax) =
-        if driver.is_memory() { ("root=/dev/pmem0p1", true) } else { ("root=/dev/vda1", false) };
+/// The root file system on the first partition of the image. An image that is memory is not cached a second time,
+/// unless its blocks are checked, which needs them to be read.
+fn root(fs: ImageFs, driver: ImageDriver, verity: Option<&Verity>) -> Vec<String> {
+    let disk = if driver.is_memory() { "/dev/pmem0p" } else { "/dev/vda" };
+    let [data, hashes] = [1, 2].map(|partition| format!("{disk}{partition}"));
+    let checked = verity.map(|verity| verity.at_boot(&data, &hashes));
+    let device = if checked.is_some() { "root=/dev/dm-0".to_owned() } else { format!("root={data}") };
+    let dax = driver.is_memory() && checked.is_none();
     let (flags, kind) = match (fs, dax) {
         (ImageFs::Ext4, true) => (Some("rootflags=dax,data=ordered,errors=remount-ro"), "rootfstype=ext4"),
         (ImageFs::Ext4, false) => (Some("rootflags=data=ordered,errors=remount-ro"), "rootfstype=ext4"),
         (ImageFs::Xfs, dax) => (dax.then_some("rootflags=dax"), "rootfstype=xfs"),
         (ImageFs::Erofs, dax) => (dax.then_some("rootflags=dax"), "rootfstype=erofs"),
     };
-    [Some(device), flags, Some("ro"), Some(kind)].into_iter().flatten().collect()
+    let how = [flags, Some("ro"), Some(kind)].into_iter().flatten().map(str::to_owned);
+    checked.into_iter().chain([device]).chain(how).collect()
+}
+
+/// The guest mounts an extension without checks only if it has none to be checked by.
+fn extension(extension: &Extension) -> String {
+    let Extension { name, verity, .. } = extension;
+    match verity {
+        Some(verity) => format!("kata.extension.{name}.verity_params={verity}"),
+        None => format!("kata.extension.{name}.verity_params"),
+    }
 }
 
 fn verbosity(spec: &VmSpec) -> &'static [&'static str] {

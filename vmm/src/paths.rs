@@ -39,6 +39,9 @@ pub(crate) fn check(spec: &VmSpec) -> Result<(), PathError> {
             }
         }
     }
+    for extension in &spec.extensions {
+        one("extension image", &extension.path, Kind::File)?;
+    }
     match &spec.firmware {
         Firmware::BuiltIn => {}
         Firmware::Bios(path) => one("firmware", path, Kind::File)?,

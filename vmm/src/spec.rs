@@ -11,6 +11,7 @@ mod pci;
 mod protection;
 mod sgx;
 mod value;
+mod verity;
 mod vfio;
 mod virtio;
 
@@ -26,8 +27,10 @@ pub use pci::{HOST_DEVICES, PciPlaces, Window};
 pub use protection::{CBit, Protection, SnpIdentity};
 pub use sgx::SgxEpc;
 pub use value::{
-    CpuFeatures, ExtraArgs, KernelParam, MachineOptions, Memory, SelinuxLabel, Tag, Vcpus, VmName, VmUuid,
+    CpuFeatures, ExtensionName, ExtraArgs, KernelParam, MachineOptions, Memory, SelinuxLabel, Tag, Vcpus,
+    VmName, VmUuid,
 };
+pub use verity::{Extension, Verity};
 pub(crate) use vfio::{NoSeat, Seat, cold_id};
 pub use vfio::{PassThrough, VfioPort};
 pub use virtio::{VhostUser, VhostUserKind, VirtioPci};
@@ -79,6 +82,8 @@ pub struct VmSpec {
     pub kernel: PathBuf,
     /// What the kernel starts from.
     pub boot: Boot,
+    /// Images that the guest finds and mounts by name.
+    pub extensions: Vec<Extension>,
     /// How the guest's memory is kept from the host, if it is.
     pub protection: Option<Protection>,
     /// Memory for enclaves.
@@ -145,6 +150,7 @@ impl VmSpec {
             block: Block::default(),
             kernel,
             boot,
+            extensions: Vec::new(),
             protection: None,
             sgx_epc: None,
             panic_dump: None,
@@ -249,6 +255,8 @@ pub enum Boot {
         fs: ImageFs,
         /// How the guest reads it.
         driver: ImageDriver,
+        /// What the root file system is checked by, if it is.
+        verity: Option<Verity>,
     },
 }
 

@@ -117,7 +117,7 @@ async fn a_disk_image_is_a_disk_the_guest_reads() {
     let mut fixture = Fixture::new();
     let path = fixture.dir.path().join("image,with=odd\"name");
     std::fs::write(&path, vec![0; 1 << 20]).unwrap();
-    fixture.spec.boot = Boot::Image { path, fs: ImageFs::Ext4, driver: ImageDriver::VirtioBlk };
+    fixture.spec.boot = Boot::Image { path, fs: ImageFs::Ext4, driver: ImageDriver::VirtioBlk, verity: None };
     let vm = boot(&fixture).await;
     vm.stop(Duration::from_secs(4)).await.unwrap();
     fixture.assert_nothing_left();

@@ -1,19 +1,17 @@
 //! `[hypervisor.qemu]`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Checker;
 use super::memory::Size;
-use crate::choice::{MachineType, SharedFs};
-use crate::hypervisor::{GuestMemoryDump, Hypervisor, ImageDriver, MemoryBacking, Rootfs};
+use crate::choice::SharedFs;
+use crate::hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking};
 use crate::program::{self, Program};
 use crate::raw::RawHypervisor;
 
 const PATH: &str = "hypervisor.qemu.path";
 const KERNEL: &str = "hypervisor.qemu.kernel";
-const INITRD: &str = "hypervisor.qemu.initrd";
-const IMAGE: &str = "hypervisor.qemu.image";
-const IMAGE_DRIVER: &str = "hypervisor.qemu.vm_rootfs_driver";
+const KERNEL_PARAMS: &str = "hypervisor.qemu.kernel_params";
 const BRIDGES: &str = "hypervisor.qemu.default_bridges";
 const ROOT_PORTS: &str = "hypervisor.qemu.pcie_root_port";
 const SWITCH_PORTS: &str = "hypervisor.qemu.pcie_switch_port";
@@ -35,6 +33,7 @@ impl Checker<'_> {
     pub(super) fn hypervisor(&mut self, raw: RawHypervisor) -> Option<Hypervisor> {
         let size = self.size(&raw);
         let rootfs = self.rootfs(&raw, size.memory_mib);
+        let extension_images = self.extension_images(&raw);
         self.files(&raw);
         let default_bridges = self.at_most(BRIDGES, raw.default_bridges, 5);
         let pcie_root_port = self.at_most(ROOT_PORTS, raw.pcie_root_port, 16);
@@ -58,10 +57,11 @@ impl Checker<'_> {
             path: raw.path,
             kernel: raw.kernel,
             rootfs: rootfs?,
+            extension_images,
             machine_type: raw.machine_type,
             machine_accelerators: raw.machine_accelerators,
             cpu_features: raw.cpu_features,
-            kernel_params: raw.kernel_params.split_whitespace().map(str::to_owned).collect(),
+            kernel_params: self.kernel_params(&raw.kernel_params),
             firmware,
             confidential,
             accelerator: raw.accelerator,
@@ -105,6 +105,20 @@ impl Checker<'_> {
         })
     }
 
+    /// Blanks within double quotes part no words, as the kernel reads them.
+    fn kernel_params(&mut self, text: &str) -> Vec<String> {
+        let mut quoted = false;
+        let words = text.split(|c: char| {
+            quoted ^= c == '"';
+            c.is_whitespace() && !quoted
+        });
+        let words = words.filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        if quoted {
+            self.problem(KERNEL_PARAMS, format!("{text:?} has a double quote without its other; add that"));
+        }
+        words
+    }
+
     /// The directory is made when it is needed, so it need not be there.
     fn guest_memory_dump(&mut self, raw: &RawHypervisor) -> Option<GuestMemoryDump> {
         let path = &raw.guest_memory_dump_path;
@@ -146,62 +160,6 @@ impl Checker<'_> {
             }
         }
         MemoryBacking::Directory(directory.clone())
-    }
-
-    /// Exactly one of `initrd` and `image`. An empty string counts as absent: a drop-in cannot remove a key.
-    fn rootfs(&mut self, raw: &RawHypervisor, memory_mib: u32) -> Option<Rootfs> {
-        let given = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
-        if !self.sound(&[INITRD, IMAGE]) {
-            return None;
-        }
-        match (given(&raw.initrd), given(&raw.image)) {
-            (Some(initrd), None) => {
-                let size = self.note(INITRD, program::content(&initrd))?;
-                let fits = self.fits_memory(INITRD, size, memory_mib);
-                self.note(INITRD, fits);
-                Some(Rootfs::Initrd(initrd))
-            }
-            (None, Some(path)) => {
-                let size = self.note(IMAGE, program::content(&path))?;
-                if let Err(what) = self.fits_memory(IMAGE, size, memory_mib) {
-                    self.warning(IMAGE, what);
-                }
-                let driver = self.image_driver(raw)?;
-                Some(Rootfs::Image { path, fs_type: raw.rootfs_type, driver })
-            }
-            (Some(_), Some(_)) => {
-                self.problem(
-                    INITRD,
-                    "set together with hypervisor.qemu.image; set exactly one of the two".to_owned(),
-                );
-                None
-            }
-            (None, None) => {
-                let what = "neither this nor hypervisor.qemu.image is set; set exactly one of the two";
-                self.problem(INITRD, what.to_owned());
-                None
-            }
-        }
-    }
-
-    /// Kata's Go runtime has the one key, its Rust runtime the other.
-    fn image_driver(&mut self, raw: &RawHypervisor) -> Option<ImageDriver> {
-        // The board without PCI has no memory but its own; and what the host provides is no protected memory.
-        let only_disks = raw.machine_type == MachineType::Microvm || raw.confidential_guest;
-        let is_disk = raw.disable_image_nvdimm || only_disks;
-        let what = match (raw.vm_rootfs_driver.as_str(), is_disk) {
-            ("", true) | ("virtio-blk" | "virtio-blk-pci", _) => return Some(ImageDriver::VirtioBlk),
-            ("", false) | ("nvdimm", false) => return Some(ImageDriver::Nvdimm),
-            ("virtio-pmem", _) => return Some(ImageDriver::VirtioPmem),
-            ("nvdimm", true) => {
-                "nvdimm, but disable_image_nvdimm, machine_type or confidential_guest rules that out; use virtio-blk".to_owned()
-            }
-            (word @ "virtio-blk-mmio", _) => format!("{word:?} is for machines without PCI; use virtio-blk"),
-            (word @ "virtio-blk-ccw", _) => format!("{word:?} is for s390x; use virtio-blk"),
-            (word, _) => format!("{word:?} is unknown; use nvdimm, virtio-pmem or virtio-blk"),
-        };
-        self.problem(IMAGE_DRIVER, what);
-        None
     }
 
     fn program(&mut self, key: &'static str, path: &Path, needed: bool) -> Program {

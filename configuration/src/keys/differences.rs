@@ -14,6 +14,8 @@ pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
     (HYPERVISOR, "enable_hugepages", "Memory in huge pages of the default size, without a file of `/dev/hugepages`; too few free ones are an error that says how many are needed."),
     (HYPERVISOR, "file_mem_backend", "Anything but a directory is an error, and so is one together with `enable_hugepages`; Kata logs a line."),
     (HYPERVISOR, "kernel_params", "An annotation adds words, but none that runs another program than the agent or opens a way into the guest."),
+    (HYPERVISOR, "kernel_verity_params", "Together with `initrd` it has no effect, with a warning. An annotation may set it only where it is enabled by name."),
+    (HYPERVISOR, "guest_extension_images", "Names of at most 10 characters, as a disk's serial number has room for. A drop-in's list replaces that of the file. It is images of Kata 4 that mount them; the guest that is built here does not."),
     (HYPERVISOR, "machine_accelerators", "An annotation must not name files of the host."),
     (HYPERVISOR, "shared_fs", "`auto` is not in Kata: virtio-fs with KVM, virtio-9p with TCG, as virtio-fs writes guest memory behind TCG's back, and programs started from the share crash. `virtio-fs-nydus` is an error."),
     (HYPERVISOR, "virtio_fs_daemon", "Looked at only when virtio-fs is used. There is no search for it."),

@@ -78,6 +78,7 @@ const NOT_ALONE: &[&str] = &[
     "block_device_cache_direct",
     "block_device_cache_noflush",
     "disable_image_nvdimm",
+    "kernel_verity_params",
 ];
 
 /// A value that no default has.

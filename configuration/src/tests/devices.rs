@@ -46,6 +46,79 @@ fn a20_block_devices_are_what_qemu_can_make_of_them() {
     assert_eq!(loaded.configuration.hypervisor.block.cache, None);
 }
 
+const HASH: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+fn verity_params() -> String {
+    format!("root_hash={HASH},salt=0a0b,data_blocks=16,data_block_size=4096,hash_block_size=4096")
+}
+
+#[test]
+fn a4_an_image_is_checked_by_what_its_key_says() {
+    let place = Place::new();
+    let key = "hypervisor.qemu.kernel_verity_params";
+    let image = "hypervisor.qemu.initrd = ''\nhypervisor.qemu.image = '@DIR@/image'\n";
+    let loaded = place.load_with(&format!("{image}{key} = '{}'", verity_params())).unwrap();
+    let Rootfs::Image { verity: Some(verity), .. } = loaded.configuration.hypervisor.rootfs else {
+        panic!("no image that is checked")
+    };
+    assert_eq!((verity.root_hash[31], verity.salt, verity.data_blocks.get()), (0xff, vec![10, 11], 16));
+    refused(
+        &place,
+        &[(&format!("{image}{key} = 'root_hash=00'"), key, "root_hash is \"00\"; write root_hash=<64")],
+    );
+    let loaded = place.load_with(&format!("{key} = '{}'", verity_params())).unwrap();
+    assert!(loaded.warnings[0].concerns(key), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn a17_extension_images_have_names_of_their_own_files_and_what_they_are_checked_by() {
+    let place = Place::new();
+    let key = "hypervisor.qemu.guest_extension_images";
+    let list = |items: &str| format!("{key} = [{items}]");
+    let (good, plain) = (
+        format!("{{name = 'coco', path = '@DIR@/image', verity_params = '{}'}}", verity_params()),
+        "{name = 'gpu', path = '@DIR@/image'}",
+    );
+    let images = place
+        .load_with(&list(&format!("{good}, {plain}")))
+        .unwrap()
+        .configuration
+        .hypervisor
+        .extension_images;
+    let told: Vec<_> = images.iter().map(|image| (image.name.as_str(), image.verity.is_some())).collect();
+    assert_eq!(told, [("coco", true), ("gpu", false)]);
+    refused(
+        &place,
+        &[
+            (&list(&format!("{plain}, {plain}")), key, "two of them are called \"gpu\""),
+            (&list("{path = '@DIR@/image'}"), key, "name is \"\"; set 1 to 10 letters"),
+            (&list("{name = 'elevenchars', path = '@DIR@/image'}"), key, "name is \"elevenchars\""),
+            (&list("{name = 'gpu', path = '@DIR@/absent'}"), key, "gpu: path: "),
+            (
+                &list("{name = 'gpu', path = '@DIR@/image', verity_params = 'x=1'}"),
+                key,
+                "gpu: verity_params: root_hash",
+            ),
+            (&list("{name = 'gpu', path = '@DIR@/image', size = 1}"), key, "\"size\" is unknown"),
+            (&list("{name = 7}"), key, "name is not a string"),
+            (
+                "[hypervisor.qemu.guest_extension_images]\nname = 'gpu'",
+                key,
+                "expected a list of tables, found a table",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a3_kernel_parameters_keep_their_quoted_blanks() {
+    let place = Place::new();
+    let key = "hypervisor.qemu.kernel_params";
+    let loaded = place.load_with(&format!("{key} = ' a=1  b=\"c d\" '")).unwrap();
+    assert_eq!(loaded.configuration.hypervisor.kernel_params, ["a=1", "b=\"c d\""]);
+    refused(&place, &[(&format!("{key} = 'a=\"b c'"), key, "a double quote without its other")]);
+}
+
 #[test]
 fn a17_an_image_is_read_as_one_of_both_keys_says() {
     let place = Place::new();

@@ -22,7 +22,12 @@ fn a_file_of_kata_4_with_all_its_keys_loads_without_a_warning() {
     let hypervisor = loaded.configuration.hypervisor;
     assert_eq!(
         hypervisor.rootfs,
-        Rootfs::Image { path: place.path("image"), fs_type: FsType::Ext4, driver: ImageDriver::Nvdimm }
+        Rootfs::Image {
+            path: place.path("image"),
+            fs_type: FsType::Ext4,
+            driver: ImageDriver::Nvdimm,
+            verity: None
+        }
     );
     assert_eq!(hypervisor.shared_fs, SharedFs::VirtioFs);
     assert_eq!(hypervisor.kernel_params, ["cgroup_no_v1=all", "systemd.unified_cgroup_hierarchy=1"]);

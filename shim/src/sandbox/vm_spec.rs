@@ -1,6 +1,7 @@
 //! From the operator's configuration to the machine to boot: every `auto` is decided here.
 
 mod block;
+mod image;
 mod numa;
 mod protection;
 #[cfg(test)]
@@ -11,18 +12,18 @@ use std::{fs, path::Path};
 
 use agent_protocol::agent::Storage;
 use configuration::{
-    AcceleratorChoice, Configuration, FsType, Hypervisor, MachineType, MemoryBacking, Rootfs, SharedFs,
-    VirtioFsCache, VsockChoice,
+    AcceleratorChoice, Configuration, Hypervisor, MachineType, MemoryBacking, SharedFs, VirtioFsCache,
+    VsockChoice,
 };
 use oci_spec::runtime::Spec;
 use slog::{Logger, warn};
 use vmm::{
     VmSpec, accelerator,
     spec::{
-        Accelerator, Backing, Boot, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache,
-        HOST_DEVICES, ImageDriver, ImageFs, KernelParam, Machine, MachineOptions, Memory, PanicDump,
-        PassThrough, PciPlaces, SelinuxLabel, SgxEpc, Share, ShareKind, SpecError, Tag, Vcpus, VfioPort,
-        VirtioFs, VmName, VmUuid, VsockSpec, Window,
+        Accelerator, Backing, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache,
+        HOST_DEVICES, KernelParam, Machine, MachineOptions, Memory, PanicDump, PassThrough, PciPlaces,
+        SelinuxLabel, SgxEpc, Share, ShareKind, SpecError, Tag, Vcpus, VfioPort, VirtioFs, VmName, VmUuid,
+        VsockSpec, Window,
     },
 };
 
@@ -92,7 +93,8 @@ pub(super) fn of(
         prealloc: hypervisor.enable_mem_prealloc,
         virtio_mem: hypervisor.enable_virtio_mem,
         kernel: hypervisor.kernel.clone(),
-        boot: boot_of(&hypervisor.rootfs),
+        boot: image::boot_of(&hypervisor.rootfs),
+        extensions: image::extensions_of(hypervisor)?,
         firmware: protection::firmware(&hypervisor.firmware, protection.as_ref()),
         protection,
         sgx_epc: sgx_epc_of(plan)?,
@@ -328,25 +330,6 @@ fn pass_through_of(hypervisor: &Hypervisor) -> PassThrough {
             PassThrough::Cold { devices: Vec::new(), port: place(port) }
         }
         configuration::PassThrough::Hot(port) => PassThrough::Hot(place(port)),
-    }
-}
-
-fn boot_of(rootfs: &Rootfs) -> Boot {
-    match rootfs {
-        Rootfs::Initrd(path) => Boot::Initrd(path.clone()),
-        Rootfs::Image { path, fs_type, driver } => {
-            let fs = match fs_type {
-                FsType::Ext4 => ImageFs::Ext4,
-                FsType::Xfs => ImageFs::Xfs,
-                FsType::Erofs => ImageFs::Erofs,
-            };
-            let driver = match driver {
-                configuration::ImageDriver::Nvdimm => ImageDriver::Nvdimm,
-                configuration::ImageDriver::VirtioPmem => ImageDriver::VirtioPmem,
-                configuration::ImageDriver::VirtioBlk => ImageDriver::VirtioBlk,
-            };
-            Boot::Image { path: path.clone(), fs, driver }
-        }
     }
 }
 

@@ -52,11 +52,11 @@ impl Blockdev {
     }
 
     /// A raw image in the set of descriptors number `set`, which the guest cannot write to.
-    pub(crate) fn read_only_image(node_name: &'static str, set: u32) -> Blockdev {
+    pub(crate) fn read_only_image(node_name: impl Into<Cow<'static, str>>, set: u32) -> Blockdev {
         Blockdev::unchanged(node_name, fd_set(set))
     }
 
-    fn unchanged(node_name: &'static str, filename: String) -> Blockdev {
+    fn unchanged(node_name: impl Into<Cow<'static, str>>, filename: String) -> Blockdev {
         let file = File::File { filename, aio: None };
         Blockdev::Raw { node_name: node_name.into(), read_only: true, cache: None, file }
     }

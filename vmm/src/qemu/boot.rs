@@ -10,6 +10,7 @@ use std::fs::{self, File, Permissions};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -97,6 +98,8 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
         processes.record_cid(vsock.cid)?;
     }
     let image = image(spec)?;
+    let extensions = spec.extensions.iter().map(|extension| open(&extension.path));
+    let extensions = extensions.collect::<Result<Vec<OwnedFd>, _>>()?;
     let extra_monitor = spec.extra_monitor.map(|_| extra_monitor(processes)).transpose()?;
     let (monitor, qemu_monitor) = socketpair()?;
     let (console, qemu_console) = socketpair()?;
@@ -105,6 +108,7 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
         console: qemu_console.as_raw_fd(),
         extra_monitor: extra_monitor.as_ref().map(AsRawFd::as_raw_fd),
         image: image.as_ref().map(|(fd, size)| ImageEnd { fd: fd.as_raw_fd(), size: *size }),
+        extensions: extensions.iter().map(AsRawFd::as_raw_fd).collect(),
         share,
         vsock: match spec.vsock {
             VsockSpec::Vhost => VsockEnd::Vhost { fd: vsock.fd.as_raw_fd(), cid: vsock.cid },
@@ -117,6 +121,7 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
     let fds = [qemu_monitor, qemu_console, vsock.fd]
         .into_iter()
         .chain(image.map(|(fd, _)| fd))
+        .chain(extensions)
         .chain(virtiofsd)
         .chain(extra_monitor)
         .collect();
@@ -207,13 +212,16 @@ fn extra_monitor(processes: &Processes) -> Result<OwnedFd, BootError> {
 /// Opens the guest image, for reading alone, and tells its size.
 fn image(spec: &VmSpec) -> Result<Option<(OwnedFd, u64)>, BootError> {
     let Boot::Image { path, .. } = &spec.boot else { return Ok(None) };
+    let image = File::from(open(path)?);
+    let refused = |source| BootError::Io { doing: format!("look at {}", path.display()), source };
+    let size = image.metadata().map_err(refused)?.len();
+    Ok(Some((image.into(), size)))
+}
+
+/// Opens a file for reading alone.
+fn open(path: &Path) -> Result<OwnedFd, BootError> {
     let refused = |source| BootError::Io { doing: format!("open {}", path.display()), source };
-    let open = || {
-        let image = File::open(path)?;
-        let size = image.metadata()?.len();
-        Ok((image.into(), size))
-    };
-    open().map(Some).map_err(refused)
+    File::open(path).map(OwnedFd::from).map_err(refused)
 }
 
 /// A connected pair: our end, and one to inherit.

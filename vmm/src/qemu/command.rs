@@ -26,7 +26,7 @@ use crate::spec::{
 };
 
 /// What is there for QEMU to connect to, by the descriptors it inherits.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Inherited<'a> {
     /// A connected socket for the monitor.
     pub(crate) qmp: RawFd,
@@ -36,6 +36,8 @@ pub(crate) struct Inherited<'a> {
     pub(crate) extra_monitor: Option<RawFd>,
     /// The guest image, where there is one.
     pub(crate) image: Option<ImageEnd>,
+    /// The extension images, open for reading, in the specification's order.
+    pub(crate) extensions: Vec<RawFd>,
     /// The shared directory, where there is one.
     pub(crate) share: Option<ShareEnd<'a>>,
     /// The vsock's back end.
@@ -115,6 +117,7 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     }
     block::controller(&mut line, &spec.block);
     image::image(&mut line, &spec.boot, inherited.image);
+    image::extensions(&mut line, &spec.extensions, &inherited.extensions);
     if let Some(share) = inherited.share {
         shared_directory(&mut line, share);
     }

@@ -120,6 +120,9 @@ pub enum SpecError {
     /// A device of the host can be in a machine once.
     #[error("{0} is to be in the guest twice")]
     HostDeviceTwice(String),
+    /// The guest knows extension images by their names.
+    #[error("two extension images are called {0:?}")]
+    ExtensionTwice(String),
     /// Not an amount of SGX memory.
     #[error(
         "SGX memory of {0:?}: a number of bytes, or of Ki, Mi, Gi, Ti, that is a multiple of 4096 would do"

@@ -1,5 +1,7 @@
 //! Boards, and what can be had with each.
 
+use std::collections::HashSet;
+
 use super::VmSpec;
 use super::{
     Accelerator, BlockDriver, Boot, Console, Firmware, ImageDriver, MachineOptions, PassThrough, Protection,
@@ -118,6 +120,7 @@ impl VmSpec {
         if can.pci && self.root_bus_slots() > ROOT_BUS_SLOTS {
             return Err(SpecError::RootBus(self.root_bus_slots()));
         }
+        self.extensions_differ()?;
         let clash = clashes.into_iter().find(|(clash, _)| *clash);
         clash.map_or(Ok(()), |(_, what)| Err(SpecError::Clash { what, with: self.machine.name() }))?;
         self.seats().map(drop)
@@ -142,7 +145,15 @@ impl VmSpec {
         ];
         let devices = devices.map(u32::from).iter().sum::<u32>();
         // No list is longer than memory.
-        places + devices + self.vhost_user.len() as u32
+        places + devices + self.vhost_user.len() as u32 + self.extensions.len() as u32
+    }
+
+    fn extensions_differ(&self) -> Result<(), SpecError> {
+        let mut names = HashSet::new();
+        match self.extensions.iter().find(|extension| !names.insert(&extension.name)) {
+            Some(twice) => Err(SpecError::ExtensionTwice(twice.name.to_string())),
+            None => Ok(()),
+        }
     }
 
     /// Nodes are divided among what the machine starts with.

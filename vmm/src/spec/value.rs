@@ -77,6 +77,23 @@ impl Tag {
     }
 }
 
+/// What a guest knows an extension image by: at most 10 characters, as the serial number of a disk has 20, and
+/// `extension-` before it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ExtensionName(String);
+text_value!(ExtensionName);
+
+impl ExtensionName {
+    /// Takes `name` if it is one.
+    pub fn new(name: impl Into<String>) -> Result<ExtensionName, SpecError> {
+        let name = name.into();
+        if is_word(&name, 10) {
+            return Ok(ExtensionName(name));
+        }
+        Err(SpecError::Word { what: "name of an extension image", value: name, max: 10 })
+    }
+}
+
 /// A UUID in its usual form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmUuid(String);

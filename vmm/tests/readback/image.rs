@@ -2,8 +2,8 @@
 
 use std::fs::File;
 
-use serde_json::json;
-use vmm::spec::{Boot, ImageDriver, ImageFs, Memory};
+use serde_json::{Value, json};
+use vmm::spec::{Boot, Extension, ExtensionName, ImageDriver, ImageFs, Memory};
 use vmm::{BootError, Hypervisor, PathProblem, Qemu};
 
 use crate::Machine;
@@ -15,7 +15,7 @@ fn with_image(driver: ImageDriver, size: u64) -> Fixture {
     let mut fixture = Fixture::new();
     let path = fixture.dir.path().join("image,readonly=off");
     File::create(&path).unwrap().set_len(size).unwrap();
-    fixture.spec.boot = Boot::Image { path, fs: ImageFs::Ext4, driver };
+    fixture.spec.boot = Boot::Image { path, fs: ImageFs::Ext4, driver, verity: None };
     fixture
 }
 
@@ -49,6 +49,26 @@ async fn a17_an_image_is_a_disk_of_any_size_that_the_guest_cannot_write() {
     assert_eq!(disks[0]["inserted"]["ro"], true);
     assert_eq!(disks[0]["inserted"]["image"]["virtual-size"], (3 << 20) + 512);
     assert_eq!(disks[0]["qdev"], "/machine/peripheral/disk0/virtio-backend");
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn a17_extension_images_are_disks_with_serial_numbers_that_the_guest_cannot_write() {
+    let mut fixture = with_image(ImageDriver::VirtioBlk, SIZE);
+    let extension = |name| {
+        let path = fixture.dir.path().join(name);
+        File::create(&path).unwrap().set_len(1 << 20).unwrap();
+        Extension { name: ExtensionName::new(name).unwrap(), path, verity: None }
+    };
+    fixture.spec.extensions = ["coco", "gpu"].map(extension).to_vec();
+    let mut machine = Machine::boot(fixture).await;
+    let disks = machine.ask("query-block", json!({}));
+    let disks: Vec<_> = disks.as_array().unwrap().iter().collect();
+    let told = |disk: &&Value| (disk["qdev"].clone(), disk["inserted"]["ro"] == true);
+    let expected = ["disk0", "disk-coco", "disk-gpu"]
+        .map(|id| (Value::from(format!("/machine/peripheral/{id}/virtio-backend")), true));
+    assert_eq!(disks.iter().map(told).collect::<Vec<_>>(), expected);
+    assert_eq!(machine.property("/machine/peripheral/disk-gpu", "serial"), "extension-gpu");
     machine.end().await;
 }
 

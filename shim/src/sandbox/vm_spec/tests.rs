@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs, os::unix::fs::PermissionsExt};
 
 use oci_spec::runtime::SpecBuilder;
 use slog::{Discard, o};
-use vmm::spec::{BlockDriver, Cache, Queues};
+use vmm::spec::{BlockDriver, Boot, Cache, ImageDriver, Queues};
 
 use super::*;
 
@@ -70,6 +70,22 @@ fn a17_a26_keys_of_images_and_firmware_reach_the_machine() {
     assert_eq!(of_keys("memory_offset = 512").memory.room_mib(), 512);
     let firmware = of_keys("firmware = '@DIR@/firmware'\nfirmware_volume = '@DIR@/image'").firmware;
     assert!(matches!(firmware, vmm::spec::Firmware::Flash { variables: Some(_), .. }), "{firmware:?}");
+}
+
+#[test]
+fn a4_a17_what_images_are_checked_by_reaches_the_machine() {
+    let hash = "1f".repeat(32);
+    let params = format!("root_hash={hash},salt=-,data_blocks=3,data_block_size=4096,hash_block_size=512");
+    let spec = of_keys(&format!(
+        "image = '@DIR@/image'\nkernel_verity_params = '{params}'\n\
+         guest_extension_images = [{{name = 'coco', path = '@DIR@/image', verity_params = '{params}'}}]"
+    ));
+    let Boot::Image { verity: Some(verity), .. } = spec.boot else { panic!("no image that is checked") };
+    assert_eq!(verity.root_hash, vec![0x1f; 32]);
+    assert_eq!((verity.salt.len(), verity.data_blocks), (0, 3));
+    assert_eq!((verity.data_block_size, verity.hash_block_size), (4096, 512));
+    assert_eq!(spec.extensions[0].name.as_str(), "coco");
+    assert_eq!(spec.extensions[0].verity.as_ref(), Some(&verity));
 }
 
 #[test]

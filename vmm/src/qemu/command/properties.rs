@@ -36,7 +36,12 @@ fn any_ends() -> impl Strategy<Value = (Boot, Console, VsockEnd, Option<ExtraMon
     let boot = prop_oneof![
         Just(Boot::Initrd("/guest/initrd".into())),
         prop_oneof![Just(ImageDriver::VirtioBlk), Just(ImageDriver::Nvdimm), Just(ImageDriver::VirtioPmem)]
-            .prop_map(|driver| Boot::Image { path: "/guest/image".into(), fs: ImageFs::Ext4, driver }),
+            .prop_map(|driver| Boot::Image {
+                path: "/guest/image".into(),
+                fs: ImageFs::Ext4,
+                driver,
+                verity: None
+            }),
     ];
     let console = prop_oneof![Just(Console::Virtio), Just(Console::Serial)];
     let vsock = prop_oneof![
@@ -133,6 +138,7 @@ proptest! {
         let spec = VmSpec {
             accelerator, vcpus, memory, backing, prealloc, boot, console, extra_monitor, iommu, pci,
             block, firmware, vhost_user, numa, reclaim_freed_memory, virtio_mem, pass_through,
+            extensions: super::tests::extensions(),
             panic_dump: pvpanic.then(super::tests::panic_dump).flatten(),
             ..super::tests::spec()
         };
@@ -142,7 +148,7 @@ proptest! {
             1 => Some(ShareEnd::Virtio9p { tag: &tag, source: Path::new("/run/kata/a,b/share") }),
             _ => Some(ShareEnd::VirtioFs { tag: &tag, queue_size: 1024, dax_mib: 0, fd: 31 }),
         };
-        let arguments = render(&spec, &Inherited { qmp: 10, console: 11, extra_monitor: Some(12), image, share, vsock });
+        let arguments = render(&spec, &Inherited { qmp: 10, console: 11, extra_monitor: Some(12), image, extensions: vec![21, 22], share, vsock });
         let claims = claims(&arguments);
         let distinct: HashSet<&String> = claims.iter().collect();
         prop_assert_eq!(distinct.len(), claims.len(), "{:?}", claims);

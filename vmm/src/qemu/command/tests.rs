@@ -34,6 +34,7 @@ fn inherited() -> Inherited<'static> {
         console: 6,
         extra_monitor: None,
         image: None,
+        extensions: Vec::new(),
         share: None,
         vsock: VsockEnd::Vhost { fd: 7, cid: 1234 },
     }
@@ -110,7 +111,12 @@ fn memory_that_cannot_grow_has_no_slots() {
 
 #[test]
 fn an_image_is_a_raw_disk_that_the_guest_cannot_write() {
-    let boot = Boot::Image { path: "/guest/image".into(), fs: ImageFs::Ext4, driver: ImageDriver::VirtioBlk };
+    let boot = Boot::Image {
+        path: "/guest/image".into(),
+        fs: ImageFs::Ext4,
+        driver: ImageDriver::VirtioBlk,
+        verity: None,
+    };
     let lines = lines(
         &VmSpec { boot, ..spec() },
         &Inherited { image: Some(ImageEnd { fd: 9, size: 64 << 20 }), ..inherited() },
@@ -276,7 +282,7 @@ fn a20_the_scsi_controller_has_the_threads_and_queues_asked_for_and_the_guest_wa
 fn a4_a17_an_image_that_is_memory_has_its_own_room_and_is_not_cached_twice() {
     let image = Some(ImageEnd { fd: 9, size: (64 << 20) + 4096 });
     let with = |driver, memory: Memory, fs| {
-        let boot = Boot::Image { path: "/guest/image".into(), fs, driver };
+        let boot = Boot::Image { path: "/guest/image".into(), fs, driver, verity: None };
         lines(&VmSpec { boot, memory, ..spec() }, &Inherited { image, ..inherited() })
     };
     let memory = Memory::new(2048, 10, 8192).unwrap();
@@ -300,6 +306,78 @@ fn a4_a17_an_image_that_is_memory_has_its_own_room_and_is_not_cached_twice() {
 
     let most = Memory::new(512, 256, 1024).unwrap();
     assert!(has(&with(ImageDriver::Nvdimm, most, ImageFs::Xfs), "-m 512M,slots=256,maxmem=1089M"));
+}
+
+fn verity() -> Verity {
+    Verity {
+        root_hash: vec![0xab; 32],
+        salt: vec![0x01, 0xff],
+        data_blocks: 10,
+        data_block_size: 4096,
+        hash_block_size: 1024,
+    }
+}
+
+pub(super) fn extensions() -> Vec<Extension> {
+    let extension = |name, verity| Extension {
+        name: ExtensionName::new(name).unwrap(),
+        path: "/guest/extension".into(),
+        verity,
+    };
+    vec![extension("coco", Some(verity())), extension("gpu", None)]
+}
+
+#[test]
+fn a4_an_image_that_is_checked_is_mounted_through_what_checks_it() {
+    let image = Some(ImageEnd { fd: 9, size: 64 << 20 });
+    let with = |driver, verity| {
+        let boot =
+            Boot::Image { path: "/guest/image".into(), fs: ImageFs::Ext4, driver, verity: Some(verity) };
+        lines(&VmSpec { boot, ..spec() }, &Inherited { image, ..inherited() }).pop().unwrap()
+    };
+    let hash = "ab".repeat(32);
+    let disk = format!(
+        " dm-mod.create=\"root,,,ro,0 80 verity 1 /dev/vda1 /dev/vda2 4096 1024 10 0 sha256 {hash} 01ff\" \
+         root=/dev/dm-0 rootflags=data=ordered,errors=remount-ro ro rootfstype=ext4 console="
+    );
+    let append = with(ImageDriver::VirtioBlk, verity());
+    assert!(append.contains(&disk), "{append}");
+    let append = with(ImageDriver::Nvdimm, Verity { salt: Vec::new(), ..verity() });
+    assert!(
+        append.contains(&format!(" verity 1 /dev/pmem0p1 /dev/pmem0p2 4096 1024 10 0 sha256 {hash} -\" ")),
+        "{append}"
+    );
+    assert!(!append.contains("dax"), "{append}");
+}
+
+#[test]
+fn a17_extension_images_are_disks_known_by_name_after_the_image() {
+    let extensions = extensions();
+    let boot = Boot::Image {
+        path: "/guest/image".into(),
+        fs: ImageFs::Ext4,
+        driver: ImageDriver::VirtioBlk,
+        verity: None,
+    };
+    let inherited =
+        Inherited { image: Some(ImageEnd { fd: 9, size: 1 << 20 }), extensions: vec![20, 21], ..inherited() };
+    let all = lines(&VmSpec { boot, extensions: extensions.clone(), ..spec() }, &inherited);
+    let drives: Vec<_> = all.iter().filter(|line| line.contains("virtio-blk-pci")).collect();
+    assert!(drives[0].contains(r#""id":"disk0""#), "{drives:?}");
+    assert!(drives[1].contains(r#""id":"disk-coco","drive":"extension-coco","config-wce":false,"share-rw":true,"serial":"extension-coco""#));
+    assert!(has(&all, "-add-fd fd=20,set=2"));
+    assert!(has(
+        &all,
+        r#"-blockdev {"driver":"raw","node-name":"extension-gpu","read-only":true,"file":{"driver":"file","filename":"/dev/fdset/3"}}"#
+    ));
+    let hash = "ab".repeat(32);
+    let words = format!(
+        " kata.extension.coco.verity_params=root_hash={hash},salt=01ff,data_blocks=10,data_block_size=4096,\
+         hash_block_size=1024 kata.extension.gpu.verity_params"
+    );
+    assert!(all.last().unwrap().contains(&words), "{all:?}");
+    let twice = VmSpec { extensions: vec![extensions[0].clone(), extensions[0].clone()], ..spec() };
+    assert_eq!(twice.check().unwrap_err().to_string(), "two extension images are called \"coco\"");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::qemu::qmp::{AddFd, BlockdevAdd, BlockdevDel, PresentedAdd, RemoveFd};
 use crate::spec::BlockDriver;
 
 /// Sets of descriptors below this number are those of the command line.
-const FIRST_SET: u32 = 16;
+const FIRST_SET: u32 = 64;
 /// What gives a machine one.
 const CONTROLLER: &str = "set block_device_driver to virtio-scsi";
 

@@ -15,7 +15,7 @@ use crate::qemu::qmp::{AddFd, DeviceAdd, ObjectAdd, ObjectDel, RemoveFd};
 use crate::spec::{Boot, VmSpec};
 
 /// The set of the descriptor while QEMU opens it, one that no disk has.
-const SET: u32 = 8;
+const SET: u32 = 63;
 
 /// How many such devices the guest numbers before those that come; `None` where the board knows of none.
 pub(super) fn booted(spec: &VmSpec) -> Option<u32> {

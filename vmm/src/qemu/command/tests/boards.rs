@@ -66,7 +66,7 @@ fn a8_the_board_of_arm_has_its_own_clock_port_and_interrupts() {
 
 #[test]
 fn a5_what_a_board_has_not_is_refused() {
-    let image = |driver| Boot::Image { path: "/guest/image".into(), fs: ImageFs::Ext4, driver };
+    let image = |driver| Boot::Image { path: "/guest/image".into(), fs: ImageFs::Ext4, driver, verity: None };
     let window = Window::default();
     let growing = Memory::new(512, 1, 1024).unwrap();
     let flash = Firmware::Flash { code: "/fw".into(), variables: None };

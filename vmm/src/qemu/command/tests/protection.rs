@@ -71,7 +71,12 @@ fn a27_snp_measures_the_kernel_too_and_has_a_policy_and_an_identity() {
 fn a27_what_protected_memory_cannot_do_is_refused() {
     let tdx = || protected(Protection::Tdx { quotes: None });
     let sev = || protected(Protection::Sev { c_bit: c_bit(), encrypted_state: true });
-    let image = Boot::Image { path: "/guest/image".into(), fs: ImageFs::Ext4, driver: ImageDriver::Nvdimm };
+    let image = Boot::Image {
+        path: "/guest/image".into(),
+        fs: ImageFs::Ext4,
+        driver: ImageDriver::Nvdimm,
+        verity: None,
+    };
     for spec in [
         VmSpec { accelerator: Accelerator::Tcg, ..tdx() },
         VmSpec { machine: Machine::Microvm(MachineOptions::default()), ..tdx() },

@@ -27,7 +27,7 @@ async fn b8_a_file_is_handed_over_by_descriptor_and_is_the_guests_next_memory() 
         "mem-path": "/proc/self/fd/17", "share": true, "readonly": true});
     let device = json!({"driver": "nvdimm", "id": "plugged-pmem-1", "memdev": "plugged-pmem-1-backend", "unarmed": true});
     let script = async {
-        expect_exactly(&mut peer, "add-fd", json!({"fdset-id": 8}), json!({"fdset-id": 8, "fd": 17})).await;
+        expect_exactly(&mut peer, "add-fd", json!({"fdset-id": 63}), json!({"fdset-id": 63, "fd": 17})).await;
         expect_exactly(&mut peer, "object-add", backend, json!({})).await;
         expect(&mut peer, &["remove-fd"]).await;
         expect_exactly(&mut peer, "device_add", device, json!({})).await;
@@ -47,12 +47,12 @@ async fn b8_a_file_is_handed_over_by_descriptor_and_is_the_guests_next_memory() 
 async fn b8_what_is_behind_a_refused_nvdimm_goes_again() {
     let (plugs, mut peer) = with_a_slot().await;
     let script = async {
-        peer.answer(r#"{"fdset-id": 8, "fd": 17}"#).await;
+        peer.answer(r#"{"fdset-id": 63, "fd": 17}"#).await;
         expect(&mut peer, &["object-add", "remove-fd"]).await;
         refuse(&mut peer, "device_add").await;
         expect(&mut peer, &["object-del"]).await;
         // Nor does a descriptor stay whose object was refused.
-        peer.answer(r#"{"fdset-id": 8, "fd": 17}"#).await;
+        peer.answer(r#"{"fdset-id": 63, "fd": 17}"#).await;
         refuse(&mut peer, "object-add").await;
         expect(&mut peer, &["remove-fd", "object-del"]).await;
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use agent_protocol::{
     agent::{
-        AddSwapRequest, CreateContainerRequest, CreateSandboxRequest, DestroySandboxRequest,
+        AddSwapRequest, CopyFileRequest, CreateContainerRequest, CreateSandboxRequest, DestroySandboxRequest,
         ExecProcessRequest, GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse,
         OnlineCPUMemRequest, PauseContainerRequest, RemoveContainerRequest, ReseedRandomDevRequest,
         ResumeContainerRequest, SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest,
@@ -177,6 +177,19 @@ impl AgentClient {
     pub async fn guest_details(&self) -> Result<GuestDetailsResponse> {
         let request = GuestDetailsRequest::default();
         ask!(self, "GetGuestDetails", self.limit(), get_guest_details, request)
+    }
+
+    /// Writes a small file in the guest, below `/run/kata-containers`, with the directories it is in.
+    pub async fn copy_file(&self, path: &str, mode: u32, data: &[u8]) -> Result<()> {
+        let request = CopyFileRequest {
+            path: path.to_owned(),
+            file_size: i64::try_from(data.len()).unwrap_or(i64::MAX),
+            file_mode: mode,
+            dir_mode: 0o755,
+            data: data.to_vec(),
+            ..Default::default()
+        };
+        ask!(self, "CopyFile", self.limit(), copy_file, request).map(drop)
     }
 
     /// Mixes `entropy` into the guest's random numbers.

@@ -15,10 +15,11 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::Configuration;
+use crate::factory::Factory;
 use crate::finding::{Finding, Origin};
 use crate::host::Host;
-use crate::keys::{AGENT, HYPERVISOR, RUNTIME};
-use crate::raw::RawRuntime;
+use crate::keys::{AGENT, FACTORY, HYPERVISOR, RUNTIME};
+use crate::raw::{RawFactory, RawRuntime};
 use crate::runtime::Runtime;
 use crate::survey::{Report, Values};
 use crate::tree::Tree;
@@ -30,9 +31,11 @@ pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Repor
     let hypervisor = hypervisor.and_then(|raw| checker.hypervisor(raw));
     let agent = checker.raw(AGENT, values.agent).map(|raw| checker.agent(raw));
     let runtime = checker.raw(RUNTIME, values.runtime).map(|raw| checker.runtime(raw));
-    Some(Configuration { hypervisor: hypervisor?, agent: agent?, runtime: runtime? })
+    let factory = checker.raw(FACTORY, values.factory).map(|raw| checker.factory(raw));
+    Some(Configuration { hypervisor: hypervisor?, agent: agent?, runtime: runtime?, factory: factory? })
 }
 
+const TEMPLATES: &str = "factory.template_path";
 const GUEST_LABEL: &str = "runtime.guest_selinux_label";
 
 /// User, role, type and what may follow.
@@ -71,6 +74,15 @@ impl Checker<'_> {
             guest_selinux_label: raw.guest_selinux_label,
             create_container_timeout: seconds(raw.create_container_timeout, 60),
         }
+    }
+
+    /// The directory is made when it is needed, so it need not be there.
+    fn factory(&mut self, raw: RawFactory) -> Factory {
+        let path = raw.template_path;
+        if raw.enable_template && !path.is_absolute() {
+            self.problem(TEMPLATES, format!("{:?} is not an absolute path", path.display().to_string()));
+        }
+        Factory { templates: raw.enable_template.then_some(path) }
     }
 
     /// Notes a problem, unless the key has one already: what follows from it is no news.

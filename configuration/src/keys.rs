@@ -14,8 +14,8 @@ pub(crate) use differences::DIFFERENCES;
 /// The tables of the file and their keys.
 pub const SECTIONS: &[Section] = &[
     Section { table: HYPERVISOR, keys: hypervisor::KEYS },
-    Section { table: "hypervisor.qemu.factory", keys: factory::KEYS },
-    Section { table: "factory", keys: factory::KEYS },
+    Section { table: QEMU_FACTORY, keys: factory::KEYS },
+    Section { table: FACTORY, keys: factory::KEYS },
     Section { table: AGENT, keys: agent::KEYS },
     Section { table: RUNTIME, keys: runtime::KEYS },
 ];
@@ -25,6 +25,9 @@ pub(crate) const HYPERVISOR: &str = "hypervisor.qemu";
 pub(crate) const ENABLED: &str = "enable_annotations";
 pub(crate) const AGENT: &str = "agent.kata";
 pub(crate) const RUNTIME: &str = "runtime";
+pub(crate) const FACTORY: &str = "factory";
+/// Where Kata's Rust runtime has the same keys.
+pub(crate) const QEMU_FACTORY: &str = "hypervisor.qemu.factory";
 
 /// One table of the file.
 #[derive(Debug)]

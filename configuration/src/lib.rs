@@ -15,6 +15,7 @@ pub mod annotations;
 mod block;
 mod check;
 mod choice;
+mod factory;
 mod find;
 mod finding;
 #[cfg(fuzzing)]
@@ -39,6 +40,7 @@ pub use block::{BlockCache, BlockDevices, BlockDriver};
 pub use choice::{
     AcceleratorChoice, BlockAio, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
 };
+pub use factory::Factory;
 pub use finding::{Finding, LoadError, Origin, Place};
 pub use hypervisor::{
     Confidential, ExtensionImage, Firmware, GuestMemoryDump, Hypervisor, ImageDriver, MemoryBacking,
@@ -63,6 +65,8 @@ pub struct Configuration {
     pub agent: Agent,
     /// `[runtime]`: the shim's own behaviour.
     pub runtime: Runtime,
+    /// `[factory]`: machines made ahead of time.
+    pub factory: Factory,
 }
 
 /// A configuration, where it came from, and what the operator should hear about it.

@@ -103,6 +103,13 @@ pub(crate) struct RawAgent {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct RawFactory {
+    pub(crate) enable_template: bool,
+    pub(crate) template_path: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RawRuntime {
     pub(crate) enable_debug: bool,
     pub(crate) create_container_timeout: u32,

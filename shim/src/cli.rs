@@ -13,6 +13,7 @@ use containerd_shim_protos::{
 
 use crate::{
     error::{Error, Result},
+    factory::Factory,
     ids,
 };
 
@@ -38,6 +39,11 @@ How containerd calls it, with the container's bundle as working directory:
     containerd-shim-kata-v2 -v
         prints versions
 
+What operators call, with the configuration's factory.enable_template set:
+
+    containerd-shim-kata-v2 factory init|status|destroy [-config FILE]
+        makes the machine that sandboxes start as copies of, shows what there is, removes it
+
 The configuration file is /etc/kata-containers/configuration.toml or, when there is none,
 /usr/share/defaults/kata-containers/configuration.toml.
 ";
@@ -52,6 +58,8 @@ pub(crate) enum Action {
     Delete(Flags),
     /// Be one.
     Serve(Flags),
+    /// Make, show or remove templates.
+    Factory(Factory),
 }
 
 /// Reads the arguments (without the program's name).
@@ -62,6 +70,9 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Action> {
     let args: Vec<OsString> = args.collect();
     if args.is_empty() || ["-h", "-help", "--help"].iter().any(|help| args[0] == *help) {
         return Ok(Action::Print(USAGE.into()));
+    }
+    if args[0] == *"factory" {
+        return Factory::parse(&args[1..]).map(Action::Factory);
     }
     let flags = containerd_shim::parse(&args)
         .map_err(|error| Error::InvalidArgument(format!("command line: {error}; -help shows the flags")))?;

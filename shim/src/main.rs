@@ -1,7 +1,8 @@
 //! `containerd-shim-kata-v2`: every pod in a QEMU virtual machine of its own.
 //!
 //! containerd runs this program three ways: `start` makes a shim and prints its address ([`bootstrap`]), no action
-//! at all *is* the shim ([`serve`]), and `delete` clears up after a shim that died ([`cleanup`]).
+//! at all *is* the shim ([`serve`]), and `delete` clears up after a shim that died ([`cleanup`]). Operators run
+//! `factory` ([`factory`]).
 
 mod bootstrap;
 mod cleanup;
@@ -9,6 +10,7 @@ mod cli;
 mod container;
 mod error;
 mod events;
+mod factory;
 #[cfg(test)]
 mod fakes;
 mod ids;
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Ok(Action::Start(flags)) => bootstrap::start(&flags),
         Ok(Action::Delete(flags)) => cleanup::delete(&flags),
         Ok(Action::Serve(flags)) => serve::run(&flags),
+        Ok(Action::Factory(factory)) => factory::run(&factory),
         Err(error) => Err(error),
     };
     match outcome {

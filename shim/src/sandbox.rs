@@ -7,7 +7,7 @@
 //! Fields are dropped in the order they are torn down: the machine, the shared tree, the run directory. Whoever
 //! drops the last reference ends the machine, so a boot that is given up half way leaves nothing.
 
-mod boot;
+pub(crate) mod boot;
 mod only;
 pub(crate) mod options;
 pub(crate) mod run_dir;

@@ -73,7 +73,7 @@ fn serve_on(listener: std::os::unix::net::UnixListener, flags: &Flags, log: &Log
 }
 
 /// The mounts this shim makes are its own: the kernel takes them away with it, however it ends.
-fn private_mounts() -> Result<()> {
+pub(crate) fn private_mounts() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(Error::os("private mount namespace"))?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(Error::os("mount propagation from the host only"))

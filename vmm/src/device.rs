@@ -12,7 +12,7 @@ mod pci;
 pub(crate) use block::Blockdev;
 pub(crate) use chardev::{Chardev, ChardevBackend, Dialled, Fsdev};
 pub(crate) use net::Netdev;
-pub(crate) use pci::{Device, DiskQueues, Presented, SectorSizes};
+pub(crate) use pci::{Device, DiskQueues, PciPlace, Presented, SectorSizes};
 
 use std::borrow::Cow;
 

@@ -1,6 +1,9 @@
 //! The guest kernel's command line.
 
-use crate::spec::{BlockDriver, Boot, Console, Extension, ImageDriver, ImageFs, Machine, Verity, VmSpec};
+use crate::spec::{
+    BlockDriver, Boot, Console, Extension, ImageDriver, ImageFs, Machine, PassThrough, Verity, VirtioPci,
+    VmSpec,
+};
 
 /// What the board and the hypervisor make known or unnecessary. The first three are about clocks, which the guest
 /// would otherwise spend time to distrust; the keyboard controller has no mouse and no surprises; a reset goes
@@ -75,12 +78,22 @@ pub(crate) fn command_line(spec: &VmSpec) -> String {
     if spec.iommu {
         add(&IOMMU);
     }
+    if !bounces(spec) {
+        add(&["swiotlb=noforce"]);
+    }
     if matches!(spec.boot, Boot::Image { .. }) {
         add(&SYSTEMD);
     }
     words.extend(spec.extensions.iter().map(extension));
     words.extend(spec.kernel_params.iter().map(ToString::to_string));
     words.join(" ")
+}
+
+/// Whether a device may reach less than all of the guest's memory, so that what it reads and writes is copied to where it
+/// does. The guest's kernel sets 64 MiB aside for that as soon as memory could grow beyond 4 GiB.
+fn bounces(spec: &VmSpec) -> bool {
+    let devices_of_host = spec.pass_through != PassThrough::Never;
+    devices_of_host || spec.protection.is_some() || spec.iommu || spec.virtio == VirtioPci::BehindIommu
 }
 
 /// The root file system on the first partition of the image. An image that is memory is not cached a second time,

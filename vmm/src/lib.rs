@@ -26,6 +26,7 @@ mod huge_pages;
 mod identity;
 mod kernel_params;
 mod lines;
+mod memory_file;
 mod paths;
 mod processes;
 mod qemu;
@@ -41,6 +42,7 @@ mod vsock;
 pub use error::{BootError, PathError, PathProblem, QmpError, StopError, Unwell};
 pub use exit::{How, VmExit, Who};
 pub use identity::Process;
+pub use memory_file::make_sparse;
 pub use qemu::Qemu;
 #[cfg(fuzzing)]
 pub use qemu::fuzzing;

@@ -1,13 +1,17 @@
 //! The hypervisor that is QEMU.
 
+mod balloon;
 mod boot;
 mod command;
+mod connections;
 mod dump;
 mod health;
+mod late;
 mod machine;
 mod monitor;
 mod plug;
 mod qmp;
+mod state;
 
 pub use boot::Qemu;
 #[cfg(fuzzing)]

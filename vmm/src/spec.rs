@@ -7,6 +7,7 @@ mod block;
 mod error;
 mod machine;
 mod numa;
+mod origin;
 mod pci;
 mod protection;
 mod sgx;
@@ -22,6 +23,7 @@ pub use block::{Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, Queu
 pub use error::SpecError;
 pub use machine::{Capabilities, Machine};
 pub use numa::{Numa, NumaNode};
+pub use origin::{Origin, Restore};
 pub(crate) use pci::{BRIDGE_SLOTS, FIRST_BRIDGE, FIRST_ROOT_PORT};
 pub use pci::{HOST_DEVICES, PciPlaces, Window};
 pub use protection::{CBit, Protection, SnpIdentity};
@@ -58,6 +60,8 @@ pub struct VmSpec {
     pub memory: Memory,
     /// Nodes that processors and memory are divided among; `None` is one for all, wherever the host has it.
     pub numa: Option<Numa>,
+    /// Where its first state comes from.
+    pub origin: Origin,
     /// Where the host has that memory.
     pub backing: Backing,
     /// All of it is taken from the host before the guest runs.
@@ -138,6 +142,7 @@ impl VmSpec {
             vcpus: Vcpus::new(1, 1)?,
             memory: Memory::new(256, 0, 256)?,
             numa: None,
+            origin: Origin::Boot,
             backing: Backing::Anonymous,
             prealloc: false,
             virtio_mem: false,

@@ -1,6 +1,7 @@
 //! The seam between the shim and its hypervisor.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,6 +69,14 @@ pub trait Vm: Send + Sync {
     /// Changes the memory, within that of the boot and the most there can be, and returns what it is, in MiB: never less
     /// than asked for unless that is the most, and more where blocks or modules allow no less.
     async fn resize_memory(&self, size: MemorySize) -> Result<u64, PlugError>;
+
+    /// Takes what memory the guest does not use, and the vsock, away, stops the guest's processors for good, and saves all of its state but its memory, which is
+    /// in a file already, into `state`. Only for a machine whose specification says that it is a template; others can
+    /// be copies of it afterwards, while this one is still to be stopped.
+    ///
+    /// # Errors
+    /// What kept QEMU or the guest from it; the machine is of no use any more.
+    async fn save(&self, state: File) -> Result<(), PlugError>;
 
     /// Ends the machine and waits until every process is reaped and its sockets are gone. QEMU has `grace` to end by
     /// itself, on request and then on SIGTERM; SIGKILL follows, at once if `grace` is zero. Returns at most 5 s after

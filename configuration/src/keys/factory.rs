@@ -4,8 +4,8 @@ use super::{Key, U32, flag, integer, text};
 
 #[rustfmt::skip]
 pub(super) const KEYS: &[Key] = &[
-    flag("enable_template", false, "start virtual machines as copies of one that is saved after its boot").later(),
-    text("template_path", "/run/vc/vm/template", "where that machine is saved").later(),
+    flag("enable_template", false, "start virtual machines as copies of one that is saved after its boot"),
+    text("template_path", "/run/vc/vm/template", "directory for such machines, on the host's fastest file system; only root may write to it"),
     integer("vm_cache_number", 0, U32, "virtual machines kept ready").later(),
     text("vm_cache_endpoint", "/var/run/kata-containers/cache.sock", "socket of the process that keeps them").later(),
 ];

@@ -1,8 +1,9 @@
 //! Files as Kata ships them.
 
+use super::values::refused;
 use super::{Place, texts};
 use crate::keys::{DIFFERENCES, Key, Kind, Preset, SECTIONS, Section};
-use crate::raw::{RawAgent, RawHypervisor, RawRuntime};
+use crate::raw::{RawAgent, RawFactory, RawHypervisor, RawRuntime};
 use crate::{
     AcceleratorChoice, Configuration, FsType, ImageDriver, MemoryBacking, Rootfs, SharedFs, VirtioFsCache,
     VsockChoice,
@@ -64,11 +65,31 @@ fn a_file_with_every_key_of_kata_s_loads_and_what_changes_nothing_is_named_in_wa
             assert!(warned || key.honoured || key.is_stock(value), "{name}: {:?}", loaded.warnings);
         }
     }
-    let Configuration { hypervisor, agent, runtime } = loaded.configuration;
+    let Configuration { hypervisor, agent, runtime, factory } = loaded.configuration;
     assert_eq!((hypervisor.default_vcpus, hypervisor.default_maxvcpus), (2, 4));
     assert_eq!(hypervisor.memory_backing, MemoryBacking::HugePages);
     assert_eq!(agent.kernel_modules.len(), 2);
     assert_eq!(runtime.create_container_timeout.as_secs(), 120);
+    assert_eq!(factory.templates, None);
+}
+
+#[test]
+fn e3_templates_are_asked_for_in_either_table() {
+    let place = Place::new();
+    let templates = |text: &str| {
+        place.load_with(text).unwrap().configuration.factory.templates.map(|path| path.display().to_string())
+    };
+    let (on, elsewhere) = ("enable_template = true\n", "template_path = '/elsewhere'\n");
+    assert_eq!(templates(&format!("[factory]\n{elsewhere}")), None);
+    assert_eq!(templates(&format!("[factory]\n{on}")).as_deref(), Some("/run/vc/vm/template"));
+    let both = format!("[hypervisor.qemu.factory]\nenable_template = false\n[factory]\n{on}{elsewhere}");
+    assert_eq!(templates(&both).as_deref(), Some("/elsewhere"));
+    assert_eq!(
+        templates(&format!("[hypervisor.qemu.factory]\n{on}{elsewhere}")).as_deref(),
+        Some("/elsewhere")
+    );
+    let key = "factory.template_path";
+    refused(&place, &[(&format!("[factory]\n{on}template_path = 'here'"), key, "not an absolute path")]);
 }
 
 #[test]
@@ -93,6 +114,7 @@ fn every_honoured_key_has_a_field_and_every_field_a_honoured_key() {
     hypervisor.try_into::<RawHypervisor>().unwrap();
     defaults("agent.kata").try_into::<RawAgent>().unwrap();
     defaults("runtime").try_into::<RawRuntime>().unwrap();
+    defaults("factory").try_into::<RawFactory>().unwrap();
 }
 
 #[test]

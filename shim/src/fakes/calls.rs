@@ -15,6 +15,8 @@ use containerd_shim_protos::{
 use serde_json::json;
 use tokio::{task::JoinHandle, time};
 
+use crate::service::TaskService;
+
 use super::stage::Shim;
 
 fn names(process: &str) -> (String, String) {
@@ -74,6 +76,15 @@ impl Shim {
 
     pub(crate) async fn create(&self, id: &str) -> Result<CreateTaskResponse> {
         self.service.create(&context(), self.request(id)).await
+    }
+
+    /// The same of another shim.
+    pub(super) async fn create_with(
+        &self,
+        service: &TaskService,
+        request: CreateTaskRequest,
+    ) -> Result<CreateTaskResponse> {
+        service.create(&context(), request).await
     }
 
     pub(crate) async fn create_as(&self, request: CreateTaskRequest) -> Result<CreateTaskResponse> {

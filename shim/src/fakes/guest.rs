@@ -38,6 +38,9 @@ enum Instead {
     Waits(watch::Receiver<()>),
 }
 
+/// The container whose process ends as soon as it starts: the one a template is warmed with.
+const AT_ONCE: &str = "warm-up";
+
 /// The guest of every machine of a test.
 pub(crate) struct Guest {
     instead: Mutex<HashMap<&'static str, Instead>>,
@@ -127,6 +130,13 @@ impl Guest {
     pub(crate) async fn is_asked(&self, call: &str) {
         let mut calls = self.calls.subscribe();
         calls.wait_for(|calls| calls.iter().any(|one| one.starts_with(call))).await.unwrap();
+    }
+
+    /// Every call there was of these methods, in their order.
+    pub(crate) fn asked(&self, methods: &[&str]) -> Vec<String> {
+        let calls = self.calls.borrow();
+        let name = |call: &String| call.split(' ').next().unwrap_or_default().to_owned();
+        calls.iter().map(name).filter(|call| methods.contains(&call.as_str())).collect()
     }
 
     /// A container's first process.
@@ -254,6 +264,9 @@ impl AgentService for Guest {
 
     async fn start_container(&self, _: &TtrpcContext, asked: StartContainerRequest) -> ttrpc::Result<Empty> {
         self.enter("StartContainer", &asked.container_id).await?;
+        if asked.container_id == AT_ONCE {
+            self.init(AT_ONCE).exits(0);
+        }
         Ok(Empty::new())
     }
 
@@ -369,6 +382,29 @@ impl AgentService for Guest {
     ) -> ttrpc::Result<agent::StatsContainerResponse> {
         self.enter("StatsContainer", &asked.container_id).await?;
         Ok(Default::default())
+    }
+
+    async fn copy_file(&self, _: &TtrpcContext, asked: agent::CopyFileRequest) -> ttrpc::Result<Empty> {
+        self.enter("CopyFile", &asked.path).await?;
+        Ok(Empty::new())
+    }
+
+    async fn reseed_random_dev(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::ReseedRandomDevRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.enter("ReseedRandomDev", &asked.data.len().to_string()).await?;
+        Ok(Empty::new())
+    }
+
+    async fn set_guest_date_time(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::SetGuestDateTimeRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.enter("SetGuestDateTime", &asked.sec.to_string()).await?;
+        Ok(Empty::new())
     }
 
     async fn get_oom_event(&self, _: &TtrpcContext, _: GetOOMEventRequest) -> ttrpc::Result<OOMEvent> {

@@ -1,7 +1,8 @@
 //! A hypervisor whose machines are a vsock each, with the guest's agent behind it.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Write},
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
@@ -14,6 +15,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use vmm::plug::{DeviceId, MemorySize, PlugError, Pluggable, Plugged};
+use vmm::spec::Origin;
 use vmm::{
     BootError, Connection, How, Hypervisor, Listener, Process, QmpError, StopError, Unwell, VcpuThread, Vm,
     VmExit, VmSpec, Vsock, Who,
@@ -30,6 +32,10 @@ pub(crate) enum Boot {
     Hangs,
     /// The machine runs; its agent never says that it serves.
     Mute,
+    /// QEMU ends while it boots what is not its own boot.
+    CopiesDie,
+    /// QEMU ends while it boots a template.
+    TemplatesDie,
 }
 
 pub(crate) struct FakeHypervisor {
@@ -38,6 +44,8 @@ pub(crate) struct FakeHypervisor {
     boot: Mutex<Boot>,
     /// The guest's kernel command line of the last boot, as far as the shim makes it.
     kernel_params: Mutex<Vec<String>>,
+    /// Where the first state of each machine was to come from.
+    origins: Mutex<Vec<Origin>>,
     begun: watch::Sender<usize>,
     /// Every machine there was.
     machines: watch::Sender<Vec<Arc<Power>>>,
@@ -49,6 +57,7 @@ impl FakeHypervisor {
             agent,
             boot: Mutex::default(),
             kernel_params: Mutex::default(),
+            origins: Mutex::default(),
             begun: watch::Sender::default(),
             machines: watch::Sender::default(),
         }
@@ -61,6 +70,16 @@ impl FakeHypervisor {
 
     pub(crate) fn kernel_params(&self) -> Vec<String> {
         self.kernel_params.lock().unwrap().clone()
+    }
+
+    /// What each boot was: `boot`, `template` or `copy`.
+    pub(crate) fn origins(&self) -> Vec<&'static str> {
+        let word = |origin: &Origin| match origin {
+            Origin::Boot => "boot",
+            Origin::Template { .. } => "template",
+            Origin::Copy { .. } => "copy",
+        };
+        self.origins.lock().unwrap().iter().map(word).collect()
     }
 
     /// Waits until so many boots have begun.
@@ -92,16 +111,23 @@ impl FakeHypervisor {
 impl Hypervisor for FakeHypervisor {
     async fn boot(&self, spec: VmSpec) -> Result<Box<dyn Vm>, BootError> {
         *self.kernel_params.lock().unwrap() = spec.kernel_params.iter().map(ToString::to_string).collect();
+        self.origins.lock().unwrap().push(spec.origin.clone());
         self.begun.send_modify(|begun| *begun += 1);
         let boot = *self.boot.lock().unwrap();
-        match boot {
-            Boot::Dies => return Err(BootError::Exited(exit(How::Exited(1)))),
-            Boot::Hangs => std::future::pending().await,
-            Boot::Serves | Boot::Mute => {}
+        match (boot, &spec.origin) {
+            (Boot::Dies, _)
+            | (Boot::CopiesDie, Origin::Copy { .. })
+            | (Boot::TemplatesDie, Origin::Template { .. }) => {
+                return Err(BootError::Exited(exit(How::Exited(1))));
+            }
+            (Boot::Hangs, _) => std::future::pending().await,
+            (_, Origin::Template { memory }) => File::create_new(memory).unwrap().set_len(1 << 20).unwrap(),
+            (_, Origin::Copy { memory, state, .. }) => assert!(memory.exists() && state.exists()),
+            (_, Origin::Boot) => {}
         }
         let power = Arc::new(Power { exit: watch::Sender::default(), wires: watch::Sender::new(true) });
         self.machines.send_modify(|machines| machines.push(power.clone()));
-        let serves = matches!(boot, Boot::Serves);
+        let serves = !matches!(boot, Boot::Mute);
         let vsock = Arc::new(FakeVsock { agent: self.agent.clone(), serves, power: power.clone() });
         Ok(Box::new(FakeVm { vsock, power }))
     }
@@ -179,6 +205,11 @@ impl Vm for FakeVm {
 
     async fn resize_memory(&self, _: MemorySize) -> Result<u64, PlugError> {
         Err(no_room())
+    }
+
+    async fn save(&self, mut state: File) -> Result<(), PlugError> {
+        state.write_all(b"state").unwrap();
+        Ok(())
     }
 
     async fn stop(&self, _grace: Duration) -> Result<(), StopError> {

@@ -178,6 +178,18 @@ impl Shim {
         fs::write(self.configuration(), format!("{text}{line}\n")).unwrap();
     }
 
+    /// Runs `id` in a shim of its own on the same host. Returns what every boot of the host was.
+    pub(crate) async fn again(&self, id: &str) -> Vec<&'static str> {
+        let log = Logger::root(Discard, o!());
+        let exit = Arc::new(ExitSignal::default());
+        let service = TaskService::new(NAMESPACE, self.machine.clone(), self.events.clone(), exit, log);
+        self.create_with(&service, self.request(id)).await.unwrap();
+        assert_eq!(self.published(1).await, [format!("create {id}")]);
+        service.stop().await;
+        assert_eq!(self.published(1).await, [format!("exit {id} 255")]);
+        self.machine.origins()
+    }
+
     /// The next `count` events.
     pub(crate) async fn published(&self, count: usize) -> Vec<String> {
         let mut published = self.published.lock().await;

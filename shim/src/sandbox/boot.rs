@@ -1,6 +1,6 @@
 //! From nothing to a sandbox whose agent answers.
 
-use std::sync::Arc;
+use std::{fs::File, io::Read, path::Path, sync::Arc, time::SystemTime};
 
 use agent_client::{AGENT_PORT, AgentClient, Code, Dialing, READY_PORT, Timeouts};
 use agent_protocol::agent::{CreateSandboxRequest, KernelModule};
@@ -8,17 +8,24 @@ use configuration::{Configuration, Rootfs};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use slog::{Logger, info};
 use tokio::sync::watch;
-use vmm::{BootError, Hypervisor, Listener, Vm};
+use vmm::{BootError, Hypervisor, Listener, Vm, VmSpec, spec::Origin};
 
-use super::{Clock, Phase, Sandbox, run_dir, run_dir::RunDir, share::SharedTree, vm_spec};
+use super::{
+    Clock, Phase, Sandbox, run_dir, run_dir::RunDir, share::SharedTree, vm_spec, vm_spec::MachinePlan,
+};
 use crate::{
     container::spec::Confinement,
     error::{Error, Result},
+    factory::Maker,
     stdio::wires::Offer,
 };
 
 /// The longest hostname Linux takes.
 const LONGEST_HOSTNAME: usize = 64;
+
+/// Where this host's random numbers come from, and how many bytes of them a copy gets.
+const RANDOM: &str = "/dev/urandom";
+const SEED: usize = 512;
 
 /// What a sandbox is made from.
 pub(super) struct Plan<'a> {
@@ -42,12 +49,17 @@ pub(super) async fn boot(
     let run_dir = RunDir::create(run_dir::path_of(plan.namespace, plan.id))?;
     let tree = SharedTree::create(run_dir.path())?;
     let machine = vm_spec::of(configuration, &plan, run_dir.path(), tree.exported(), log)?;
-    let storages = machine.storages;
-    let vm = hypervisor.boot(machine.spec).await.map_err(|error| not_booted(&error, configuration))?;
-    clock.mark("vm_runs");
-    let agent = reach_agent(vm.as_ref(), configuration).await?;
-    clock.mark("agent_answered");
-    let request = sandbox_request(&plan, storages);
+    let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
+    let origin = maker.origin_of(&machine.spec).await;
+    clock.mark("origin_known");
+    let (vm, agent) = match start(&maker, &machine.spec, origin.clone(), &clock).await {
+        Err(error) if origin != Origin::Boot => {
+            maker.discard(&origin, &error.to_string());
+            start(&maker, &machine.spec, Origin::Boot, &clock).await?
+        }
+        started => started?,
+    };
+    let request = sandbox_request(&plan, machine.storages);
     agent.create_sandbox(request).await.map_err(in_containerds_terms)?;
     let sandbox = Arc::new(Sandbox {
         vm,
@@ -63,6 +75,48 @@ pub(super) async fn boot(
     sandbox.watch();
     info!(log, "sandbox is up"; "qemu" => sandbox.pid());
     Ok(sandbox)
+}
+
+/// Starts the machine and waits for its agent.
+async fn start(
+    maker: &Maker<'_>,
+    spec: &VmSpec,
+    origin: Origin,
+    clock: &Clock,
+) -> Result<(Box<dyn Vm>, AgentClient)> {
+    let is_copy = origin != Origin::Boot;
+    let spec = VmSpec { origin, ..spec.clone() };
+    let vm = maker.hypervisor.boot(spec).await.map_err(|error| not_booted(&error, maker.configuration))?;
+    clock.mark("vm_runs");
+    let agent = reach_agent(vm.as_ref(), maker.configuration).await?;
+    clock.mark("agent_answered");
+    if is_copy {
+        make_different(&agent).await?;
+    }
+    Ok((vm, agent))
+}
+
+/// What a copy must not have in common with its template and the other copies: random numbers, and the time.
+async fn make_different(agent: &AgentClient) -> Result<()> {
+    let mut seed = vec![0; SEED];
+    File::open(RANDOM).and_then(|mut random| random.read_exact(&mut seed)).map_err(Error::io(RANDOM))?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let both = tokio::try_join!(agent.reseed_random(seed), agent.set_date_time(now));
+    both.map(drop).map_err(in_containerds_terms)
+}
+
+/// A machine of that configuration, for no sandbox in particular.
+///
+/// # Errors
+/// `InvalidArgument` that names the key whose value, or whose program, cannot be used.
+pub(crate) fn any_machine(
+    configuration: &Configuration,
+    directory: &Path,
+    log: &Logger,
+) -> Result<MachinePlan> {
+    let spec = Spec::default();
+    let plan = Plan { namespace: "factory", id: "template", spec: &spec, configuration };
+    vm_spec::of(configuration, &plan, directory, directory, log)
 }
 
 /// QEMU's words may not be about anything the operator wrote.
@@ -88,7 +142,7 @@ fn guest_of(configuration: &Configuration) -> String {
 }
 
 /// Waits for the agent, but not longer than the machine lives.
-async fn reach_agent(vm: &dyn Vm, configuration: &Configuration) -> Result<AgentClient> {
+pub(crate) async fn reach_agent(vm: &dyn Vm, configuration: &Configuration) -> Result<AgentClient> {
     let vsock = vm.vsock();
     let notice = vsock.listen(READY_PORT).map(noticed);
     let dial = || {

@@ -21,9 +21,9 @@ use vmm::{
     VmSpec, accelerator,
     spec::{
         Accelerator, Backing, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache,
-        HOST_DEVICES, KernelParam, Machine, MachineOptions, Memory, PanicDump, PassThrough, PciPlaces,
-        SelinuxLabel, SgxEpc, Share, ShareKind, SpecError, Tag, Vcpus, VfioPort, VirtioFs, VmName, VmUuid,
-        VsockSpec, Window,
+        HOST_DEVICES, KernelParam, Machine, MachineOptions, Memory, Origin, PanicDump, PassThrough,
+        PciPlaces, SelinuxLabel, SgxEpc, Share, ShareKind, SpecError, Tag, Vcpus, VfioPort, VirtioFs, VmName,
+        VmUuid, VsockSpec, Window,
     },
 };
 
@@ -40,9 +40,9 @@ const SGX_EPC: &str = "sgx.intel.com/epc";
 const BPF_JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
 
 /// A machine, and what the guest is to mount in it.
-pub(super) struct MachinePlan {
-    pub(super) spec: VmSpec,
-    pub(super) storages: Vec<Storage>,
+pub(crate) struct MachinePlan {
+    pub(crate) spec: VmSpec,
+    pub(crate) storages: Vec<Storage>,
 }
 
 /// Plans the machine of a sandbox whose shared tree is `exported`.
@@ -78,6 +78,7 @@ pub(super) fn of(
         vcpus: vcpus_of(hypervisor, board)?,
         memory: memory_of(hypervisor, board)?,
         numa: numa::of(hypervisor.numa.as_ref(), Path::new(numa::HOST))?,
+        origin: Origin::Boot,
         backing: match &hypervisor.memory_backing {
             MemoryBacking::Anonymous => Backing::Anonymous,
             MemoryBacking::HugePages => Backing::HugePages,

@@ -5,3 +5,4 @@ mod execs;
 mod lifecycle;
 mod sandboxes;
 mod streams;
+mod templates;

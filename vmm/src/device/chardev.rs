@@ -59,10 +59,21 @@ pub(crate) struct Dial {
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", content = "data", rename_all = "lowercase")]
 enum Address {
-    Unix { path: String },
+    Unix {
+        path: String,
+    },
+    /// A descriptor that was handed over under this name.
+    Fd {
+        str: &'static str,
+    },
 }
 
 impl ChardevBackend {
+    /// A connected socket that was handed over under this name.
+    pub(crate) fn handed(str: &'static str) -> ChardevBackend {
+        ChardevBackend::Socket(Dial { addr: Address::Fd { str }, server: false, reconnect: None })
+    }
+
     /// A socket that another program listens on, and the seconds until a lost connection is made again.
     pub(crate) fn dialled(path: &Path, reconnect: Option<NonZeroU32>) -> ChardevBackend {
         let path = path.to_string_lossy().into_owned();

@@ -143,6 +143,8 @@ pub(crate) enum Device {
         /// Bytes of a window that files are mapped into.
         #[serde(skip_serializing_if = "Option::is_none")]
         cache_size: Option<u64>,
+        #[serde(flatten)]
+        place: Option<PciPlace>,
     },
     /// A 9p share.
     #[serde(rename = "virtio-9p-pci")]
@@ -154,9 +156,20 @@ pub(crate) enum Device {
     },
     /// vsock, served by the host's kernel. QEMU reads the descriptor's number from a string, as it takes names of
     /// descriptors there too.
-    VhostVsockPci { id: &'static str, guest_cid: u32, vhostfd: String },
+    VhostVsockPci {
+        id: &'static str,
+        guest_cid: u32,
+        vhostfd: String,
+        #[serde(flatten)]
+        place: Option<PciPlace>,
+    },
     /// vsock, served by a daemon.
-    VhostUserVsockPci { id: &'static str, chardev: &'static str },
+    VhostUserVsockPci {
+        id: &'static str,
+        chardev: &'static str,
+        #[serde(flatten)]
+        place: Option<PciPlace>,
+    },
     /// A device of the host, or a part of one. Nothing starts from it, and reading the memory that would be for that
     /// hangs some: `romfile` is empty.
     VfioPci {
@@ -208,6 +221,13 @@ pub(crate) struct PciPlace {
     addr: String,
 }
 
+impl PciPlace {
+    /// The one place of a port.
+    pub(crate) fn behind(port: &str) -> PciPlace {
+        PciPlace { bus: port.to_owned(), addr: "0".to_owned() }
+    }
+}
+
 impl From<PciAddress> for PciPlace {
     fn from(address: PciAddress) -> PciPlace {
         let bridge = address.bridge - FIRST_BRIDGE;
@@ -217,12 +237,10 @@ impl From<PciAddress> for PciPlace {
 
 impl From<Seat> for PciPlace {
     fn from(seat: Seat) -> PciPlace {
-        // A port is for one device.
-        let only = |bus| PciPlace { bus, addr: "0".to_owned() };
         match seat {
             Seat::Slot(address) => address.into(),
-            Seat::RootPort(number) => only(format!("rp{number}")),
-            Seat::SwitchPort(number) => only(format!("swdp{number}")),
+            Seat::RootPort(number) => PciPlace::behind(&format!("rp{number}")),
+            Seat::SwitchPort(number) => PciPlace::behind(&format!("swdp{number}")),
         }
     }
 }

@@ -20,24 +20,25 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::command::{self, ImageEnd, Inherited, ShareEnd, VsockEnd};
+use super::command::{self, ImageEnd, Inherited};
+use super::connections::Connections;
 use super::dump::Facts;
 use super::machine::{Machine, Parts};
 use super::monitor::{Duties, Monitor};
 use super::plug::Plugs;
 use super::qmp::{Cont, Qmp};
+use super::state;
 use crate::console::Console;
 use crate::error::{BootError, QmpError};
 use crate::exit::{VmExit, Who};
 use crate::huge_pages;
+use crate::memory_file::{Filling, MemoryFile};
 use crate::paths;
 use crate::processes::{Processes, Program};
 use crate::selinux::Labelled;
-use crate::spec::{Accelerator, Boot, EXTRA_MONITOR, Share, ShareKind, VmSpec, VsockSpec};
+use crate::spec::{Accelerator, Boot, EXTRA_MONITOR, Origin, VmSpec};
 use crate::user::User;
-use crate::virtiofsd;
 use crate::vm::{Hypervisor, Vm};
-use crate::vsock;
 
 /// How long QEMU may take for a command. Under TCG and load seconds are not unusual.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -91,12 +92,8 @@ fn user(spec: &VmSpec) -> Result<Option<User>, BootError> {
 }
 
 async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
-    // virtiofsd needs no waiting for: it comes up while QEMU does.
-    let (share, virtiofsd) = share(processes, spec)?;
-    let vsock = vsock::start(spec.vsock, processes.log())?;
-    if spec.vsock == VsockSpec::Vhost {
-        processes.record_cid(vsock.cid)?;
-    }
+    let Connections { share, vsock, fds, late, host, device } = Connections::make(processes, spec)?;
+    let memory = MemoryFile::of(spec)?;
     let image = image(spec)?;
     let extensions = spec.extensions.iter().map(|extension| open(&extension.path));
     let extensions = extensions.collect::<Result<Vec<OwnedFd>, _>>()?;
@@ -110,32 +107,42 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
         image: image.as_ref().map(|(fd, size)| ImageEnd { fd: fd.as_raw_fd(), size: *size }),
         extensions: extensions.iter().map(AsRawFd::as_raw_fd).collect(),
         share,
-        vsock: match spec.vsock {
-            VsockSpec::Vhost => VsockEnd::Vhost { fd: vsock.fd.as_raw_fd(), cid: vsock.cid },
-            VsockSpec::VhostUser => VsockEnd::VhostUser { fd: vsock.fd.as_raw_fd() },
-        },
+        vsock,
+        memory: memory.as_ref().map(|memory| memory.fd.as_raw_fd()),
     };
     let args = command::render(spec, &inherited);
     let told = json!(args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>()).to_string();
     debug!(processes.log(), "qemu"; "path" => %spec.qemu.display(), "arguments" => ?args);
-    let fds = [qemu_monitor, qemu_console, vsock.fd]
+    let (memory, filling) = memory.map(|memory| (memory.fd, memory.filling)).unzip();
+    let fds = [qemu_monitor, qemu_console]
         .into_iter()
+        .chain(fds)
         .chain(image.map(|(fd, _)| fd))
         .chain(extensions)
-        .chain(virtiofsd)
         .chain(extra_monitor)
+        .chain(memory)
         .collect();
     let user = processes.user();
     let qemu =
         processes.start(Program { who: Who::Qemu, path: &spec.qemu, args, fds, umask: 0o077, user })?;
     let console = Console::read(console, processes.log().new(o!("process" => "guest")));
-    let monitor = unless_it_ends(processes.exit(), go(processes, spec, told, monitor)).await?;
+    let started = async {
+        let monitor = negotiate(processes, spec, told, monitor).await?;
+        first_state(monitor.qmp(), spec, filling).await?;
+        if let Some(late) = late {
+            late.plug(monitor.qmp(), spec.virtio).await?;
+        }
+        monitor.qmp().execute(Cont {}).await?;
+        Ok(monitor)
+    };
+    let monitor = unless_it_ends(processes.exit(), started).await?;
+    info!(processes.log(), "the guest runs");
     let plugs = Plugs::start(monitor.qmp().clone(), spec, processes.log().clone());
-    Ok(Parts { qemu, monitor, plugs, console, vsock: vsock.host, _device: vsock.device })
+    Ok(Parts { qemu, monitor, plugs, console, vsock: host, vsock_kind: spec.vsock, _device: device })
 }
 
-/// Negotiates with QEMU, which was `told` these arguments, and starts the processors.
-async fn go(
+/// Negotiates with QEMU, which was `told` these arguments, and begins to listen to it.
+async fn negotiate(
     processes: &Processes,
     spec: &VmSpec,
     told: String,
@@ -146,14 +153,22 @@ async fn go(
     if (version.major, version.minor) < OLDEST {
         return Err(BootError::TooOld { path: spec.qemu.clone(), found: version.to_string() });
     }
-    // Listening begins before the guest can do anything worth hearing.
+    info!(log, "qemu answers"; "version" => %version);
+    // Before the guest can do anything worth hearing.
     let facts = Facts { version: version.to_string(), configuration: told };
     let dump = spec.panic_dump.clone().map(|dump| (dump, facts));
     let duties = Duties { first_exit: processes.exit_sender(), dump, log: log.clone() };
-    let monitor = Monitor::watch(qmp, duties);
-    monitor.qmp().execute(Cont {}).await?;
-    info!(log, "the guest runs"; "qemu" => %version);
-    Ok(monitor)
+    Ok(Monitor::watch(qmp, duties))
+}
+
+/// Gives a copy the state of its template.
+async fn first_state(qmp: &Qmp, spec: &VmSpec, memory: Option<Filling>) -> Result<(), BootError> {
+    if let Some(memory) = memory {
+        memory.done().await?;
+    }
+    let Origin::Copy { state: path, .. } = &spec.origin else { return Ok(()) };
+    let file = File::from(open(path)?);
+    Ok(state::load(qmp, file).await?)
 }
 
 /// Carries out `boot`, unless a process ends first. QEMU's connection may go before its exit is known, which is the
@@ -174,27 +189,6 @@ async fn unless_it_ends<T>(
         Ok(exit) => Err(BootError::ended(exit.ok().and_then(|exit| exit.clone()))),
         Err(_) => result,
     }
-}
-
-/// Makes the shared directory's back end: what QEMU is told of it, and the socket it inherits for it.
-fn share<'a>(
-    processes: &Processes,
-    spec: &'a VmSpec,
-) -> Result<(Option<ShareEnd<'a>>, Option<OwnedFd>), BootError> {
-    let Some(Share { source, tag, kind }) = &spec.share else { return Ok((None, None)) };
-    Ok(match kind {
-        ShareKind::Virtio9p => (Some(ShareEnd::Virtio9p { tag, source }), None),
-        ShareKind::VirtioFs(fs) => {
-            let socket = virtiofsd::start(processes, fs, source)?;
-            let end = ShareEnd::VirtioFs {
-                tag,
-                queue_size: fs.queue_size,
-                dax_mib: fs.dax_mib,
-                fd: socket.as_raw_fd(),
-            };
-            (Some(end), Some(socket))
-        }
-    })
 }
 
 /// Listens for the second monitor's callers. QEMU makes no file in the run directory, where it need not be allowed to.

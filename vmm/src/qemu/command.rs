@@ -4,7 +4,7 @@
 mod block;
 mod board;
 mod image;
-mod places;
+pub(super) mod places;
 #[cfg(test)]
 mod properties;
 mod protection;
@@ -18,12 +18,17 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::device::{Chardev, Device, Dialled, Fsdev, Object};
+use crate::device::{Chardev, Device, Dialled, Fsdev, Object, PciPlace};
 use crate::kernel_params;
 use crate::spec::{
-    Boot, Console, ExtraMonitor, Machine, Tag, VIRTIO_MEM, VhostUser, VhostUserKind, VirtioMem, VirtioPci,
-    VmSpec,
+    Boot, Console, ExtraMonitor, Machine, Origin, Tag, VIRTIO_MEM, VhostUser, VhostUserKind, VirtioFs,
+    VirtioMem, VirtioPci, VmSpec,
 };
+
+pub(super) const SHARE: &str = "fs0";
+pub(super) const SHARE_CHARDEV: &str = "charfs0";
+pub(super) const VSOCK: &str = "vsock0";
+pub(super) const VSOCK_CHARDEV: &str = "charvsock0";
 
 /// What is there for QEMU to connect to, by the descriptors it inherits.
 #[derive(Debug, Clone)]
@@ -38,10 +43,12 @@ pub(crate) struct Inherited<'a> {
     pub(crate) image: Option<ImageEnd>,
     /// The extension images, open for reading, in the specification's order.
     pub(crate) extensions: Vec<RawFd>,
-    /// The shared directory, where there is one.
+    /// The shared directory, where there is one from the start.
     pub(crate) share: Option<ShareEnd<'a>>,
-    /// The vsock's back end.
-    pub(crate) vsock: VsockEnd,
+    /// The vsock's back end, unless it comes later.
+    pub(crate) vsock: Option<VsockEnd>,
+    /// The file with the memory of a template, or with that of a copy.
+    pub(crate) memory: Option<RawFd>,
 }
 
 /// A guest image, open for reading.
@@ -56,7 +63,7 @@ pub(crate) struct ImageEnd {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ShareEnd<'a> {
     /// A socket connected to the daemon.
-    VirtioFs { tag: &'a Tag, queue_size: u16, dax_mib: u32, fd: RawFd },
+    VirtioFs { tag: &'a Tag, fs: &'a VirtioFs, fd: RawFd },
     /// The directory itself.
     Virtio9p { tag: &'a Tag, source: &'a Path },
 }
@@ -83,7 +90,7 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     if let Some(filter) = &spec.seccomp {
         line.option("-sandbox", filter);
     }
-    board::board(&mut line, spec, inherited.image);
+    board::board(&mut line, spec, inherited.image, inherited.memory);
     if spec.iommu {
         // Before every device that is behind it.
         line.device(&Device::IntelIommu {
@@ -94,6 +101,9 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
         });
     }
     places::places(&mut line, spec.pci);
+    if spec.origin != Origin::Boot {
+        places::late_ports(&mut line);
+    }
     vfio::devices(&mut line, spec);
     if let Some(size) = spec.virtio_mem() {
         virtio_mem(&mut line, spec, size);
@@ -108,10 +118,10 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     if spec.panic_dump.is_some() {
         panic_told(&mut line, &spec.machine);
     }
-    if spec.reclaim_freed_memory {
+    if spec.has_balloon() {
         line.device(&Device::VirtioBalloonPci {
             id: "balloon0",
-            free_page_reporting: true,
+            free_page_reporting: spec.reclaim_freed_memory,
             deflate_on_oom: true,
         });
     }
@@ -121,11 +131,16 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     if let Some(share) = inherited.share {
         shared_directory(&mut line, share);
     }
-    vsock(&mut line, inherited.vsock);
+    if let Some(vsock) = inherited.vsock {
+        self::vsock(&mut line, vsock);
+    }
     for (number, device) in spec.vhost_user.iter().enumerate() {
         vhost_user(&mut line, number, device);
     }
     kernel(&mut line, spec);
+    if matches!(spec.origin, Origin::Copy { .. }) {
+        line.option("-incoming", "defer");
+    }
     line.arguments
 }
 
@@ -175,21 +190,27 @@ fn random(line: &mut Line, spec: &VmSpec) {
     line.device(&Device::VirtioRngPci { id: "virtio-rng0", rng: "rng0" });
 }
 
+/// A share that virtiofsd serves.
+pub(super) fn virtio_fs(tag: &Tag, fs: &VirtioFs, place: Option<PciPlace>) -> Device {
+    Device::VhostUserFsPci {
+        id: SHARE,
+        chardev: SHARE_CHARDEV,
+        tag: tag.to_string(),
+        queue_size: fs.queue_size,
+        cache_size: (fs.dax_mib > 0).then(|| u64::from(fs.dax_mib) << 20),
+        place,
+    }
+}
+
 fn shared_directory(line: &mut Line, share: ShareEnd<'_>) {
     match share {
-        ShareEnd::VirtioFs { tag, queue_size, dax_mib, fd } => {
-            line.chardev(&Chardev { id: "charfs0", fd });
-            line.device(&Device::VhostUserFsPci {
-                id: "fs0",
-                chardev: "charfs0",
-                tag: tag.to_string(),
-                queue_size,
-                cache_size: (dax_mib > 0).then(|| u64::from(dax_mib) << 20),
-            });
+        ShareEnd::VirtioFs { tag, fs, fd } => {
+            line.chardev(&Chardev { id: SHARE_CHARDEV, fd });
+            line.device(&virtio_fs(tag, fs, None));
         }
         ShareEnd::Virtio9p { tag, source } => {
             line.option("-fsdev", Fsdev { id: "fsdev0", path: source }.option());
-            line.device(&Device::Virtio9pPci { id: "fs0", fsdev: "fsdev0", mount_tag: tag.to_string() });
+            line.device(&Device::Virtio9pPci { id: SHARE, fsdev: "fsdev0", mount_tag: tag.to_string() });
         }
     }
 }
@@ -197,11 +218,12 @@ fn shared_directory(line: &mut Line, share: ShareEnd<'_>) {
 fn vsock(line: &mut Line, end: VsockEnd) {
     match end {
         VsockEnd::Vhost { fd, cid } => {
-            line.device(&Device::VhostVsockPci { id: "vsock0", guest_cid: cid, vhostfd: fd.to_string() });
+            let vhostfd = fd.to_string();
+            line.device(&Device::VhostVsockPci { id: VSOCK, guest_cid: cid, vhostfd, place: None });
         }
         VsockEnd::VhostUser { fd } => {
-            line.chardev(&Chardev { id: "charvsock0", fd });
-            line.device(&Device::VhostUserVsockPci { id: "vsock0", chardev: "charvsock0" });
+            line.chardev(&Chardev { id: VSOCK_CHARDEV, fd });
+            line.device(&Device::VhostUserVsockPci { id: VSOCK, chardev: VSOCK_CHARDEV, place: None });
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A running guest.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +8,13 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use super::balloon;
 use super::health;
+use super::late;
 use super::monitor::Monitor;
 use super::plug::Plugs;
 use super::qmp::{Cont, Quit, Stop};
+use super::state;
 use crate::child::Child;
 use crate::console::Console;
 use crate::error::{QmpError, StopError, Unwell};
@@ -18,6 +22,7 @@ use crate::exit::VmExit;
 use crate::identity::Process;
 use crate::plug::{DeviceId, MemorySize, PlugError, Pluggable, Plugged};
 use crate::processes::Processes;
+use crate::spec::VsockSpec;
 use crate::vm::{VcpuThread, Vm, Vsock};
 use crate::vsock::Device;
 
@@ -29,6 +34,7 @@ pub(crate) struct Parts {
     pub(crate) plugs: Plugs,
     pub(crate) console: Console,
     pub(crate) vsock: Arc<dyn Vsock>,
+    pub(crate) vsock_kind: VsockSpec,
     /// Serves the guest for as long as it is held.
     pub(crate) _device: Option<Device>,
 }
@@ -107,6 +113,21 @@ impl Vm for Machine {
 
     async fn resize_memory(&self, size: MemorySize) -> Result<u64, PlugError> {
         self.parts.plugs.resize_memory(size).await
+    }
+
+    async fn save(&self, state: File) -> Result<(), PlugError> {
+        let qmp = self.parts.monitor.qmp();
+        let saved = async {
+            balloon::squeeze(qmp).await?;
+            late::unplug_vsock(qmp, self.parts.vsock_kind).await?;
+            qmp.execute(Stop {}).await?;
+            Ok(state::save(qmp, state).await?)
+        };
+        let mut exit = self.exit();
+        tokio::select! {
+            saved = saved => saved,
+            _ = exit.wait_for(Option::is_some) => Err(QmpError::Gone { command: "migrate".to_owned() }.into()),
+        }
     }
 
     async fn stop(&self, grace: Duration) -> Result<(), StopError> {

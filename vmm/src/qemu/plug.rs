@@ -4,7 +4,7 @@
 //! and a device that nobody waits for any more is taken out again.
 
 mod disk;
-mod leave;
+pub(super) mod leave;
 mod memory;
 mod nic;
 mod places;

@@ -22,10 +22,11 @@ use tokio::time::timeout;
 
 use crate::error::QmpError;
 pub(crate) use command::{
-    AddFd, BlockdevAdd, BlockdevDel, ChardevAdd, ChardevRemove, Closefd, Command, Cont, CpuAdd, CpuSlot,
-    DeviceAdd, DeviceDel, DumpGuestMemory, Getfd, NetdevAdd, NetdevDel, ObjectAdd, ObjectDel, PresentedAdd,
-    QomGet, QomSet, QueryCpusFast, QueryHotpluggableCpus, QueryMemorySize, QueryStatus, Quit, RemoveFd, Stop,
-    VersionInfo,
+    AddFd, Balloon, BlockdevAdd, BlockdevDel, Capability, ChardevAdd, ChardevRemove, Closefd, Command, Cont,
+    CpuAdd, CpuSlot, DeviceAdd, DeviceDel, DumpGuestMemory, Getfd, Migrate, MigrateIncoming,
+    MigrateSetCapabilities, NetdevAdd, NetdevDel, ObjectAdd, ObjectDel, PresentedAdd, QomGet, QomSet,
+    QueryBalloon, QueryCpusFast, QueryHotpluggableCpus, QueryMemorySize, QueryMigrate, QueryStatus, Quit,
+    RemoveFd, Stop, VersionInfo,
 };
 use wire::{Answer, Greeting};
 

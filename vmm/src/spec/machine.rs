@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use super::VmSpec;
 use super::{
-    Accelerator, BlockDriver, Boot, Console, Firmware, ImageDriver, MachineOptions, PassThrough, Protection,
-    ShareKind, SpecError, VirtioPci,
+    Accelerator, BlockDriver, Boot, Console, Firmware, ImageDriver, MachineOptions, Origin, PassThrough,
+    Protection, ShareKind, SpecError, VirtioPci,
 };
 
 /// The board QEMU emulates.
@@ -114,6 +114,8 @@ impl VmSpec {
             (self.sgx_epc.is_some() && !matches!(self.machine, Machine::Q35(_)), "SGX memory"),
             (!can.flash && matches!(self.firmware, Firmware::Flash { .. }), "firmware in flash memory"),
         ];
+        let against = self.against_template().filter(|_| self.origin != Origin::Boot);
+        against.map_or(Ok(()), |what| Err(SpecError::Clash { what, with: "a template" }))?;
         let within = self.numa_clash().or_else(|| self.protection_clash());
         let within = within.or_else(|| self.sgx_clash()).or_else(|| self.rootless_clash());
         within.map_or(Ok(()), |(what, with)| Err(SpecError::Clash { what, with }))?;
@@ -139,9 +141,11 @@ impl VmSpec {
             self.block.driver == BlockDriver::VirtioScsi,
             image,
             self.share.is_some(),
-            self.reclaim_freed_memory,
+            self.has_balloon(),
             self.virtio_mem().is_some(),
             self.panic_dump.is_some() && matches!(self.machine, Machine::Virt(_)),
+            // Ports for what comes once the state is there. One takes the slot of the vsock that is not there before.
+            self.origin != Origin::Boot,
         ];
         let devices = devices.map(u32::from).iter().sum::<u32>();
         // No list is longer than memory.

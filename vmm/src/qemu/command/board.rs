@@ -1,9 +1,11 @@
 //! The board, its processors and its memory.
 
+use std::os::fd::RawFd;
+
 use super::{ImageEnd, Line, image, protection};
 use crate::accelerator::Accelerator;
 use crate::device::{Blockdev, Near, Object};
-use crate::spec::{Firmware, Machine, NumaNode, Protection, VmSpec};
+use crate::spec::{Firmware, Machine, NumaNode, Origin, Protection, Restore, VmSpec};
 
 /// An emulated processor with everything QEMU can emulate, but for "fast" string instructions: Linux copies memory by
 /// them where it finds them, and TCG moves each byte by itself. Streams are twice as fast without.
@@ -12,7 +14,12 @@ const EMULATED: &str = "max,erms=off,fsrm=off";
 /// The memory of a board without nodes.
 const MEMORY: &str = "memory0";
 
-pub(super) fn board(line: &mut Line, spec: &VmSpec, guest_image: Option<ImageEnd>) {
+pub(super) fn board(
+    line: &mut Line,
+    spec: &VmSpec,
+    guest_image: Option<ImageEnd>,
+    memory_file: Option<RawFd>,
+) {
     machine(line, spec);
     let mut model = cpu(spec).to_owned();
     spec.cpu_features.iter().for_each(|feature| model.extend([",", feature]));
@@ -20,7 +27,10 @@ pub(super) fn board(line: &mut Line, spec: &VmSpec, guest_image: Option<ImageEnd
     let max = spec.vcpus.max();
     line.option("-smp", format!("{},cores=1,threads=1,sockets={max},maxcpus={max}", spec.vcpus.boot()));
     line.option("-m", memory(spec, guest_image));
-    backends(line, spec);
+    match memory_file {
+        Some(fd) => line.object(&in_file(spec, fd)),
+        None => backends(line, spec),
+    }
     // Clocks that x86 alone has.
     if matches!(spec.machine, Machine::Virt(_)) {
         line.option("-rtc", "base=utc,clock=host");
@@ -110,6 +120,19 @@ fn memory(spec: &VmSpec, guest_image: Option<ImageEnd>) -> String {
         (_, false) => format!("{mib}M"),
         (0, true) => format!("{mib}M,maxmem={max_mib}M"),
         (_, true) => format!("{mib}M,slots={slots},maxmem={max_mib}M"),
+    }
+}
+
+/// The memory of a template, or of a copy, which may have pages of its own of the template's. QEMU leaves memory out of a
+/// machine's state where that is in a file of some name, so a file without one is given by descriptor too.
+fn in_file(spec: &VmSpec, fd: RawFd) -> Object {
+    let of_its_own = matches!(spec.origin, Origin::Copy { restore: Restore::CopyOnWrite, .. });
+    Object::File {
+        id: MEMORY.into(),
+        size: spec.memory.bytes(),
+        mem_path: format!("/proc/self/fd/{fd}"),
+        share: !of_its_own,
+        readonly: false,
     }
 }
 

@@ -5,6 +5,19 @@ use crate::device::Device;
 use crate::spec::{FIRST_BRIDGE, FIRST_ROOT_PORT, PciPlaces, Window};
 
 const ROOT_BUS: &str = "pcie.0";
+/// The port of the share, where it comes late too.
+pub(crate) const SHARE_PORT: LatePort = LatePort { id: "late0", slot: 29 };
+/// The port of the vsock.
+pub(crate) const VSOCK_PORT: LatePort = LatePort { id: "late1", slot: 30 };
+const LATE_PORTS: [LatePort; 2] = [SHARE_PORT, VSOCK_PORT];
+
+/// A root port that has one device in its time.
+pub(crate) struct LatePort {
+    pub(crate) id: &'static str,
+    /// Of the root bus, behind all others.
+    slot: u8,
+}
+
 /// The bus inside a switch.
 const SWITCH: &str = "swup0";
 
@@ -38,6 +51,22 @@ fn root_port(line: &mut Line, number: u32, window: Window) {
         mem_reserve: window.mem,
         pref64_reserve: window.pref64,
     });
+}
+
+/// Ports for what a copy of a template gets once it has the template's state.
+pub(super) fn late_ports(line: &mut Line) {
+    let Window { mem, pref64 } = Window::default();
+    for port in LATE_PORTS {
+        line.device(&Device::PcieRootPort {
+            id: port.id.to_owned(),
+            bus: ROOT_BUS,
+            addr: format!("{:x}", port.slot),
+            chassis: 0,
+            slot: port.slot.into(),
+            mem_reserve: mem,
+            pref64_reserve: pref64,
+        });
+    }
 }
 
 /// A switch is behind a root port of its own, the one after those for devices.

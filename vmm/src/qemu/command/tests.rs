@@ -36,7 +36,19 @@ fn inherited() -> Inherited<'static> {
         image: None,
         extensions: Vec::new(),
         share: None,
-        vsock: VsockEnd::Vhost { fd: 7, cid: 1234 },
+        vsock: Some(VsockEnd::Vhost { fd: 7, cid: 1234 }),
+        memory: None,
+    }
+}
+
+/// A share by virtio-fs with a window of that size.
+pub(super) fn fs(dax_mib: u32) -> VirtioFs {
+    VirtioFs {
+        daemon: "/guest/virtiofsd".into(),
+        cache: FsCache::Auto,
+        queue_size: 1024,
+        dax_mib,
+        extra_args: ExtraArgs::default(),
     }
 }
 
@@ -161,8 +173,8 @@ fn a_shared_directory_by_9p_may_have_any_name() {
 #[test]
 fn daemons_are_reached_by_inherited_sockets() {
     let tag = Tag::new("kataShared").unwrap();
-    let share = Some(ShareEnd::VirtioFs { tag: &tag, queue_size: 1024, dax_mib: 0, fd: 8 });
-    let inherited = Inherited { share, vsock: VsockEnd::VhostUser { fd: 9 }, ..inherited() };
+    let share = Some(ShareEnd::VirtioFs { tag: &tag, fs: &fs(0), fd: 8 });
+    let inherited = Inherited { share, vsock: Some(VsockEnd::VhostUser { fd: 9 }), ..inherited() };
     let lines = lines(&spec(), &inherited);
     assert!(has(&lines, "-chardev socket,id=charfs0,fd=8"));
     assert!(has(
@@ -380,6 +392,57 @@ fn a17_extension_images_are_disks_known_by_name_after_the_image() {
     assert_eq!(twice.check().unwrap_err().to_string(), "two extension images are called \"coco\"");
 }
 
+/// A machine whose first state comes from there, with what QEMU inherits of it.
+fn of_origin(origin: Origin) -> Vec<String> {
+    let spec = VmSpec { origin, ..spec() };
+    assert_eq!(spec.check(), Ok(()));
+    lines(&spec, &Inherited { vsock: None, memory: Some(9), ..inherited() })
+}
+
+#[test]
+fn a21_a_template_has_its_memory_in_a_file_and_ports_for_what_its_copies_get() {
+    let all = of_origin(Origin::Template { memory: "/template/memory".into() });
+    let file =
+        r#""id":"memory0","size":2147483648,"mem-path":"/proc/self/fd/9","share":true,"readonly":false}"#;
+    assert!(has(&all, &format!(r#"-object {{"qom-type":"memory-backend-file",{file}"#)));
+    for (id, slot) in [("late0", 29), ("late1", 30)] {
+        let port = format!(r#"{{"driver":"pcie-root-port","id":"{id}","bus":"pcie.0","addr":"{slot:x}""#);
+        assert!(all.iter().any(|line| line.contains(&port)), "{all:?}");
+    }
+    assert!(!all.iter().any(|line| line.contains("vsock")), "{all:?}");
+    assert!(!all.iter().any(|line| line.starts_with("-incoming")));
+}
+
+#[test]
+fn a21_a_copy_waits_for_its_state_and_has_memory_of_its_own() {
+    let of = |restore| {
+        of_origin(Origin::Copy {
+            memory: "/template/memory".into(),
+            state: "/template/state".into(),
+            restore,
+        })
+    };
+    for (restore, share) in [(Restore::Load, true), (Restore::CopyOnWrite, false)] {
+        let all = of(restore);
+        assert!(has(&all, "-incoming defer"));
+        assert!(
+            all.iter().any(|line| line.contains(&format!(r#""mem-path":"/proc/self/fd/9","share":{share}"#)))
+        );
+        assert!(!all.iter().any(|line| line.contains("vsock")), "{all:?}");
+    }
+}
+
+#[test]
+fn a21_what_cannot_be_saved_is_no_template() {
+    let template = Origin::Template { memory: "/template/memory".into() };
+    let huge = VmSpec { origin: template.clone(), backing: Backing::HugePages, ..spec() };
+    let refused = "memory in huge pages or in a file of its own cannot be had with a template";
+    assert_eq!(huge.check().unwrap_err().to_string(), refused);
+    let machine = Machine::Microvm(MachineOptions::default());
+    assert_eq!(VmSpec { machine, ..spec() }.against_template(), Some("a board other than q35"));
+    assert_eq!(spec().against_template(), None);
+}
+
 #[test]
 fn a10_address_space_for_later_nvdimms_is_on_top_of_memory() {
     let memory = Memory::new(2048, 10, 8192).unwrap().with_room(1024).unwrap();
@@ -411,7 +474,7 @@ fn a26_flash_is_read_only() {
 /// The devices of a machine with one of every virtio kind.
 fn virtio_devices(virtio: VirtioPci) -> Vec<String> {
     let tag = Tag::new("kataShared").unwrap();
-    let share = Some(ShareEnd::VirtioFs { tag: &tag, queue_size: 1024, dax_mib: 0, fd: 8 });
+    let share = Some(ShareEnd::VirtioFs { tag: &tag, fs: &fs(0), fd: 8 });
     let spec = VmSpec { virtio, reclaim_freed_memory: true, ..spec() };
     let lines = lines(&spec, &Inherited { share, ..inherited() });
     lines.into_iter().filter(|line| line.contains("-pci\"")).collect()

@@ -13,7 +13,7 @@ use crate::qemu::qmp::{DeviceDel, Event, Qmp, QomGet};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Returns when the device `id` is gone.
-pub(super) async fn leave(qmp: &Qmp, id: &str) -> Result<(), PlugError> {
+pub(in crate::qemu) async fn leave(qmp: &Qmp, id: &str) -> Result<(), PlugError> {
     let mut events = qmp.events();
     match qmp.execute(DeviceDel { id: id.to_owned() }).await {
         Ok(_) => {}

@@ -108,6 +108,63 @@ command!(
     QueryCpusFast {}, "query-cpus-fast", Vec<VcpuThread>
 );
 
+command!(
+    /// Has the guest keep no more than so many bytes.
+    Balloon { value: u64 }, "balloon", Done
+);
+command!(
+    /// How much it has.
+    QueryBalloon {}, "query-balloon", BalloonSize
+);
+
+/// What a guest has of its memory, in bytes.
+#[derive(Debug, Deserialize)]
+pub(crate) struct BalloonSize {
+    pub(crate) actual: u64,
+}
+
+command!(
+    /// Says how a machine's state is saved or loaded.
+    MigrateSetCapabilities { capabilities: Vec<Capability> }, "migrate-set-capabilities", Done
+);
+command!(
+    /// Saves it.
+    Migrate { uri: String }, "migrate", Done
+);
+command!(
+    /// Loads it.
+    MigrateIncoming { uri: String }, "migrate-incoming", Done
+);
+command!(
+    /// How far that has come.
+    QueryMigrate {}, "query-migrate", Migration
+);
+
+/// One way of saving and loading, in use or not.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Capability {
+    capability: &'static str,
+    state: bool,
+}
+
+impl Capability {
+    pub(crate) fn on(capability: &'static str) -> Capability {
+        Capability { capability, state: true }
+    }
+}
+
+/// How far saving or loading has come.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Migration {
+    /// QEMU's word for it: `active`, `completed`, `failed`...
+    #[serde(default)]
+    pub(crate) status: String,
+    /// Why it failed.
+    #[serde(default)]
+    pub(crate) error_desc: Option<String>,
+}
+
 /// A command whose arguments are the device, object or node itself.
 macro_rules! adding {
     ($(#[$about:meta])* $type:ident($of:ty), $name:literal) => {

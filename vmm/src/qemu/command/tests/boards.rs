@@ -166,7 +166,7 @@ fn a19_a_panic_is_told_and_halts_the_guest() {
 #[test]
 fn b18_a_share_has_a_window_of_files_where_one_is_asked_for() {
     let tag = Tag::new("kataShared").unwrap();
-    let share = Some(ShareEnd::VirtioFs { tag: &tag, queue_size: 1024, dax_mib: 64, fd: 8 });
+    let share = Some(ShareEnd::VirtioFs { tag: &tag, fs: &fs(64), fd: 8 });
     let lines = lines(&spec(), &Inherited { share, ..inherited() });
     assert!(
         lines.iter().any(|line| line.ends_with(r#""queue-size":1024,"cache-size":67108864}"#)),

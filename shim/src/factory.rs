@@ -1,0 +1,83 @@
+//! Machines that start as copies of one that was saved after its boot, a template.
+//!
+//! ```text
+//! specification -> key --store--> template there -> the machine is a copy of it
+//!                               '-> none, nobody at it -> make: boot, warm, save -> a copy of that
+//!                               '-> none, somebody makes it, or it fails -> the machine boots by itself
+//! ```
+
+mod command;
+mod key;
+mod make;
+mod store;
+mod warm;
+
+use std::path::Path;
+
+use agent_protocol::agent::Storage;
+use configuration::Configuration;
+use slog::{Logger, warn};
+use vmm::{
+    Hypervisor, VmSpec,
+    spec::{Origin, Restore},
+};
+
+pub(crate) use command::{Factory, run};
+use key::Key;
+use store::{Files, Store};
+
+/// What a template is made with.
+pub(crate) struct Maker<'a> {
+    pub(crate) hypervisor: &'a dyn Hypervisor,
+    pub(crate) configuration: &'a Configuration,
+    /// What a guest mounts of the host.
+    pub(crate) storages: &'a [Storage],
+    pub(crate) log: &'a Logger,
+}
+
+impl Maker<'_> {
+    /// Where the machine's first state is to come from. Whatever is wrong with templates, a machine can boot by itself.
+    pub(crate) async fn origin_of(&self, spec: &VmSpec) -> Origin {
+        let Some(directory) = &self.configuration.factory.templates else { return Origin::Boot };
+        match self.template(directory, spec).await {
+            Ok(files) => copy_of(files, spec),
+            Err(why) => {
+                warn!(self.log, "no template: the machine boots by itself"; "why" => why);
+                Origin::Boot
+            }
+        }
+    }
+
+    async fn template(&self, directory: &Path, spec: &VmSpec) -> Result<Files, String> {
+        if let Some(what) = spec.against_template() {
+            return Err(format!("{what} cannot be had with a template: unset factory.enable_template"));
+        }
+        let store = Store::open(directory)?;
+        let key = Key::of(spec)?;
+        if let Some(files) = store.find(&key) {
+            return Ok(files);
+        }
+        let Some(lock) = store.lock()? else {
+            return Err("somebody else is making it".to_owned());
+        };
+        // Whoever had the lock may have made it meanwhile.
+        if let Some(files) = store.find(&key) {
+            return Ok(files);
+        }
+        self.make(&lock, &key, spec).await
+    }
+
+    /// Takes a template out of use whose copy did not come to run.
+    pub(crate) fn discard(&self, origin: &Origin, why: &str) {
+        let Origin::Copy { memory, .. } = origin else { return };
+        warn!(self.log, "the template is of no use, and is removed: the machine boots by itself"; "why" => why);
+        if let Some(directory) = memory.parent() {
+            store::remove(directory);
+        }
+    }
+}
+
+fn copy_of(files: Files, spec: &VmSpec) -> Origin {
+    let restore = if spec.shares_memory() { Restore::Load } else { Restore::CopyOnWrite };
+    Origin::Copy { memory: files.memory, state: files.state, restore }
+}

@@ -1,5 +1,6 @@
 //! Plugging in, with a QEMU that follows a script.
 
+mod nic;
 mod pmem;
 mod vfio;
 mod vhost_user;

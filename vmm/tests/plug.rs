@@ -22,8 +22,8 @@ use common::{Fixture, log};
 use serde_json::{Value, json};
 use vmm::plug::{Disk, DiskBus, MemorySize, PlugError, Pluggable, Pmem, VhostUserDisk};
 use vmm::spec::{
-    Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, Memory, PassThrough, PciPlaces, Queues,
-    Sectors, Vcpus, VfioPort, Window,
+    Access, Backing, Block, BlockDriver, BlockOptions, Cache, IoThreads, Memory, PassThrough, PciPlaces,
+    Queues, Sectors, Vcpus, VfioPort, Window,
 };
 use vmm::vfio::HostDevice;
 use vmm::{Hypervisor, Qemu};
@@ -118,6 +118,21 @@ async fn b14_b15_memory_comes_in_modules_of_whole_blocks_up_to_the_most() {
     let modules = machine.ask("query-memory-devices", json!({}));
     let sizes: Vec<_> = modules.as_array().unwrap().iter().map(|m| m["data"]["size"].clone()).collect();
     assert_eq!(sizes, [json!(128 << 20), json!(640 << 20)]);
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn a38_later_memory_is_in_the_directory_of_that_of_the_boot() {
+    let (mut fixture, _) = fixture();
+    let directory = fixture.dir.path().join("memory");
+    std::fs::create_dir(&directory).unwrap();
+    fixture.spec.backing = Backing::Directory(directory.clone());
+    let mut machine = Machine::boot(fixture).await;
+    machine.vm.resize_memory(MemorySize { mib: 384, block_mib: 128 }).await.unwrap();
+    let module = machine.ask("query-memory-devices", json!({}))[0]["data"].take();
+    let backend = module["memdev"].as_str().unwrap();
+    assert_eq!(property(&mut machine, backend, "mem-path"), directory.to_str().unwrap());
+    assert_eq!(property(&mut machine, backend, "share"), true);
     machine.end().await;
 }
 

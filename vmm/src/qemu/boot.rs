@@ -123,7 +123,7 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
     let user = processes.user();
     let qemu =
         processes.start(Program { who: Who::Qemu, path: &spec.qemu, args, fds, umask: 0o077, user })?;
-    let console = Console::read(console, processes.log().new(o!("process" => "guest")));
+    let console = Console::read(console, spec.debug, processes.log().new(o!("process" => "guest")));
     let monitor = unless_it_ends(processes.exit(), go(processes, spec, told, monitor)).await?;
     let plugs = Plugs::start(monitor.qmp().clone(), spec, processes.log().clone());
     Ok(Parts { qemu, monitor, plugs, console, vsock: vsock.host, _device: vsock.device })

@@ -109,6 +109,12 @@ fn e3_a13_a16_a29_a31_console_monitor_random_numbers_and_filter_are_the_machines
 }
 
 #[test]
+fn a31_a_switch_of_the_kernels_is_read_with_the_end_of_its_line() {
+    assert!(is_off("0\n") && is_off("0"));
+    assert!(!is_off("1\n") && !is_off("2\n") && !is_off(""));
+}
+
+#[test]
 fn e3_a19_b6_memory_of_a_guest_that_panicked_is_kept_under_the_sandboxs_name() {
     assert_eq!(of_keys("").panic_dump, None);
     let dump = of_keys("guest_memory_dump_path = '/var/crash'\nguest_memory_dump_paging = true").panic_dump;

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod absent;
 mod block;
 mod boards;
 #[path = "../common/mod.rs"]

@@ -1,10 +1,13 @@
 //! Directories and sockets that the guest shares with the host.
 
+use std::time::Duration;
+
 use serde_json::json;
 use vmm::spec::{ExtraArgs, FsCache, ShareKind};
+use vmm::{Hypervisor, Qemu};
 
 use crate::Machine;
-use crate::common::{Fixture, named};
+use crate::common::{Fixture, log, named};
 
 const DEVICE: &str = "/machine/peripheral/fs0";
 
@@ -37,6 +40,24 @@ async fn a36_b18_a_directory_by_virtio_fs_is_under_its_tag_and_the_daemon_is_tol
         assert!(arguments.iter().any(|found| found == argument), "{argument}: {arguments:?}");
     }
     machine.end().await;
+}
+
+/// No release of QEMU has it; a build that has shows the window instead.
+#[tokio::test]
+async fn b18_a_window_of_files_is_asked_of_qemu() {
+    let mut fixture = Fixture::new().with_virtiofs();
+    let share = fixture.spec.share.as_mut().unwrap();
+    let ShareKind::VirtioFs(fs) = &mut share.kind else { panic!("asked for virtio-fs") };
+    fs.dax_mib = 64;
+    let refused = match Qemu::new(log()).boot(fixture.spec.clone()).await {
+        Ok(vm) => {
+            vm.stop(Duration::ZERO).await.unwrap();
+            return;
+        }
+        Err(refused) => refused.to_string(),
+    };
+    assert!(refused.contains("cache-size"), "{refused}");
+    fixture.assert_nothing_left();
 }
 
 #[tokio::test]

@@ -6,6 +6,10 @@ use std::{
     io::Write as _,
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use slog::{Drain, KV, Level, Logger, OwnedKVList, Record, Serializer, o};
@@ -16,11 +20,31 @@ use crate::error::{Error, Result};
 /// A line longer than this is cut: what the kernel writes to a pipe in one piece.
 const LONGEST_LINE: usize = nix::libc::PIPE_BUF;
 
+/// How much a log has; shared by all who may want more.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Verbosity(Arc<AtomicBool>);
+
+impl Verbosity {
+    /// What is for debugging, from the start or not.
+    pub(crate) fn new(debug: bool) -> Verbosity {
+        Verbosity(Arc::new(debug.into()))
+    }
+
+    /// From now on the log has what is for debugging.
+    pub(crate) fn raise(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        if self.0.load(Ordering::Relaxed) { Level::Debug } else { Level::Info }
+    }
+}
+
 /// Opens the log of the shim whose bundle is the working directory. Also takes what libraries say through `log`.
 ///
 /// # Errors
 /// When the FIFO cannot be opened.
-pub(crate) fn open(bundle: &Path, debug: bool, id: &str) -> Result<Logger> {
+pub(crate) fn open(bundle: &Path, verbosity: Verbosity, id: &str) -> Result<Logger> {
     let path = bundle.join("log");
     // Read-write, so that opening waits for nobody and a restarted containerd finds the pipe alive; non-blocking,
     // so that a containerd that is gone stops nothing here.
@@ -30,8 +54,8 @@ pub(crate) fn open(bundle: &Path, debug: bool, id: &str) -> Result<Logger> {
         .custom_flags(nix::libc::O_NONBLOCK)
         .open(&path)
         .map_err(Error::io(format_args!("log {}", path.display())))?;
-    let level = if debug { Level::Debug } else { Level::Info };
-    let drain = Logfmt { fifo }.filter_level(level).ignore_res();
+    let drain =
+        Logfmt { fifo }.filter(move |record| record.level().is_at_least(verbosity.level())).ignore_res();
     let logger = Logger::root(drain, o!("runtime" => crate::cli::RUNTIME_NAME, "id" => id.to_string()));
     capture_libraries(&logger);
     Ok(logger)
@@ -139,15 +163,18 @@ mod tests {
     fn lines_reach_the_pipe_and_a_full_pipe_blocks_nobody() {
         let dir = tempfile::tempdir().unwrap();
         nix::unistd::mkfifo(&dir.path().join("log"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let logger = open(dir.path(), false, "c1").unwrap();
+        let verbosity = Verbosity::default();
+        let logger = open(dir.path(), verbosity.clone(), "c1").unwrap();
         slog::info!(logger, "hello"; "n" => 1);
         slog::debug!(logger, "unheard");
+        verbosity.raise();
+        slog::debug!(logger, "heard");
         let mut reader = OpenOptions::new().read(true).write(true).open(dir.path().join("log")).unwrap();
         let mut bytes = [0; 512];
         let count = std::io::Read::read(&mut reader, &mut bytes).unwrap();
         let text = String::from_utf8_lossy(&bytes[..count]);
         assert!(text.contains("msg=hello n=1 id=c1") && text.ends_with('\n'), "{text}");
-        assert!(!text.contains("unheard"));
+        assert!(!text.contains("unheard") && text.contains("msg=heard"), "{text}");
         for _ in 0..2000 {
             slog::info!(logger, "{}", "x".repeat(100));
         }

@@ -25,7 +25,7 @@ use vmm::Qemu;
 use crate::{
     error::{Error, Result},
     events::Events,
-    logging,
+    logging::{self, Verbosity},
     service::TaskService,
 };
 
@@ -43,9 +43,10 @@ const BLOCKING_THREADS: usize = 4;
 pub(crate) fn run(flags: &Flags) -> Result<()> {
     let listener = inherited_listener()?;
     let bundle = std::env::current_dir().map_err(Error::io("working directory"))?;
-    let log = logging::open(&bundle, flags.debug, &flags.id)?;
+    let verbosity = Verbosity::new(flags.debug);
+    let log = logging::open(&bundle, verbosity.clone(), &flags.id)?;
     log_panics(log.clone());
-    let outcome = serve_on(listener, flags, &log);
+    let outcome = serve_on(listener, flags, &log, verbosity);
     if let Err(error) = &outcome {
         slog::crit!(log, "{error}");
     }
@@ -57,7 +58,12 @@ fn log_panics(log: Logger) {
     std::panic::set_hook(Box::new(move |panic| slog::crit!(log, "panic"; "what" => panic.to_string())));
 }
 
-fn serve_on(listener: std::os::unix::net::UnixListener, flags: &Flags, log: &Logger) -> Result<()> {
+fn serve_on(
+    listener: std::os::unix::net::UnixListener,
+    flags: &Flags,
+    log: &Logger,
+    verbosity: Verbosity,
+) -> Result<()> {
     private_mounts()?;
     // One thread: the parent-death signal of QEMU and its helpers follows the thread that spawned them, and a
     // thread less is memory saved in every pod.
@@ -66,7 +72,7 @@ fn serve_on(listener: std::os::unix::net::UnixListener, flags: &Flags, log: &Log
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(Error::io("asynchronous runtime"))?;
-    let outcome = runtime.block_on(serve(listener, flags, log));
+    let outcome = runtime.block_on(serve(listener, flags, log, verbosity));
     // A file operation that hangs must not keep the shim alive.
     runtime.shutdown_background();
     outcome
@@ -102,7 +108,12 @@ fn inherited_listener() -> Result<std::os::unix::net::UnixListener> {
     Ok(listener)
 }
 
-async fn serve(listener: std::os::unix::net::UnixListener, flags: &Flags, log: &Logger) -> Result<()> {
+async fn serve(
+    listener: std::os::unix::net::UnixListener,
+    flags: &Flags,
+    log: &Logger,
+    verbosity: Verbosity,
+) -> Result<()> {
     let socket = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_path_buf));
     let listener = UnixListener::from_std(listener).map_err(Error::io("listening socket"))?;
     let address = std::env::var(TTRPC_ADDRESS).map_err(|_| {
@@ -116,6 +127,7 @@ async fn serve(listener: std::os::unix::net::UnixListener, flags: &Flags, log: &
         events,
         exit.clone(),
         log.clone(),
+        verbosity,
     ));
     let mut server =
         Server::new().add_listener(Listener::from(listener)).register_service(task_services(&service));

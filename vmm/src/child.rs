@@ -96,7 +96,7 @@ impl Launch {
             let mut words = Words::new(log);
             let status = words.read_until(output, child.wait()).await;
             let exit = words.exit(self.who, status);
-            exit::publish(&first_exit, exit.clone());
+            exit::publish_after_its_cause(&first_exit, exit.clone()).await;
             own_exit.send_replace(Some(exit));
         });
         Ok(Child { process, pidfd, exit })

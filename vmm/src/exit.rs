@@ -1,6 +1,7 @@
 //! How a virtual machine ended.
 
 use std::fmt;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -60,8 +61,49 @@ impl fmt::Display for VmExit {
     }
 }
 
+/// How long a daemon's good end is kept back. It ends so once QEMU has closed the connection to it, so that the end of
+/// QEMU, which explains it, is on its way.
+const CAUSE_FOLLOWS: Duration = Duration::from_secs(1);
+
+/// The same as [`publish`], but what another exit explains waits for that.
+pub(crate) async fn publish_after_its_cause(first: &watch::Sender<Option<VmExit>>, exit: VmExit) {
+    if (exit.who, &exit.how) == (Who::Virtiofsd, &How::Exited(0)) {
+        let mut known = first.subscribe();
+        let _ = tokio::time::timeout(CAUSE_FOLLOWS, known.wait_for(Option::is_some)).await;
+    }
+    publish(first, exit);
+}
+
 /// Says on `first` that the machine is of no more use, unless that is known already: the first exit explains those
 /// that follow from it.
 pub(crate) fn publish(first: &watch::Sender<Option<VmExit>>, exit: VmExit) {
     first.send_if_modified(|first| first.is_none() && first.replace(exit).is_none());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(who: Who, how: How) -> VmExit {
+        VmExit { who, how, last_words: String::new() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_ends_well_is_not_what_a_killed_qemu_died_of() {
+        let first = watch::Sender::new(None);
+        let (follows, cause) = (exit(Who::Virtiofsd, How::Exited(0)), exit(Who::Qemu, How::Killed(9)));
+        tokio::join!(publish_after_its_cause(&first, follows.clone()), async {
+            publish_after_its_cause(&first, cause.clone()).await;
+        });
+        assert_eq!(*first.borrow(), Some(cause));
+        // Where QEMU lives on, it is told all the same; one that was killed is told at once.
+        first.send_replace(None);
+        publish_after_its_cause(&first, follows.clone()).await;
+        assert_eq!(*first.borrow(), Some(follows));
+        first.send_replace(None);
+        let killed = exit(Who::Virtiofsd, How::Killed(9));
+        let at_once = tokio::time::timeout(Duration::ZERO, publish_after_its_cause(&first, killed.clone()));
+        at_once.await.unwrap();
+        assert_eq!(*first.borrow(), Some(killed));
+    }
 }

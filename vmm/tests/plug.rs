@@ -14,16 +14,16 @@ use std::fs::File;
 use std::num::NonZeroU32;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use common::monitor::Machine;
+use common::storage::Server;
 use common::{Fixture, log};
 use serde_json::{Value, json};
 use vmm::plug::{Disk, DiskBus, MemorySize, PlugError, Pluggable, Pmem, VhostUserDisk};
 use vmm::spec::{
-    Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, Memory, PassThrough, PciPlaces, Queues,
-    Sectors, Vcpus, VfioPort, Window,
+    Access, Backing, Block, BlockDriver, BlockOptions, Cache, IoThreads, Memory, PassThrough, PciPlaces,
+    Queues, Sectors, Vcpus, VfioPort, Window,
 };
 use vmm::vfio::HostDevice;
 use vmm::{Hypervisor, Qemu};
@@ -122,6 +122,21 @@ async fn b14_b15_memory_comes_in_modules_of_whole_blocks_up_to_the_most() {
 }
 
 #[tokio::test]
+async fn a38_later_memory_is_in_the_directory_of_that_of_the_boot() {
+    let (mut fixture, _) = fixture();
+    let directory = fixture.dir.path().join("memory");
+    std::fs::create_dir(&directory).unwrap();
+    fixture.spec.backing = Backing::Directory(directory.clone());
+    let mut machine = Machine::boot(fixture).await;
+    machine.vm.resize_memory(MemorySize { mib: 384, block_mib: 128 }).await.unwrap();
+    let module = machine.ask("query-memory-devices", json!({}))[0]["data"].take();
+    let backend = module["memdev"].as_str().unwrap();
+    assert_eq!(property(&mut machine, backend, "mem-path"), directory.to_str().unwrap());
+    assert_eq!(property(&mut machine, backend, "share"), true);
+    machine.end().await;
+}
+
+#[tokio::test]
 async fn b14_a_machine_without_slots_says_what_gives_it_some() {
     let (mut fixture, _) = fixture();
     fixture.spec.memory = Memory::new(256, 1, 1024).unwrap();
@@ -142,6 +157,27 @@ async fn a39_virtio_mem_has_all_that_may_come_and_asks_for_none_of_it() {
     assert_eq!(device["type"], "virtio-mem");
     assert_eq!((&device["data"]["max-size"], &device["data"]["size"]), (&json!(768 << 20), &json!(0)));
     assert_eq!(device["data"]["requested-size"], 0);
+    machine.end().await;
+}
+
+/// This guest has no driver for it, so it has none of it for now.
+#[tokio::test]
+async fn b15_virtio_mem_is_asked_for_what_is_wanted_on_top_of_the_memory_of_the_boot() {
+    let (mut fixture, _) = fixture();
+    fixture.spec.virtio_mem = true;
+    let mut machine = Machine::boot(fixture).await;
+    let asking = machine.vm.resize_memory(MemorySize { mib: 500, block_mib: 128 });
+    assert!(tokio::time::timeout(Duration::from_millis(100), asking).await.is_err());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let device = machine.ask("query-memory-devices", json!({}))[0]["data"].take();
+        assert_eq!(device["size"], 0);
+        if device["requested-size"] == 256 << 20 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{device}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     machine.end().await;
 }
 
@@ -172,9 +208,19 @@ async fn b7_a20_a_disk_is_read_and_written_as_the_machine_is_told() {
 async fn b7_scsi_disks_are_units_of_the_controller_where_there_is_one() {
     let (fixture, image) = fixture();
     let scsi = || Pluggable::Disk(Disk { path: image.clone(), read_only: true, bus: DiskBus::Scsi });
-    let machine = Machine::boot(fixture).await;
-    let places = [machine.vm.plug(scsi()).await.unwrap().at, machine.vm.plug(scsi()).await.unwrap().at];
-    assert_eq!(places.map(|place| place.to_string()), ["0:0", "0:1"]);
+    let mut machine = Machine::boot(fixture).await;
+    for unit in 0..2 {
+        let plugged = machine.vm.plug(scsi()).await.unwrap();
+        assert_eq!(plugged.at.to_string(), format!("0:{unit}"));
+        let disk = format!("/machine/peripheral/{}", plugged.id);
+        assert_eq!(
+            (property(&mut machine, &disk, "scsi-id"), property(&mut machine, &disk, "lun")),
+            (0.into(), unit.into())
+        );
+        let bus = property(&mut machine, &disk, "parent_bus");
+        assert_eq!(bus, "/machine/peripheral/scsi0/virtio-backend/scsi0.0");
+        assert_eq!(property(&mut machine, &disk, "share-rw"), true);
+    }
     machine.end().await;
 
     let (mut fixture, _) = self::fixture();
@@ -227,39 +273,6 @@ async fn b8_a_file_that_is_no_memory_is_refused_and_leaves_nothing() {
     let objects = machine.ask("qom-list", json!({"path": "/objects"}));
     assert!(!objects.to_string().contains("plugged"), "{objects}");
     machine.end().await;
-}
-
-/// QEMU's own server of disks, ended with the test.
-struct Server(Child);
-
-impl Server {
-    /// Serves `image` at `socket`.
-    fn start(image: &Path, socket: &Path) -> Server {
-        let node = format!("driver=file,node-name=disk,filename={}", image.display());
-        let export = format!(
-            "type=vhost-user-blk,id=disk,node-name=disk,addr.type=unix,addr.path={},writable=on",
-            socket.display()
-        );
-        let server = Server(
-            Command::new("qemu-storage-daemon")
-                .args(["--blockdev", &node, "--export", &export])
-                .spawn()
-                .unwrap(),
-        );
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !socket.exists() {
-            assert!(Instant::now() < deadline, "{} does not come", socket.display());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        server
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[tokio::test]

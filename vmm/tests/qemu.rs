@@ -137,6 +137,18 @@ async fn r02_a_killed_qemu_is_an_event() {
 }
 
 #[tokio::test]
+async fn b1_a_stop_ends_the_daemon_of_a_qemu_that_is_dead_already() {
+    let fixture = Fixture::new().with_virtiofs();
+    let vm = boot(&fixture).await;
+    let processes = vm.processes();
+    assert!(named(&processes, "qemu").kill().unwrap());
+    assert_eq!(ended(vm.as_ref(), Duration::from_secs(1)).await.who, Who::Qemu);
+    vm.stop(Duration::from_secs(1)).await.unwrap();
+    assert!(!named(&processes, "virtiofsd").is_there());
+    fixture.assert_nothing_left();
+}
+
+#[tokio::test]
 async fn r08_a_killed_virtiofsd_is_an_event() {
     let fixture = Fixture::new().with_virtiofs();
     let vm = boot(&fixture).await;
@@ -190,6 +202,24 @@ async fn r01_a_qemu_that_exits_at_once_is_quoted() {
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     let text = error.to_string();
     assert!(text.ends_with("qemu ended with status 3: first | no such machine"), "{text}");
+    fixture.assert_nothing_left();
+}
+
+/// Speaks QMP as a QEMU of release 5 does.
+const OLD: &str = r#"exec bash -c '
+for word; do case $word in socket,id=qmp0,fd=*) monitor=${word##*=};; esac; done
+echo "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 9, \"minor\": 2, \"major\": 5}, \"package\": \"\"}, \"capabilities\": []}}" >&$monitor
+read -r line <&$monitor
+id=${line##*\"id\":}
+echo "{\"return\": {}, \"id\": ${id%%[,\}]*}}" >&$monitor
+exec sleep 60' "$0" "$@""#;
+
+#[tokio::test]
+async fn a42_a_qemu_that_is_too_old_is_told_by_its_version() {
+    let mut fixture = Fixture::new();
+    fixture.spec.qemu = script(&fixture, OLD);
+    let error = refused(&fixture).await;
+    assert!(matches!(&error, BootError::TooOld { found, .. } if found == "5.2.9"), "{error}");
     fixture.assert_nothing_left();
 }
 

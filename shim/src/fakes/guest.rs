@@ -243,7 +243,10 @@ impl Health for Guest {
 #[async_trait]
 impl AgentService for Guest {
     async fn create_sandbox(&self, _: &TtrpcContext, asked: CreateSandboxRequest) -> ttrpc::Result<Empty> {
-        self.enter("CreateSandbox", &asked.sandbox_id).await?;
+        let module =
+            |module: &agent::KernelModule| format!(" [{} {}]", module.name, module.parameters.join(" "));
+        let modules: String = asked.kernel_modules.iter().map(module).collect();
+        self.enter("CreateSandbox", &format!("{}{modules}", asked.sandbox_id)).await?;
         Ok(Empty::new())
     }
 
@@ -257,7 +260,11 @@ impl AgentService for Guest {
         _: &TtrpcContext,
         asked: CreateContainerRequest,
     ) -> ttrpc::Result<Empty> {
-        self.enter("CreateContainer", &asked.container_id).await?;
+        let spec = asked.oci.as_ref().unwrap();
+        let seccomp =
+            if spec.linux.as_ref().is_some_and(|linux| linux.seccomp.is_some()) { " seccomp" } else { "" };
+        let label = spec.process.as_ref().map_or("", |process| process.selinux_label.as_str());
+        self.enter("CreateContainer", &format!("{}{seccomp} {label}|", asked.container_id)).await?;
         self.add(&asked.container_id, &asked.exec_id);
         Ok(Empty::new())
     }

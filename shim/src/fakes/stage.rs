@@ -28,6 +28,7 @@ use tokio::{
 use super::{containerd, guest::Guest, machine::FakeHypervisor};
 use crate::{
     events::{Delivery, Events},
+    logging::Verbosity,
     service::TaskService,
 };
 
@@ -47,6 +48,8 @@ pub(crate) struct Shim {
     pub(crate) machine: Arc<FakeHypervisor>,
     pub(crate) guest: Arc<Guest>,
     pub(crate) exit: Arc<ExitSignal>,
+    /// That of the shim's log.
+    pub(crate) verbosity: Verbosity,
     pub(crate) dir: TempDir,
     published: AsyncMutex<UnboundedReceiver<String>>,
     events: Events,
@@ -154,12 +157,21 @@ impl Shim {
         let log = Logger::root(Discard, o!());
         let (events, delivery) = Events::to(events.to_str().unwrap(), NAMESPACE, log.clone());
         let exit = Arc::new(ExitSignal::default());
-        let service = TaskService::new(NAMESPACE, machine.clone(), events.clone(), exit.clone(), log);
+        let verbosity = Verbosity::default();
+        let service = TaskService::new(
+            NAMESPACE,
+            machine.clone(),
+            events.clone(),
+            exit.clone(),
+            log,
+            verbosity.clone(),
+        );
         Shim {
             service: Arc::new(service),
             machine,
             guest,
             exit,
+            verbosity,
             dir,
             published: AsyncMutex::new(published),
             events,
@@ -182,7 +194,8 @@ impl Shim {
     pub(crate) async fn again(&self, id: &str) -> Vec<&'static str> {
         let log = Logger::root(Discard, o!());
         let exit = Arc::new(ExitSignal::default());
-        let service = TaskService::new(NAMESPACE, self.machine.clone(), self.events.clone(), exit, log);
+        let (machine, events, verbosity) = (self.machine.clone(), self.events.clone(), Verbosity::default());
+        let service = TaskService::new(NAMESPACE, machine, events, exit, log, verbosity);
         self.create_with(&service, self.request(id)).await.unwrap();
         assert_eq!(self.published(1).await, [format!("create {id}")]);
         service.stop().await;

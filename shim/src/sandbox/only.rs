@@ -12,6 +12,7 @@ use super::{Clock, Sandbox, boot, options};
 use crate::{
     container::bundle::SandboxRef,
     error::{Error, Result},
+    logging::Verbosity,
 };
 
 /// Holds the sandbox once there is one.
@@ -22,19 +23,26 @@ pub(crate) struct OnlySandbox {
     /// Held from the beginning of a boot until its sandbox is kept or dropped.
     making: AsyncMutex<()>,
     log: Logger,
+    verbosity: Verbosity,
 }
 
 /// That nobody else makes a sandbox.
 pub(crate) struct Making<'a>(#[expect(dead_code, reason = "held for its drop alone")] MutexGuard<'a, ()>);
 
 impl OnlySandbox {
-    pub(crate) fn new(namespace: &str, hypervisor: Arc<dyn Hypervisor>, log: Logger) -> OnlySandbox {
+    pub(crate) fn new(
+        namespace: &str,
+        hypervisor: Arc<dyn Hypervisor>,
+        log: Logger,
+        verbosity: Verbosity,
+    ) -> OnlySandbox {
         OnlySandbox {
             namespace: namespace.to_string(),
             hypervisor,
             current: Mutex::new(None),
             making: AsyncMutex::new(()),
             log,
+            verbosity,
         }
     }
 
@@ -64,6 +72,9 @@ impl OnlySandbox {
         let clock = Clock::start(self.log.clone());
         clock.mark("create_received");
         let configuration = options::configuration(options, spec, &self.log)?;
+        if configuration.runtime.debug {
+            self.verbosity.raise();
+        }
         let plan =
             boot::Plan { namespace: &self.namespace, id: &wanted.id, spec, configuration: &configuration };
         let sandbox = boot::boot(plan, self.hypervisor.as_ref(), clock, &self.log).await?;

@@ -130,11 +130,16 @@ fn unusable(key: &'static str) -> impl Fn(SpecError) -> Error {
 /// QEMU's filter runs at every system call, so it should at least be translated.
 fn seccomp_of(hypervisor: &Hypervisor, log: &Logger) -> Option<String> {
     let filter = Some(hypervisor.seccompsandbox.clone()).filter(|filter| !filter.is_empty())?;
-    if fs::read_to_string(BPF_JIT).is_ok_and(|value| value.trim() == "0") {
+    if fs::read_to_string(BPF_JIT).is_ok_and(|value| is_off(&value)) {
         warn!(log, "seccompsandbox is set, but the host interprets its filter: QEMU's system calls are slow";
             "to_be_faster" => "sysctl net.core.bpf_jit_enable=1");
     }
     Some(filter)
+}
+
+/// A number and the end of its line, as the kernel writes switches.
+fn is_off(switch: &str) -> bool {
+    switch.trim() == "0"
 }
 
 /// The pod's label. QEMU is on the host what the pod's processes would be.

@@ -2,6 +2,7 @@
 
 mod deaths;
 mod execs;
+mod keys;
 mod lifecycle;
 mod sandboxes;
 mod streams;

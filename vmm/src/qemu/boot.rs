@@ -125,7 +125,7 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
     let user = processes.user();
     let qemu =
         processes.start(Program { who: Who::Qemu, path: &spec.qemu, args, fds, umask: 0o077, user })?;
-    let console = Console::read(console, processes.log().new(o!("process" => "guest")));
+    let console = Console::read(console, spec.debug, processes.log().new(o!("process" => "guest")));
     let started = async {
         let monitor = negotiate(processes, spec, told, monitor).await?;
         first_state(monitor.qmp(), spec, filling).await?;

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub(crate) mod monitor;
+pub(crate) mod storage;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -7,15 +7,21 @@
     reason = "a test fails by panicking"
 )]
 
+mod absent;
 mod block;
 mod boards;
 #[path = "../common/mod.rs"]
 mod common;
+mod console;
 mod firmware;
 mod image;
+mod machine;
 mod memory;
+mod nic;
 mod pci;
 mod protection;
+mod share;
+mod vhost_user;
 mod virtio;
 
 use std::os::unix::fs::PermissionsExt;

@@ -29,8 +29,19 @@ async fn a15_a30_bridges_and_root_ports_are_where_later_devices_look_for_them() 
     for port in 0..16 {
         assert!(devices.contains(&(format!("rp{port}"), 7 + port)), "{devices:?}");
     }
-    let reserve = json!({"path": "/machine/peripheral/rp7", "property": "pref64-reserve"});
-    assert_eq!(machine.ask("qom-get", reserve), 1 << 30);
+    for (device, property, wanted) in [
+        ("rp7", "mem-reserve", json!(4 << 20)),
+        ("rp7", "pref64-reserve", json!(1 << 30)),
+        ("rp7", "slot", json!(7)),
+        ("pci-bridge-4", "chassis_nr", json!(5)),
+        ("pci-bridge-4", "shpc", json!(false)),
+        ("pci-bridge-4", "io-reserve", json!(4 << 10)),
+        ("pci-bridge-4", "mem-reserve", json!(1 << 20)),
+        ("pci-bridge-4", "pref64-reserve", json!(1 << 20)),
+    ] {
+        let path = format!("/machine/peripheral/{device}");
+        assert_eq!(machine.property(&path, property), wanted, "{device} {property}");
+    }
     machine.end().await;
 }
 

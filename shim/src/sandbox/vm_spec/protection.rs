@@ -86,6 +86,19 @@ mod tests {
     }
 
     #[test]
+    fn a27_an_identity_of_the_operators_is_the_machines_or_named_where_it_is_none() {
+        let with = |block: String| {
+            let auth = format!("{}==", "B".repeat(5462));
+            of(&Confidential { snp_identity: Some((block, auth)), ..asked(true) }, amd(true), Some(51))
+        };
+        let Protection::Snp { identity: Some(identity), .. } = with("A".repeat(128)).unwrap() else {
+            panic!("no identity");
+        };
+        assert_eq!((identity.block().len(), identity.auth().len()), (128, 5464));
+        assert!(with("A".repeat(64)).unwrap_err().to_string().contains("snp_id_block"));
+    }
+
+    #[test]
     fn a27_a_host_without_it_runs_no_guest_unprotected() {
         let tdx = Available { tdx: true, amd: None };
         for (snp, host, what) in [

@@ -1,33 +1,58 @@
 //! What keys of the configuration make of the machine.
 
+mod keys;
+
 use std::{collections::HashMap, fs, os::unix::fs::PermissionsExt};
 
 use oci_spec::runtime::SpecBuilder;
 use slog::{Discard, o};
-use vmm::spec::{BlockDriver, Boot, Cache, ImageDriver, Queues};
+use tempfile::TempDir;
+use vmm::spec::{BlockDriver, Boot, Cache, ImageDriver, ImageFs, Queues};
 
 use super::*;
 
-/// A machine by a configuration that says `keys` beside the least there is to say, or why there is none.
-fn machine(keys: &str, spec: &Spec) -> Result<VmSpec> {
+/// A configuration that says `keys` beside the least there is to say, in a directory of files it may name `@DIR@`.
+fn configuration(keys: &str) -> (TempDir, Configuration) {
     let dir = tempfile::tempdir().unwrap();
     for file in ["kernel", "initrd", "image", "firmware"] {
         fs::write(dir.path().join(file), [1; 4096]).unwrap();
     }
     let at = dir.path().display();
-    let rootfs = if keys.contains("image =") { "" } else { "initrd = '@DIR@/initrd'\n" };
-    let text = format!(
-        "[hypervisor.qemu]\npath = '/bin/true'\nkernel = '@DIR@/kernel'\naccelerator = 'tcg'\nvsock = 'vhost-user'\n\
-         default_maxvcpus = 1\ndefault_memory = 256\n{rootfs}{keys}\n"
-    );
+    let least = [
+        "path = '/bin/true'",
+        "kernel = '@DIR@/kernel'",
+        "initrd = '@DIR@/initrd'",
+        "accelerator = 'tcg'",
+        "vsock = 'vhost-user'",
+        "default_maxvcpus = 1",
+        "default_memory = 256",
+    ];
+    let says = |key: &str| keys.lines().any(|line| line.split(' ').next() == Some(key));
+    let usual = least.iter().filter(|line| {
+        let key = line.split(' ').next().unwrap();
+        !(says(key) || key == "initrd" && says("image"))
+    });
+    let usual: Vec<_> = usual.copied().collect();
+    let text = format!("[hypervisor.qemu]\n{}\n{keys}\n", usual.join("\n"));
     let path = dir.path().join("configuration.toml");
     fs::write(&path, text.replace("@DIR@", &at.to_string())).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     let loaded = Configuration::load(Some(&path), &HashMap::new()).unwrap();
-    let plan = Plan { namespace: "k8s.io", id: "pod", spec, configuration: &loaded.configuration };
-    let log = Logger::root(Discard, o!());
-    of(&loaded.configuration, &plan, Path::new("/run/pod"), Path::new("/run/pod/shared"), &log)
-        .map(|plan| plan.spec)
+    (dir, loaded.configuration)
+}
+
+fn planned(configuration: &Configuration, spec: &Spec) -> Result<MachinePlan> {
+    let plan = Plan { namespace: "k8s.io", id: "pod", spec, configuration };
+    of(configuration, &plan, Path::new("/run/pod"), Path::new("/run/pod/shared"), &log())
+}
+
+fn log() -> Logger {
+    Logger::root(Discard, o!())
+}
+
+/// A machine by a configuration that says `keys`, or why there is none.
+fn machine(keys: &str, spec: &Spec) -> Result<VmSpec> {
+    planned(&configuration(keys).1, spec).map(|plan| plan.spec)
 }
 
 fn of_keys(keys: &str) -> VmSpec {

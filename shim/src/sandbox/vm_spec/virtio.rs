@@ -7,8 +7,18 @@ use vmm::spec::{Accelerator, Capabilities, VirtioPci};
 
 /// An IOMMU knows nothing of the old interface, so it comes first; the translator gains nothing by it.
 pub(super) fn of(hypervisor: &Hypervisor, accelerator: Accelerator, board: Capabilities) -> VirtioPci {
-    let has_legacy = board.pci && hypervisor.confidential.is_none();
     let nested = || fs::read_to_string("/proc/cpuinfo").is_ok_and(|cpus| in_a_virtual_machine(&cpus));
+    where_nested(hypervisor, accelerator, board, nested)
+}
+
+/// The same for a host that is a virtual machine itself, or not.
+pub(super) fn where_nested(
+    hypervisor: &Hypervisor,
+    accelerator: Accelerator,
+    board: Capabilities,
+    nested: impl FnOnce() -> bool,
+) -> VirtioPci {
+    let has_legacy = board.pci && hypervisor.confidential.is_none();
     if hypervisor.enable_iommu_platform {
         VirtioPci::BehindIommu
     } else if has_legacy && accelerator == Accelerator::Kvm && !hypervisor.disable_nesting_checks && nested()

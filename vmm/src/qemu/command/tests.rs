@@ -109,6 +109,14 @@ fn without_kvm_the_processor_is_the_translators_best() {
 }
 
 #[test]
+fn a12_without_features_the_processor_has_no_comma_after_it() {
+    for list in ["", ",", " , "] {
+        let cpu_features = CpuFeatures::parse(list).unwrap();
+        assert!(has(&lines(&VmSpec { cpu_features, ..spec() }, &inherited()), "-cpu host"), "{list:?}");
+    }
+}
+
+#[test]
 fn machine_options_are_written_as_new_and_old_releases_take_them() {
     let machine = Machine::Q35(MachineOptions::parse("nosmm, vmport=off,usb").unwrap());
     let lines = lines(&VmSpec { machine, ..spec() }, &inherited());

@@ -1,5 +1,8 @@
 //! Plugging in, with a QEMU that follows a script.
 
+mod disk;
+mod memory;
+mod nic;
 mod pmem;
 mod vfio;
 mod vhost_user;

@@ -78,7 +78,7 @@ pub(crate) fn command_line(spec: &VmSpec) -> String {
     if spec.iommu {
         add(&IOMMU);
     }
-    if !bounces(spec) {
+    if matches!(spec.machine, Machine::Q35(_)) && !bounces(spec) {
         add(&["swiotlb=noforce"]);
     }
     if matches!(spec.boot, Boot::Image { .. }) {

@@ -21,14 +21,14 @@ async fn b7_a_disk_is_read_and_written_by_what_the_operator_chooses() {
     ] {
         let (plugs, mut peer) = with(BlockDriver::VirtioBlk, access).await;
         let (_image, disk) = image();
-        let file = json!({"driver": "file", "filename": "/dev/fdset/16", "aio": aio});
+        let file = json!({"driver": "file", "filename": "/dev/fdset/64", "aio": aio});
         let mut node =
             json!({"driver": "raw", "node-name": "plugged-disk-1", "read-only": false, "file": file});
         if let Some((direct, no_flush)) = caching {
             node["cache"] = json!({"direct": direct, "no-flush": no_flush});
         }
         let script = async {
-            expect_exactly(&mut peer, "add-fd", json!({"fdset-id": 16}), json!({})).await;
+            expect_exactly(&mut peer, "add-fd", json!({"fdset-id": 64}), json!({})).await;
             expect_exactly(&mut peer, "blockdev-add", node, json!({})).await;
             expect(&mut peer, &["device_add"]).await;
         };

@@ -19,6 +19,7 @@ mod plug;
 mod shares;
 mod shim_alone;
 mod streams;
+mod templates;
 mod terminal;
 
 use std::io::Write;
@@ -79,6 +80,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("concurrency", concurrency::listed()),
         ("exec", exec::listed()),
         ("streams", streams::listed()),
+        ("templates", templates::listed()),
         ("terminal", terminal::listed()),
         ("lifecycle", lifecycle::listed()),
         ("inside", inside::listed()),

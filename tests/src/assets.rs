@@ -23,6 +23,8 @@ pub struct Assets {
     pub ctr: PathBuf,
     /// `KATA_TEST_QEMU`, or what the shipped configuration names.
     pub qemu: Option<PathBuf>,
+    /// `KATA_TEST_TEMPLATES`, a directory: every sandbox starts as a copy of a template in there.
+    pub templates: Option<PathBuf>,
     /// The shim's binary: `KATA_TEST_SHIM`, or the newest one in this workspace's target directory; for another
     /// runtime the one of the search path.
     pub shim: PathBuf,
@@ -41,6 +43,7 @@ impl Assets {
             containerd: program("KATA_TEST_CONTAINERD", "containerd")?,
             ctr: program("KATA_TEST_CTR", "ctr")?,
             qemu: env::var_os("KATA_TEST_QEMU").map(PathBuf::from),
+            templates: env::var_os("KATA_TEST_TEMPLATES").map(PathBuf::from),
             shim: shim(&runtime)?,
             cache: cache(),
             configuration: repository.join("configuration/configuration.toml"),

@@ -30,6 +30,9 @@ impl Configuration {
             // As in Kata's own file the profiles are off unless asked for.
             .set("runtime.disable_guest_seccomp", false)
             .remove("hypervisor.qemu.image");
+        if let Some(templates) = &assets.templates {
+            configuration.set("factory.enable_template", true).set("factory.template_path", path(templates));
+        }
         if let Some(qemu) = &assets.qemu {
             configuration.set("hypervisor.qemu.path", path(qemu));
         }

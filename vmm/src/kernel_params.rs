@@ -68,8 +68,9 @@ pub(crate) fn command_line(spec: &VmSpec) -> String {
         (Console::Serial, _) => "console=ttyS0",
     }]);
     add(verbosity(spec));
-    // Without this a guest whose kernel panicked would stay, doing nothing; with it QEMU ends, as it may not reboot.
-    add(&["panic=1"]);
+    // Without these a guest whose kernel panicked would stay, doing nothing, and one whose kernel found itself wrong would
+    // go on without the process that did, whose end nobody would hear of; with them QEMU ends, as it may not reboot.
+    add(&["panic=1", "oops=panic"]);
     add(&[&format!("nr_cpus={}", spec.vcpus.max())]);
     if spec.block.driver == BlockDriver::VirtioScsi {
         // The agent asks for each disk it is told of; looking for others takes time.

@@ -7,19 +7,30 @@ use std::{
     io::Write as _,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::Instant,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use configuration::Configuration;
 use slog::{Drain, KV, Level, Logger, Never, OwnedKVList, Record, o};
 use vmm::Qemu;
 
-use super::{Maker, key::Key, store, store::Store};
+use super::{
+    Maker,
+    key::Key,
+    store,
+    store::{Lock, Store},
+};
 use crate::{
     error::{Error, Result},
     sandbox::boot,
     serve,
 };
+
+/// How long another maker may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The kernel has no event for a lock that is free, short of waiting for it without a deadline.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +109,12 @@ fn init(configuration: &Configuration, store: &Store, directory: &Path) -> Resul
         say(&format!("{} is there already", directory.join(&key.name).display()));
         return Ok(());
     }
-    let lock = store.lock().map_err(Error::Failed)?;
-    let lock = lock.ok_or_else(|| Error::Failed("somebody else is making a template: try again".into()))?;
+    let lock = own(store)?;
+    // Whoever had the lock may have made it meanwhile.
+    if store.find(&key).is_some() {
+        say(&format!("{} is there", directory.join(&key.name).display()));
+        return Ok(());
+    }
     let maker = Maker { hypervisor: &hypervisor, configuration, storages: &machine.storages, log: &log };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(Error::io("asynchronous runtime"))?;
@@ -111,6 +126,22 @@ fn init(configuration: &Configuration, store: &Store, directory: &Path) -> Resul
         kibibytes(&[&files.memory, &files.state])
     ));
     Ok(())
+}
+
+/// Waits until nobody else makes a template: its maker, or a process that one has just been killed with.
+fn own(store: &Store) -> Result<Lock<'_>> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(lock) = store.lock().map_err(Error::Failed)? {
+            return Ok(lock);
+        }
+        if Instant::now() > until {
+            return Err(Error::DeadlineExceeded(format!(
+                "somebody else has been making a template for {PATIENCE:?}: `fuser` of the file `lock` tells who"
+            )));
+        }
+        sleep(PAUSE);
+    }
 }
 
 fn status(configuration: &Configuration, store: &Store, directory: &Path) -> Result<()> {
@@ -135,8 +166,7 @@ fn status(configuration: &Configuration, store: &Store, directory: &Path) -> Res
 }
 
 fn destroy(store: &Store, directory: &Path) -> Result<()> {
-    let lock = store.lock().map_err(Error::Failed)?;
-    let lock = lock.ok_or_else(|| Error::Failed("a template is being made: try again".into()))?;
+    let lock = own(store)?;
     lock.tidy();
     for (template, _) in store.all() {
         store::remove(&template);

@@ -96,7 +96,7 @@ fn a_machine_with_kvm_and_an_initrd_is_this_line() {
 -device {"driver":"vhost-vsock-pci","id":"vsock0","guest-cid":1234,"vhostfd":"7"}
 -kernel /guest/vmlinuz
 -initrd /guest/initrd.img
--append tsc=reliable no_timer_check rcupdate.rcu_expedited=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1 i8042.noaux=1 noreplace-smp reboot=k cryptomgr.notests net.ifnames=0 pci=lastbus=0 console=hvc0 quiet panic=1 nr_cpus=8 scsi_mod.scan=none swiotlb=noforce agent.log=info"#;
+-append tsc=reliable no_timer_check rcupdate.rcu_expedited=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1 i8042.noaux=1 noreplace-smp reboot=k cryptomgr.notests net.ifnames=0 pci=lastbus=0 console=hvc0 quiet panic=1 oops=panic nr_cpus=8 scsi_mod.scan=none swiotlb=noforce agent.log=info"#;
     assert_eq!(lines(&spec(), &inherited()).join("\n"), expected);
 }
 
@@ -158,7 +158,7 @@ fn an_image_is_a_raw_disk_that_the_guest_cannot_write() {
     );
     assert!(
         append.contains(
-            " quiet systemd.show_status=false panic=1 nr_cpus=8 scsi_mod.scan=none swiotlb=noforce systemd.unit=kata-containers.target "
+            " quiet systemd.show_status=false panic=1 oops=panic nr_cpus=8 scsi_mod.scan=none swiotlb=noforce systemd.unit=kata-containers.target "
         )
     );
 }
@@ -210,7 +210,7 @@ fn the_operators_wishes_reach_the_line() {
     assert!(has(&lines, r#"-device {"driver":"isa-serial","id":"console0","chardev":"charconsole0"}"#));
     assert!(has(&lines, r#"-object {"qom-type":"rng-random","id":"rng0","filename":"/dev/a,\"b"}"#));
     assert!(lines.last().unwrap().ends_with(
-        " console=ttyS0 debug panic=1 nr_cpus=8 scsi_mod.scan=none swiotlb=noforce panic=0 x=\"a b\""
+        " console=ttyS0 debug panic=1 oops=panic nr_cpus=8 scsi_mod.scan=none swiotlb=noforce panic=0 x=\"a b\""
     ));
 }
 

@@ -32,7 +32,7 @@ fn a8_a_microvm_has_its_devices_without_pci() {
 -device {"driver":"vhost-vsock-device","guest-cid":1234,"id":"vsock0","vhostfd":"7"}
 -kernel /guest/vmlinuz
 -initrd /guest/initrd.img
--append tsc=reliable no_timer_check rcupdate.rcu_expedited=1 noreplace-smp reboot=t cryptomgr.notests net.ifnames=0 pci=off console=hvc0 quiet panic=1 nr_cpus=2 scsi_mod.scan=none agent.log=info"#;
+-append tsc=reliable no_timer_check rcupdate.rcu_expedited=1 noreplace-smp reboot=t cryptomgr.notests net.ifnames=0 pci=off console=hvc0 quiet panic=1 oops=panic nr_cpus=2 scsi_mod.scan=none agent.log=info"#;
     assert_eq!(microvm().check(), Ok(()));
     assert_eq!(lines(&microvm(), &inherited())[7..].join("\n"), expected);
     let socket = |kind| VhostUser::new("/run/a", kind, None).unwrap();
@@ -54,7 +54,7 @@ fn a8_the_board_of_arm_has_its_own_clock_port_and_interrupts() {
         "-rtc base=utc,clock=host",
         "-serial chardev:charconsole0",
         "-append rcupdate.rcu_expedited=1 cryptomgr.notests net.ifnames=0 iommu.passthrough=0 console=ttyAMA0 quiet \
-         panic=1 nr_cpus=2 scsi_mod.scan=none agent.log=info",
+         panic=1 oops=panic nr_cpus=2 scsi_mod.scan=none agent.log=info",
     ] {
         assert!(has(&by_kvm, expected), "{expected}\n{by_kvm:#?}");
     }

@@ -32,7 +32,8 @@ use crate::huge_pages;
 use crate::paths;
 use crate::processes::{Processes, Program};
 use crate::selinux::Labelled;
-use crate::spec::{Accelerator, Boot, EXTRA_MONITOR, Share, ShareKind, VmSpec, VsockSpec};
+use crate::spec::{Accelerator, Boot, EXTRA_MONITOR, Machine as Board, Share, ShareKind, VmSpec, VsockSpec};
+use crate::ticks;
 use crate::user::User;
 use crate::virtiofsd;
 use crate::vm::{Hypervisor, Vm};
@@ -110,6 +111,7 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
             VsockSpec::Vhost => VsockEnd::Vhost { fd: vsock.fd.as_raw_fd(), cid: vsock.cid },
             VsockSpec::VhostUser => VsockEnd::VhostUser { fd: vsock.fd.as_raw_fd() },
         },
+        ticks_per_ms: ticks_per_ms(spec).await,
     };
     let args = command::render(spec, &inherited);
     let told = json!(args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>()).to_string();
@@ -202,6 +204,14 @@ fn extra_monitor(processes: &Processes) -> Result<OwnedFd, BootError> {
         Ok(listener.into())
     };
     listen().map_err(|source| BootError::Io { doing: format!("listen on {}", path.display()), source })
+}
+
+/// With ACPI the board without PCI has no timer that a guest could measure its clock by. KVM has a clock of its own.
+async fn ticks_per_ms(spec: &VmSpec) -> Option<u64> {
+    match (&spec.machine, spec.accelerator) {
+        (Board::Microvm(_), Accelerator::Tcg) => ticks::per_ms().await,
+        _ => None,
+    }
 }
 
 /// Opens the guest image, for reading alone, and tells its size.

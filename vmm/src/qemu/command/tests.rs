@@ -36,6 +36,7 @@ fn inherited() -> Inherited<'static> {
         image: None,
         share: None,
         vsock: VsockEnd::Vhost { fd: 7, cid: 1234 },
+        ticks_per_ms: None,
     }
 }
 

@@ -104,7 +104,7 @@ fn a_shim_that_is_told_to_shut_down_while_a_container_runs_stays(case: &Case<'_>
 }
 
 /// The child of `parent` whose program's name begins with `name`.
-fn child_named(parent: u32, name: &str) -> Result<Pid> {
+pub(crate) fn child_named(parent: u32, name: &str) -> Result<Pid> {
     let threads = fs::read_dir(format!("/proc/{parent}/task"))?.flatten();
     let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
     for list in lists {

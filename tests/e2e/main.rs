@@ -15,6 +15,7 @@ mod faults;
 mod inside;
 mod lifecycle;
 mod logging;
+mod machines;
 mod plug;
 mod shares;
 mod shim_alone;
@@ -87,6 +88,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("shares", shares::listed()),
         ("faults", faults::listed()),
         ("logging", logging::listed()),
+        ("machines", machines::listed()),
         ("plug", plug::listed()),
         ("bad_input", bad_input::listed()),
     ];

@@ -23,7 +23,7 @@ const BOARD: [&str; 12] = [
     "pci=lastbus=0",
 ];
 
-/// The same for a board without PCI, whose guest ends QEMU by a triple fault as nothing else is there to reset it.
+/// The same for a board without PCI, whose guest ends QEMU by a triple fault: there is no keyboard controller.
 const MICROVM: [&str; 8] = [
     "tsc=reliable",
     "no_timer_check",
@@ -49,8 +49,9 @@ const SYSTEMD: [&str; 3] = [
 /// Devices the guest's own kernel drives keep seeing memory as it is; those it passes on go through the IOMMU.
 const IOMMU: [&str; 2] = ["intel_iommu=on", "iommu=pt"];
 
-/// The whole line. Later words win, so the specification's own come last.
-pub(crate) fn command_line(spec: &VmSpec) -> String {
+/// The whole line. Later words win, so the specification's own come last. `ticks_per_ms` is for a guest that cannot
+/// measure the rate of its clock.
+pub(crate) fn command_line(spec: &VmSpec, ticks_per_ms: Option<u64>) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut add = |list: &[&str]| words.extend(list.iter().map(ToString::to_string));
     add(match spec.machine {
@@ -58,6 +59,9 @@ pub(crate) fn command_line(spec: &VmSpec) -> String {
         Machine::Virt(_) => &VIRT,
         Machine::Microvm(_) => &MICROVM,
     });
+    if let Some(rate) = ticks_per_ms {
+        add(&[&format!("tsc_early_khz={rate}")]);
+    }
     if let Boot::Image { fs, driver, verity, .. } = &spec.boot {
         words.extend(root(*fs, *driver, verity.as_ref()));
     }

@@ -34,6 +34,7 @@ mod random;
 mod record;
 mod run_dir;
 mod selinux;
+mod ticks;
 mod user;
 mod virtiofsd;
 mod vm;

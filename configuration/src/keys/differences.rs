@@ -4,7 +4,7 @@ use super::{AGENT, HYPERVISOR, RUNTIME};
 
 #[rustfmt::skip]
 pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
-    (HYPERVISOR, "machine_type", "`virt` on ARM only. `microvm` has neither ACPI nor PCI: virtio by MMIO, for which the guest's kernel needs `virtio_mmio`, and nothing comes later."),
+    (HYPERVISOR, "machine_type", "`virt` on ARM only. `microvm` has no PCI: virtio by MMIO, for which the guest's kernel needs `virtio_mmio` and ACPI, and nothing comes later."),
     (HYPERVISOR, "accelerator", "Not in Kata. `auto` is KVM where it can really run a guest, otherwise TCG, which needs no hardware support, with a warning."),
     (HYPERVISOR, "vsock", "Not in Kata. `vhost-user` is a device in the shim itself, which needs nothing of the host; `auto` is it where `/dev/vhost-vsock` does not exist."),
     (HYPERVISOR, "default_memory", "Less than 256 is an error; Kata silently takes 2048."),

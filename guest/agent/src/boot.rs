@@ -38,6 +38,7 @@ pub(crate) fn run() -> Result<(), Error> {
     mounts::new_root()?;
     modules::load_at_boot();
     mounts::enter_new_root()?;
+    modules::find_mmio_devices();
     crate::log::set_level_from_command_line();
     cgroups::set_up()?;
     hotplug::use_new_memory();

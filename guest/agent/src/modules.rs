@@ -26,6 +26,9 @@ const KNOWN: &str = "/sys/module";
 /// QEMU's device for a kernel that panicked, as ACPI has it.
 const PANIC_DEVICE: &str = "/sys/bus/acpi/devices/QEMU0001:00";
 
+/// The first virtio device of a board without PCI, as ACPI has it. Debian's kernel reads of none on its command line.
+const MMIO_DEVICE: &str = "/sys/bus/acpi/devices/LNRO0005:00";
+
 /// Drivers by the device ids of the virtio specification, section 5.
 const VIRTIO_DRIVERS: &[(&str, &str)] = &[
     ("0x0001", "virtio_net"),
@@ -102,8 +105,17 @@ pub(crate) fn is_known(path: &Path) -> bool {
 
 /// Loads the driver by which the kernel tells the host that it panicked, where the host wants to know.
 pub(crate) fn drive_panic_device() {
-    if Path::new(PANIC_DEVICE).exists()
-        && let Err(error) = need("pvpanic-mmio")
+    need_for(PANIC_DEVICE, "pvpanic-mmio");
+}
+
+/// Loads the driver that finds virtio devices where there is no PCI to find them on.
+pub(crate) fn find_mmio_devices() {
+    need_for(MMIO_DEVICE, "virtio_mmio");
+}
+
+fn need_for(device: &str, driver: &str) {
+    if Path::new(device).exists()
+        && let Err(error) = need(driver)
     {
         ::log::warn!("{}", crate::error::chain(&error));
     }

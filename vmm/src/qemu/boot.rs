@@ -36,7 +36,8 @@ use crate::memory_file::{Filling, MemoryFile};
 use crate::paths;
 use crate::processes::{Processes, Program};
 use crate::selinux::Labelled;
-use crate::spec::{Accelerator, Boot, EXTRA_MONITOR, Origin, VmSpec};
+use crate::spec::{Accelerator, Boot, EXTRA_MONITOR, Machine as Board, Origin, VmSpec};
+use crate::ticks;
 use crate::user::User;
 use crate::vm::{Hypervisor, Vm};
 
@@ -109,6 +110,7 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
         share,
         vsock,
         memory: memory.as_ref().map(|memory| memory.fd.as_raw_fd()),
+        ticks_per_ms: ticks_per_ms(spec).await,
     };
     let args = command::render(spec, &inherited);
     let told = json!(args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>()).to_string();
@@ -201,6 +203,14 @@ fn extra_monitor(processes: &Processes) -> Result<OwnedFd, BootError> {
         Ok(listener.into())
     };
     listen().map_err(|source| BootError::Io { doing: format!("listen on {}", path.display()), source })
+}
+
+/// With ACPI the board without PCI has no timer that a guest could measure its clock by. KVM has a clock of its own.
+async fn ticks_per_ms(spec: &VmSpec) -> Option<u64> {
+    match (&spec.machine, spec.accelerator) {
+        (Board::Microvm(_), Accelerator::Tcg) => ticks::per_ms().await,
+        _ => None,
+    }
 }
 
 /// Opens the guest image, for reading alone, and tells its size.

@@ -30,7 +30,7 @@ pub(super) const SHARE_CHARDEV: &str = "charfs0";
 pub(super) const VSOCK: &str = "vsock0";
 pub(super) const VSOCK_CHARDEV: &str = "charvsock0";
 
-/// What is there for QEMU to connect to, by the descriptors it inherits.
+/// What is there for QEMU to connect to, by the descriptors it inherits, and what only the host could tell.
 #[derive(Debug, Clone)]
 pub(crate) struct Inherited<'a> {
     /// A connected socket for the monitor.
@@ -49,6 +49,8 @@ pub(crate) struct Inherited<'a> {
     pub(crate) vsock: Option<VsockEnd>,
     /// The file with the memory of a template, or with that of a copy.
     pub(crate) memory: Option<RawFd>,
+    /// Ticks in a millisecond of the guest's clock, where it cannot measure them.
+    pub(crate) ticks_per_ms: Option<u64>,
 }
 
 /// A guest image, open for reading.
@@ -137,7 +139,7 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     for (number, device) in spec.vhost_user.iter().enumerate() {
         vhost_user(&mut line, number, device);
     }
-    kernel(&mut line, spec);
+    kernel(&mut line, spec, inherited.ticks_per_ms);
     if matches!(spec.origin, Origin::Copy { .. }) {
         line.option("-incoming", "defer");
     }
@@ -245,12 +247,12 @@ fn vhost_user(line: &mut Line, number: usize, device: &VhostUser) {
     line.device(&device);
 }
 
-fn kernel(line: &mut Line, spec: &VmSpec) {
+fn kernel(line: &mut Line, spec: &VmSpec, ticks_per_ms: Option<u64>) {
     line.option("-kernel", &spec.kernel);
     if let Boot::Initrd(initrd) = &spec.boot {
         line.option("-initrd", initrd);
     }
-    line.option("-append", kernel_params::command_line(spec));
+    line.option("-append", kernel_params::command_line(spec, ticks_per_ms));
 }
 
 /// A command line in the making.

@@ -15,7 +15,7 @@ pub enum Machine {
     Q35(MachineOptions),
     /// The board of ARM, which only QEMU's emulator of that processor has.
     Virt(MachineOptions),
-    /// The board of x86 without PCI and ACPI: quick to start, and as it is for good.
+    /// The board of x86 without PCI: quick to start, and as it is for good.
     Microvm(MachineOptions),
 }
 

@@ -47,9 +47,9 @@ fn machine(line: &mut Line, spec: &VmSpec) {
         (Machine::Q35(_), _) => "q35",
         (Machine::Virt(_), Accelerator::Kvm) => "virt,gic-version=host",
         (Machine::Virt(_), Accelerator::Tcg) => "virt,gic-version=max",
-        // With ACPI the board has no timer that a guest without a clock of KVM's could measure its own by. The serial
-        // port is a device like the others.
-        (Machine::Microvm(_), _) => "microvm,acpi=off,isa-serial=off",
+        // ACPI is how a guest finds the devices: kernels of distributions are built without the words of their command
+        // line that could tell them. The serial port is a device like the others.
+        (Machine::Microvm(_), _) => "microvm,acpi=on,isa-serial=off",
     };
     if matches!(spec.machine, Machine::Microvm(_)) {
         // Some of the devices know nothing but virtio 1.0.

@@ -148,7 +148,7 @@ proptest! {
             1 => Some(ShareEnd::Virtio9p { tag: &tag, source: Path::new("/run/kata/a,b/share") }),
             _ => Some(ShareEnd::VirtioFs { tag: &tag, fs: &super::tests::fs(0), fd: 31 }),
         };
-        let arguments = render(&spec, &Inherited { qmp: 10, console: 11, extra_monitor: Some(12), image, extensions: vec![21, 22], share, vsock: Some(vsock), memory: None });
+        let arguments = render(&spec, &Inherited { qmp: 10, console: 11, extra_monitor: Some(12), image, extensions: vec![21, 22], share, vsock: Some(vsock), memory: None, ticks_per_ms: None });
         let claims = claims(&arguments);
         let distinct: HashSet<&String> = claims.iter().collect();
         prop_assert_eq!(distinct.len(), claims.len(), "{:?}", claims);

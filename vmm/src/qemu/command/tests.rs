@@ -38,6 +38,7 @@ fn inherited() -> Inherited<'static> {
         share: None,
         vsock: Some(VsockEnd::Vhost { fd: 7, cid: 1234 }),
         memory: None,
+        ticks_per_ms: None,
     }
 }
 

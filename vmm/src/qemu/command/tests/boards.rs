@@ -14,7 +14,7 @@ fn microvm() -> VmSpec {
 #[test]
 fn a8_a_microvm_has_its_devices_without_pci() {
     let expected = r#"-global virtio-mmio.force-legacy=false
--machine microvm,acpi=off,isa-serial=off,accel=kvm,memory-backend=memory0
+-machine microvm,acpi=on,isa-serial=off,accel=kvm,memory-backend=memory0
 -cpu host,pmu=off
 -smp 2,cores=1,threads=1,sockets=2,maxcpus=2
 -m 512M
@@ -35,6 +35,8 @@ fn a8_a_microvm_has_its_devices_without_pci() {
 -append tsc=reliable no_timer_check rcupdate.rcu_expedited=1 noreplace-smp reboot=t cryptomgr.notests net.ifnames=0 pci=off console=hvc0 quiet panic=1 oops=panic nr_cpus=2 scsi_mod.scan=none agent.log=info"#;
     assert_eq!(microvm().check(), Ok(()));
     assert_eq!(lines(&microvm(), &inherited())[7..].join("\n"), expected);
+    let told = lines(&microvm(), &Inherited { ticks_per_ms: Some(2_400_000), ..inherited() }).join(" ");
+    assert!(told.contains(" pci=off tsc_early_khz=2400000 console=hvc0 "), "{told}");
     let socket = |kind| VhostUser::new("/run/a", kind, None).unwrap();
     let vhost_user = vec![socket(VhostUserKind::Blk), socket(VhostUserKind::Scsi)];
     let lines = lines(&VmSpec { vhost_user, ..microvm() }, &inherited());

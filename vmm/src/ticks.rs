@@ -1,0 +1,72 @@
+//! How fast the clock ticks that an emulated guest reads.
+//!
+//! QEMU gives a guest it emulates the host's own time stamp counter. A guest measures it by a timer of the board; one
+//! whose board has none has to be told.
+
+#[cfg(target_arch = "x86_64")]
+use std::time::{Duration, Instant};
+
+/// How long is measured. An error of 100 ns in either reading makes the clock wrong by 1 s in a day.
+#[cfg(target_arch = "x86_64")]
+const MEASURED: Duration = Duration::from_millis(20);
+
+/// Readings of which the one that was interrupted least counts.
+#[cfg(target_arch = "x86_64")]
+const READINGS: usize = 8;
+
+/// Ticks in a millisecond of the host's time stamp counter; takes 20 ms. `None` where there is no such counter.
+#[cfg(target_arch = "x86_64")]
+pub(crate) async fn per_ms() -> Option<u64> {
+    let (began, first) = reading()?;
+    tokio::time::sleep(MEASURED).await;
+    let (ended, last) = reading()?;
+    rate(last.checked_sub(first)?, ended - began)
+}
+
+/// Other processors' clocks need no telling.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) async fn per_ms() -> Option<u64> {
+    None
+}
+
+/// The counter, and the time between whose two looks it was read.
+#[cfg(target_arch = "x86_64")]
+fn reading() -> Option<(Instant, u64)> {
+    let read = || {
+        let before = counter();
+        let now = Instant::now();
+        let took = counter().saturating_sub(before);
+        (took, now, before + took / 2)
+    };
+    let readings = (0..READINGS).map(|_| read());
+    readings.min_by_key(|(took, ..)| *took).map(|(_, now, ticks)| (now, ticks))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn counter() -> u64 {
+    // SAFETY: every processor of 64 bits has the instruction, which reads a register and nothing else.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn rate(ticks: u64, time: Duration) -> Option<u64> {
+    let rate = u128::from(ticks) * 1_000_000 / time.as_nanos().max(1);
+    u64::try_from(rate).ok().filter(|rate| *rate > 0)
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_in_ticks_of_a_millisecond() {
+        assert_eq!(rate(49_000_000, Duration::from_millis(20)), Some(2_450_000));
+        assert_eq!(rate(0, Duration::from_millis(20)), None);
+    }
+
+    #[tokio::test]
+    async fn two_measurements_agree_to_a_thousandth() {
+        let (one, other) = (per_ms().await.unwrap(), per_ms().await.unwrap());
+        assert!(one.abs_diff(other) * 1000 < one, "{one} and {other} ticks in a millisecond");
+    }
+}

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tests::world::SHARED;
-use tests::{Case, Result, check, check_eq};
+use tests::{Case, Context, Result, check, check_eq};
 
 use crate::listed;
 
@@ -15,6 +15,7 @@ listed! {
     ours: [
         a_container_runs_from_virtio_fs_with_a_warning,
         a_container_runs_from_virtio_9p,
+        killed_containers_of_virtio_fs_end,
     ]
 }
 
@@ -56,6 +57,28 @@ fn a_container_runs_from_virtio_9p(case: &Case<'_>) -> Result<()> {
         file.set("hypervisor.qemu.shared_fs", "virtio-9p");
     })?;
     runs_from(case, "9p", &configuration)
+}
+
+/// A root file system that ended with its last process would take that process, whose program's file is still being
+/// closed, along. It is a race, hence the rounds.
+fn killed_containers_of_virtio_fs_end(case: &Case<'_>) -> Result<()> {
+    let configuration = case.configuration(|file| {
+        file.set("hypervisor.qemu.shared_fs", "virtio-fs")
+            .set("hypervisor.qemu.virtio_fs_cache", "always")
+            .set("hypervisor.qemu.default_memory", 512);
+    })?;
+    for id in ["first", "second", "third", "fourth"] {
+        case.container(id).configured(&configuration).detach(["sleep", "1000"])?;
+        let task = case.shim_of(id)?;
+        let output =
+            case.exec(id, &[], &["sh", "-c", "echo kept >/root/file && stat -c %s /root/file; id -u"])?;
+        check_eq!(output.exits(0)?.out(), "5\n0\n", "what an exec saw");
+        task.kill("", 9).context(id)?;
+        check_eq!(task.wait("").context(id)?, 137, "status");
+        case.ctr(["task", "delete", id])?;
+        case.ctr(["container", "rm", id])?.exits(0)?;
+    }
+    Ok(())
 }
 
 /// A mount namespace of a container does not list the share itself, but its root is on that file system.

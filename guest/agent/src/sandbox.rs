@@ -44,6 +44,8 @@ pub(crate) struct Sandbox {
 struct Pod {
     shared: Shared,
     mounted: Vec<PathBuf>,
+    /// Mount points of virtio-fs among them.
+    virtio_fs: Vec<PathBuf>,
     shares_pids: bool,
 }
 
@@ -81,10 +83,12 @@ impl Sandbox {
         }
         host_names::set(&request.hostname, &request.dns)?;
         let storages = self.devices.named(&request.storages).await?;
-        let mounted = self.mounts.add(&self.reaper, &storages).await?;
+        let mounted = self.mounts.add(&self.reaper, &storages, Vec::new()).await?;
+        let virtio_fs = request.storages.iter().filter(|storage| storage.driver == "virtio-fs");
+        let virtio_fs = virtio_fs.map(|storage| storage.mount_point.clone().into()).collect();
         match namespaces::make(&request.hostname) {
             Ok(shared) => {
-                *self.pod() = Some(Pod { shared, mounted, shares_pids: request.sandbox_pidns });
+                *self.pod() = Some(Pod { shared, mounted, virtio_fs, shares_pids: request.sandbox_pidns });
                 Ok(())
             }
             Err(text) => {
@@ -113,7 +117,8 @@ impl Sandbox {
         let connections = self.arrivals.claim(Ports { stdin, stdout, stderr }).await?;
         let slot = self.containers.reserve(&id)?;
         let storages = self.devices.named(&request.storages).await?;
-        let mounted = self.mounts.add(&self.reaper, &storages).await?;
+        let submounts = self.submounts(&request);
+        let mounted = self.mounts.add(&self.reaper, &storages, submounts).await?;
         match self.make_container(&id, &request, connections).await {
             Ok(container) => {
                 slot.fill(container, mounted);
@@ -126,6 +131,17 @@ impl Sandbox {
                 Err(error)
             }
         }
+    }
+
+    /// The directories a container wants of virtio-fs.
+    fn submounts(&self, request: &CreateContainerRequest) -> Vec<PathBuf> {
+        let root = request.oci.root.path.as_str();
+        let sources = request.oci.mounts.iter().map(|mount| mount.source.as_str());
+        let wanted = std::iter::once(root).chain(sources).map(PathBuf::from);
+        let pod = self.pod();
+        let shares = pod.as_ref().map(|pod| pod.virtio_fs.as_slice()).unwrap_or_default();
+        // A share is the sandbox's own to unmount.
+        wanted.filter(|path| shares.iter().any(|share| path != share && path.starts_with(share))).collect()
     }
 
     async fn make_container(

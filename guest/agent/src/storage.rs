@@ -23,15 +23,25 @@ const MOUNT: Duration = Duration::from_secs(30);
 pub(crate) struct Mounts(Mutex<HashMap<PathBuf, usize>>);
 
 impl Mounts {
-    /// Mounts what is not mounted yet and counts one more user of each. Returns the mount points, for
-    /// [`Self::remove`].
+    /// Mounts what is not mounted yet, `submounts` by going there, and counts one more user of each. Returns the mount
+    /// points, for [`Self::remove`].
     ///
     /// # Errors
     ///
     /// [`Error::Invalid`] for a storage that makes no sense, [`Error::Worker`] if the kernel refused;
     /// nothing stays mounted then.
-    pub(crate) async fn add(&self, reaper: &Reaper, storages: &[Storage]) -> Result<Vec<PathBuf>, Error> {
-        let plans = storages.iter().map(Plan::new).collect::<Result<Vec<_>, _>>()?;
+    pub(crate) async fn add(
+        &self,
+        reaper: &Reaper,
+        storages: &[Storage],
+        submounts: Vec<PathBuf>,
+    ) -> Result<Vec<PathBuf>, Error> {
+        let mut plans = storages.iter().map(Plan::new).collect::<Result<Vec<_>, _>>()?;
+        for directory in submounts {
+            if plans.iter().all(|plan| plan.mount_point() != directory) {
+                plans.push(Plan::arrive(directory));
+            }
+        }
         let points: Vec<PathBuf> = plans.iter().map(|plan| plan.mount_point().to_owned()).collect();
         let mut users = self.0.lock().await;
         let missing: Vec<Plan> =

@@ -11,6 +11,7 @@ use agent_protocol::agent::Storage;
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
+    sys::statfs::statfs,
 };
 
 use super::options::{self, Options};
@@ -39,6 +40,8 @@ pub(super) struct Plan {
 enum Action {
     /// A directory of the guest, with its file mode.
     Directory(u32),
+    /// What the kernel mounts when somebody goes there.
+    Arrive,
     Mount {
         source: String,
         kind: String,
@@ -60,6 +63,13 @@ impl Plan {
         Ok(Self { action: action(storage).map_err(|what| refused(&what))?, mount_point, group })
     }
 
+    /// A directory of a share which may be a file system of its own. The kernel mounts that for whoever comes first, in
+    /// the mount namespace of that. If it were a container's, the file system would end with the container's last
+    /// process, when files are still being closed: Linux 6.1 finds inodes in use then, and the process never ends.
+    pub(super) fn arrive(directory: PathBuf) -> Self {
+        Self { action: Action::Arrive, mount_point: directory, group: None }
+    }
+
     pub(super) fn mount_point(&self) -> &Path {
         &self.mount_point
     }
@@ -70,6 +80,8 @@ impl Plan {
                 fs::create_dir_all(&self.mount_point)?;
                 fs::set_permissions(&self.mount_point, fs::Permissions::from_mode(*mode))?;
             }
+            // What is no directory is no file system; what is missing is missed by whoever wants it.
+            Action::Arrive => drop(fs::metadata(self.mount_point.join("."))),
             Action::Mount { source, kind, options, modules } => {
                 for module in *modules {
                     modules::need(module).map_err(|error| io::Error::other(chain(&error)))?;
@@ -182,10 +194,12 @@ pub(super) fn mount_all(plans: &[Plan]) -> Result<String, String> {
     Ok(String::new())
 }
 
-/// Unmounts all, and tells the first error only then. What is no mount, such as a plain directory, stays.
+/// Unmounts all, and tells the first error only then. What is no mount, such as a plain directory, stays. A share that
+/// answers has closed all files that it was told to close before.
 pub(super) fn unmount_all(points: &[PathBuf]) -> Result<String, String> {
     let mut first = Ok(String::new());
     for point in points {
+        let _ = statfs(point);
         match umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
             Err(error) => first = first.and(Err(format!("unmount {}: {error}", point.display()))),

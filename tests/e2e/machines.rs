@@ -1,10 +1,16 @@
 //! Machines other than the usual one.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::ConnectResponse;
-use tests::{Case, Result, check, check_eq};
+use tempfile::Builder;
+use tests::command::run;
+use tests::operator::{Configuration, path};
+use tests::{Case, Context, Result, check, check_eq};
 
 use crate::exec::field;
 use crate::faults::child_named;
@@ -44,11 +50,15 @@ fn a8_a_container_runs_in_a_microvm(case: &Case<'_>) -> Result<()> {
 
 /// No account is made: the user is a number, which no process has any more in the end.
 fn a33_c4_a_rootless_machine_is_a_user_of_its_own_who_is_gone_with_it(case: &Case<'_>) -> Result<()> {
+    let public = Builder::new().prefix("kt").permissions(Permissions::from_mode(0o755)).tempdir_in("/tmp")?;
+    let mut published = Ok(());
     let configuration = case.configuration(|file| {
         file.set("hypervisor.qemu.rootless", true)
             .set("hypervisor.qemu.shared_fs", "virtio-fs")
             .set("hypervisor.qemu.virtio_fs_cache", "always");
+        published = publish(file, public.path());
     })?;
+    published?;
     let accounts = fs::read("/etc/passwd")?;
     case.container("rootless").configured(&configuration).detach(["sleep", "1000"])?;
     let task = case.shim_of("rootless")?;
@@ -83,6 +93,25 @@ fn a33_c4_a_rootless_machine_is_a_user_of_its_own_who_is_gone_with_it(case: &Cas
         std::thread::sleep(Duration::from_millis(10));
     }
     check_eq!(fs::read("/etc/passwd")?, accounts, "the accounts");
+    Ok(())
+}
+
+/// Copies the guest, and a QEMU that `make matrix` has fetched, to where everybody finds them: the cache may be in root's
+/// home.
+fn publish(file: &mut Configuration, to: &Path) -> Result<()> {
+    for (key, name) in [("hypervisor.qemu.kernel", "vmlinuz"), ("hypervisor.qemu.initrd", "initrd.img")] {
+        let copy = to.join(name);
+        fs::copy(file.text(key).context(key)?, &copy).context(key)?;
+        file.set(key, path(&copy));
+    }
+    let key = "hypervisor.qemu.path";
+    let qemu = PathBuf::from(file.text(key).context(key)?);
+    if !qemu.starts_with("/usr") {
+        let (from, name) = (qemu.parent().context(key)?, qemu.file_name().context(key)?);
+        let copy = to.join("qemu");
+        run(Command::new("cp").arg("-a").args([from, &copy]), Duration::from_secs(60))?.exits(0)?;
+        file.set(key, path(&copy.join(name)));
+    }
     Ok(())
 }
 

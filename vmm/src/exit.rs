@@ -11,6 +11,8 @@ pub enum Who {
     Qemu,
     /// The daemon behind a virtio-fs share.
     Virtiofsd,
+    /// The daemon of Dragonfly Nydus behind a virtio-fs share.
+    Nydusd,
 }
 
 impl fmt::Display for Who {
@@ -18,6 +20,7 @@ impl fmt::Display for Who {
         f.write_str(match self {
             Who::Qemu => "qemu",
             Who::Virtiofsd => "virtiofsd",
+            Who::Nydusd => "nydusd",
         })
     }
 }

@@ -26,6 +26,7 @@ mod huge_pages;
 mod identity;
 mod kernel_params;
 mod lines;
+mod nydusd;
 mod paths;
 mod processes;
 mod qemu;
@@ -38,9 +39,10 @@ mod virtiofsd;
 mod vm;
 mod vsock;
 
-pub use error::{BootError, PathError, PathProblem, QmpError, StopError, Unwell};
+pub use error::{BootError, NydusdError, PathError, PathProblem, QmpError, StopError, Unwell};
 pub use exit::{How, VmExit, Who};
 pub use identity::Process;
+pub use nydusd::MOUNT_POINT as NYDUSD_MOUNT_POINT;
 pub use qemu::Qemu;
 #[cfg(fuzzing)]
 pub use qemu::fuzzing;

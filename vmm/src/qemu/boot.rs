@@ -29,10 +29,11 @@ use crate::console::Console;
 use crate::error::{BootError, QmpError};
 use crate::exit::{VmExit, Who};
 use crate::huge_pages;
+use crate::nydusd;
 use crate::paths;
 use crate::processes::{Processes, Program};
 use crate::selinux::Labelled;
-use crate::spec::{Accelerator, Boot, EXTRA_MONITOR, Share, ShareKind, VmSpec, VsockSpec};
+use crate::spec::{Accelerator, Boot, EXTRA_MONITOR, FsServer, Share, ShareKind, VmSpec, VsockSpec};
 use crate::user::User;
 use crate::virtiofsd;
 use crate::vm::{Hypervisor, Vm};
@@ -90,8 +91,7 @@ fn user(spec: &VmSpec) -> Result<Option<User>, BootError> {
 }
 
 async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
-    // virtiofsd needs no waiting for: it comes up while QEMU does.
-    let (share, virtiofsd) = share(processes, spec)?;
+    let (share, share_socket) = share(processes, spec).await?;
     let vsock = vsock::start(spec.vsock, processes.log())?;
     if spec.vsock == VsockSpec::Vhost {
         processes.record_cid(vsock.cid)?;
@@ -117,7 +117,7 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
     let fds = [qemu_monitor, qemu_console, vsock.fd]
         .into_iter()
         .chain(image.map(|(fd, _)| fd))
-        .chain(virtiofsd)
+        .chain(share_socket)
         .chain(extra_monitor)
         .collect();
     let user = processes.user();
@@ -172,7 +172,7 @@ async fn unless_it_ends<T>(
 }
 
 /// Makes the shared directory's back end: what QEMU is told of it, and the socket it inherits for it.
-fn share<'a>(
+async fn share<'a>(
     processes: &Processes,
     spec: &'a VmSpec,
 ) -> Result<(Option<ShareEnd<'a>>, Option<OwnedFd>), BootError> {
@@ -180,7 +180,13 @@ fn share<'a>(
     Ok(match kind {
         ShareKind::Virtio9p => (Some(ShareEnd::Virtio9p { tag, source }), None),
         ShareKind::VirtioFs(fs) => {
-            let socket = virtiofsd::start(processes, fs, source)?;
+            let socket = match fs.server {
+                // It needs no waiting for: it comes up while QEMU does.
+                FsServer::Virtiofsd(cache) => virtiofsd::start(processes, fs, cache, source)?,
+                FsServer::Nydusd => {
+                    unless_it_ends(processes.exit(), nydusd::start(processes, fs, source)).await?
+                }
+            };
             let end = ShareEnd::VirtioFs {
                 tag,
                 queue_size: fs.queue_size,

@@ -255,7 +255,7 @@ fn warn_of_nydusd(accelerator: Accelerator, log: &Logger) {
     if accelerator == Accelerator::Tcg {
         warn!(
             log,
-            "virtio-fs-nydus under TCG: programs from the share are likely to crash, as nydusd writes behind the \
+            "virtio-fs-nydus under TCG: programs from the share may crash, as nydusd writes behind the \
             translator and has no cache=always; virtio-9p is safe"
         );
     }

@@ -67,6 +67,8 @@ choice! {
         Auto = "auto",
         /// virtio-fs, served by `virtio_fs_daemon`.
         VirtioFs = "virtio-fs",
+        /// virtio-fs, served by `virtio_fs_daemon`, which is `nydusd` of Dragonfly Nydus.
+        VirtioFsNydus = "virtio-fs-nydus",
         /// virtio-9p, served by QEMU itself.
         Virtio9p = "virtio-9p",
         /// Nothing is shared.

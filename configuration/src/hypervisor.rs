@@ -75,7 +75,7 @@ pub struct Hypervisor {
     pub pass_through: PassThrough,
     /// How the guest sees the host's directories.
     pub shared_fs: SharedFs,
-    /// `virtiofsd`; checked at load only when `shared_fs` asks for it.
+    /// `virtiofsd`, or `nydusd` where `shared_fs` says so; checked at load only when `shared_fs` asks for it.
     pub virtio_fs_daemon: Program,
     /// What the guest may keep in memory of a virtio-fs share.
     pub virtio_fs_cache: VirtioFsCache,

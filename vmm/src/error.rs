@@ -41,6 +41,9 @@ pub enum BootError {
         /// Its version.
         found: String,
     },
+    /// `nydusd` did not do as told.
+    #[error(transparent)]
+    Nydusd(#[from] NydusdError),
     /// The host has too few huge pages.
     #[error(
         "the guest's {mib} MiB need {needed} huge pages of {page_kib} KiB, and the host has {free} free: reserve more \
@@ -168,6 +171,47 @@ pub enum QmpError {
     Protocol {
         /// The command.
         command: String,
+        /// What was wrong with it.
+        what: String,
+    },
+}
+
+/// What `nydusd` was asked by its administration API and did not do.
+#[derive(Debug, thiserror::Error)]
+pub enum NydusdError {
+    /// It said no.
+    #[error("nydusd refused {asked} with status {status}: {words}")]
+    Refused {
+        /// Method and target of the request.
+        asked: String,
+        /// The answer's status.
+        status: u16,
+        /// What the answer says.
+        words: String,
+    },
+    /// It does not listen, does not answer, or does not get to serve.
+    #[error("nydusd did not get through {asked} within {after:?}: {last}")]
+    Timeout {
+        /// What was waited for.
+        asked: String,
+        /// How long it had.
+        after: Duration,
+        /// What was known of it last.
+        last: String,
+    },
+    /// The connection failed.
+    #[error("ask nydusd for {asked}: {source}")]
+    Io {
+        /// Method and target of the request, or a socket.
+        asked: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// What came was no answer of its API.
+    #[error("nydusd's answer to {asked} makes no sense: {what}")]
+    Protocol {
+        /// Method and target of the request.
+        asked: String,
         /// What was wrong with it.
         what: String,
     },

@@ -12,6 +12,8 @@ pub enum Who {
     Qemu,
     /// The daemon behind a virtio-fs share.
     Virtiofsd,
+    /// The daemon of Dragonfly Nydus behind a virtio-fs share.
+    Nydusd,
 }
 
 impl fmt::Display for Who {
@@ -19,6 +21,7 @@ impl fmt::Display for Who {
         f.write_str(match self {
             Who::Qemu => "qemu",
             Who::Virtiofsd => "virtiofsd",
+            Who::Nydusd => "nydusd",
         })
     }
 }

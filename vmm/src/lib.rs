@@ -27,6 +27,7 @@ mod identity;
 mod kernel_params;
 mod lines;
 mod memory_file;
+mod nydusd;
 mod paths;
 mod processes;
 mod qemu;
@@ -40,10 +41,11 @@ mod virtiofsd;
 mod vm;
 mod vsock;
 
-pub use error::{BootError, PathError, PathProblem, QmpError, StopError, Unwell};
+pub use error::{BootError, NydusdError, PathError, PathProblem, QmpError, StopError, Unwell};
 pub use exit::{How, VmExit, Who};
 pub use identity::Process;
 pub use memory_file::make_sparse;
+pub use nydusd::MOUNT_POINT as NYDUSD_MOUNT_POINT;
 pub use qemu::Qemu;
 #[cfg(fuzzing)]
 pub use qemu::fuzzing;

@@ -318,8 +318,8 @@ pub struct Share {
 /// How a shared directory is carried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShareKind {
-    /// virtio-fs, served by a `virtiofsd` beside QEMU. Under TCG only with [`FsCache::Always`]: the daemon writes
-    /// guest memory behind QEMU's translator, which then runs code that is no longer there.
+    /// virtio-fs, served by a daemon beside QEMU. Under TCG only with [`FsCache::Always`]: the daemon writes guest
+    /// memory behind QEMU's translator, which then runs code that is no longer there.
     VirtioFs(VirtioFs),
     /// virtio-9p, served by QEMU. Message size and caching are the guest's mount options.
     Virtio9p,
@@ -328,16 +328,26 @@ pub enum ShareKind {
 /// A virtio-fs share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtioFs {
-    /// `virtiofsd`.
+    /// The daemon's executable file.
     pub daemon: PathBuf,
-    /// What the guest may keep in memory.
-    pub cache: FsCache,
+    /// Which daemon that is.
+    pub server: FsServer,
     /// Descriptors in a queue of the device, a power of two.
     pub queue_size: u16,
     /// A window of files that the guest maps directly, in MiB; 0 is none, and QEMU without that patch takes no other.
     pub dax_mib: u32,
     /// Further arguments for the daemon.
     pub extra_args: ExtraArgs,
+}
+
+/// A daemon that serves a virtio-fs share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FsServer {
+    /// `virtiofsd`, and what the guest may keep in memory.
+    Virtiofsd(FsCache),
+    /// `nydusd` of Dragonfly Nydus, which has the directory at [`crate::NYDUSD_MOUNT_POINT`] below the share's root.
+    /// What the guest may keep is the daemon's own choice.
+    Nydusd,
 }
 
 /// What a guest may keep in memory of a virtio-fs share.

@@ -19,14 +19,19 @@ use crate::spec::{FsCache, VirtioFs};
 const SOCKET: &str = "virtiofsd.sock";
 
 /// Starts the daemon for `source`; returns QEMU's end of the connection to it.
-pub(crate) fn start(processes: &Processes, fs: &VirtioFs, source: &Path) -> Result<OwnedFd, BootError> {
+pub(crate) fn start(
+    processes: &Processes,
+    fs: &VirtioFs,
+    cache: FsCache,
+    source: &Path,
+) -> Result<OwnedFd, BootError> {
     let path = processes.claim(SOCKET);
     let (listener, connection) = connected(processes.run_dir())
         .map_err(|source| BootError::Io { doing: format!("listen on {}", path.display()), source })?;
     processes.start(Program {
         who: Who::Virtiofsd,
         path: &fs.daemon,
-        args: arguments(fs, source, listener.as_raw_fd()),
+        args: arguments(fs, cache, source, listener.as_raw_fd()),
         fds: vec![listener],
         // Files get the modes that the guest asks for; the daemon makes nothing else.
         umask: 0,
@@ -44,8 +49,8 @@ fn connected(run_dir: &RunDir) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((listener.into(), connection.into()))
 }
 
-fn arguments(fs: &VirtioFs, source: &Path, listener: i32) -> Vec<OsString> {
-    let cache = match fs.cache {
+fn arguments(fs: &VirtioFs, cache: FsCache, source: &Path, listener: i32) -> Vec<OsString> {
+    let cache = match cache {
         FsCache::Never => "never",
         FsCache::Metadata => "metadata",
         FsCache::Auto => "auto",
@@ -67,13 +72,13 @@ fn arguments(fs: &VirtioFs, source: &Path, listener: i32) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::ExtraArgs;
+    use crate::spec::{ExtraArgs, FsServer};
 
     fn share(extra: &[&str]) -> VirtioFs {
         let extra_args = ExtraArgs::new(extra.iter().map(ToString::to_string)).unwrap();
         VirtioFs {
             daemon: "/usr/libexec/virtiofsd".into(),
-            cache: FsCache::Always,
+            server: FsServer::Virtiofsd(FsCache::Always),
             queue_size: 1024,
             dax_mib: 0,
             extra_args,
@@ -83,7 +88,7 @@ mod tests {
     #[test]
     fn the_daemon_is_always_jailed() {
         assert_eq!(
-            arguments(&share(&["--thread-pool-size", "1"]), Path::new("/run/shared,dir"), 7),
+            arguments(&share(&["--thread-pool-size", "1"]), FsCache::Always, Path::new("/run/shared,dir"), 7),
             [
                 "--fd=7",
                 "--shared-dir=/run/shared,dir",

@@ -6,6 +6,7 @@ use super::Checker;
 use super::memory::Size;
 use crate::choice::SharedFs;
 use crate::hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking};
+use crate::keys;
 use crate::program::{self, Program};
 use crate::raw::RawHypervisor;
 
@@ -28,6 +29,17 @@ const VIRTIO_FS_DAEMON: &str = "hypervisor.qemu.virtio_fs_daemon";
 
 /// Arguments of virtiofsd that the shim sets, or that would undo its confinement.
 const OWN_ARGUMENTS: [&str; 5] = ["--sandbox", "--seccomp", "--shared-dir", "--socket-path", "--fd"];
+/// Arguments of nydusd that the shim sets, or that would have it serve something else.
+const OWN_OF_NYDUSD: [&str; 8] = [
+    "--hybrid-mode",
+    "--sock",
+    "--apisock",
+    "--shared-dir",
+    "--bootstrap",
+    "--virtual-mountpoint",
+    "--supervisor",
+    "--log-file",
+];
 
 impl Checker<'_> {
     pub(super) fn hypervisor(&mut self, raw: RawHypervisor) -> Option<Hypervisor> {
@@ -39,10 +51,11 @@ impl Checker<'_> {
         let pcie_root_port = self.at_most(ROOT_PORTS, raw.pcie_root_port, 16);
         let pcie_switch_port = self.at_most(SWITCH_PORTS, raw.pcie_switch_port, 16);
         let memory_backing = self.memory_backing(&raw);
-        let virtio_fs_daemon =
-            self.program(VIRTIO_FS_DAEMON, &raw.virtio_fs_daemon, raw.shared_fs == SharedFs::VirtioFs);
+        let needs_daemon = matches!(raw.shared_fs, SharedFs::VirtioFs | SharedFs::VirtioFsNydus);
+        let virtio_fs_daemon = self.program(VIRTIO_FS_DAEMON, &raw.virtio_fs_daemon, needs_daemon);
+        self.daemon_serves(&raw);
         let virtio_fs_queue_size = self.queue_size(raw.virtio_fs_queue_size);
-        self.extra_args(&raw.virtio_fs_extra_args);
+        let virtio_fs_extra_args = self.extra_args(&raw);
         let msize_9p = self.msize(raw.msize_9p);
         self.rootless(&raw);
         let block = self.block(&raw);
@@ -89,7 +102,7 @@ impl Checker<'_> {
             virtio_fs_cache: raw.virtio_fs_cache,
             virtio_fs_cache_size_mib: raw.virtio_fs_cache_size,
             virtio_fs_queue_size,
-            virtio_fs_extra_args: raw.virtio_fs_extra_args,
+            virtio_fs_extra_args,
             msize_9p,
             block: block?,
             vhost_user_store,
@@ -201,15 +214,41 @@ impl Checker<'_> {
         asked
     }
 
-    fn extra_args(&mut self, arguments: &[String]) {
+    /// Either daemon would end with no more than a word about arguments that it does not know; the default is virtiofsd.
+    fn daemon_serves(&mut self, raw: &RawHypervisor) {
+        let (wrong, needed) = match raw.shared_fs {
+            SharedFs::VirtioFs => ("nydusd", "virtiofsd"),
+            SharedFs::VirtioFsNydus => ("virtiofsd", "nydusd"),
+            SharedFs::Auto | SharedFs::Virtio9p | SharedFs::None => return,
+        };
+        let is_wrong = raw.virtio_fs_daemon.file_name().is_some_and(|name| name == wrong);
+        if is_wrong && self.sound(&[SHARED_FS, VIRTIO_FS_DAEMON]) {
+            let (daemon, word) = (raw.virtio_fs_daemon.display(), raw.shared_fs.word());
+            let what = format!("{daemon} is {wrong}; {SHARED_FS} = {word:?} needs the path of {needed}");
+            self.problem(VIRTIO_FS_DAEMON, what);
+        }
+    }
+
+    /// The arguments for the daemon in question. The default ones, which Kata's file spells out, are virtiofsd's.
+    fn extra_args(&mut self, raw: &RawHypervisor) -> Vec<String> {
+        let arguments = &raw.virtio_fs_extra_args;
+        let nydus = raw.shared_fs == SharedFs::VirtioFsNydus;
+        if nydus && arguments == keys::VIRTIO_FS_EXTRA_ARGS {
+            return Vec::new();
+        }
         let own = |argument: &&String| {
             let name = argument.split('=').next().unwrap_or_default();
-            OWN_ARGUMENTS.contains(&name) || argument.starts_with("-o")
+            let is_short = argument.starts_with('-') && !argument.starts_with("--");
+            match nydus {
+                true => OWN_OF_NYDUSD.contains(&name) || is_short,
+                false => OWN_ARGUMENTS.contains(&name) || argument.starts_with("-o"),
+            }
         };
         let refused: Vec<_> = arguments.iter().filter(own).map(|argument| format!("{argument:?}")).collect();
         if !refused.is_empty() {
             self.problem(EXTRA_ARGS, format!("{} is the shim's to set; remove it", refused.join(", ")));
         }
+        arguments.clone()
     }
 
     pub(super) fn note<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {

@@ -5,7 +5,8 @@ use crate::choice::{
     AcceleratorChoice, BlockAio, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
 };
 
-const EXTRA_ARGS: &[&str] = &["--thread-pool-size=1", "--announce-submounts"];
+/// For virtiofsd; nydusd knows neither of them.
+pub(crate) const EXTRA_ARGS: &[&str] = &["--thread-pool-size=1", "--announce-submounts"];
 const STORE: &str = "/var/run/kata-containers/vhost-user";
 const NO_TEXTS: &[Preset] = &[Preset::Texts(&[]), Preset::Texts(&[""])];
 
@@ -58,7 +59,7 @@ pub(super) const KEYS: &[Key] = &[
     text("cold_plug_vfio", "no-port", "where host devices are attached at the start, likewise; one of the two has to be no-port"),
     flag("hotplug_vfio_on_root_bus", false, "Kata 2's word for hot_plug_vfio = \"root-port\""),
     choice("shared_fs", SharedFs::WORDS, "auto", "how the guest sees host directories; auto is virtio-fs with KVM and virtio-9p with TCG"),
-    text("virtio_fs_daemon", "/usr/libexec/virtiofsd", "the daemon for virtio-fs"),
+    text("virtio_fs_daemon", "/usr/libexec/virtiofsd", "the daemon for virtio-fs: virtiofsd, or nydusd for virtio-fs-nydus"),
     choice("virtio_fs_cache", VirtioFsCache::WORDS, "auto", "what the guest keeps in memory of a virtio-fs share"),
     integer("virtio_fs_cache_size", 0, 1 << 20, "MiB of a window that the guest maps shared files into; few builds of QEMU have that"),
     integer("virtio_fs_queue_size", 1024, 1024, "descriptors in a virtio-fs queue, a power of two; 0 means 1024"),

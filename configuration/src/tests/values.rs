@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{Place, problems, texts};
-use crate::{KernelModule, LoadError, MemoryBacking, PassThrough, Rootfs, VfioPort};
+use crate::{KernelModule, LoadError, MemoryBacking, PassThrough, Rootfs, SharedFs, VfioPort};
 
 /// Each drop-in gives exactly one problem: with this key and this text.
 #[track_caller]
@@ -131,7 +131,7 @@ fn choices_are_listed_when_a_word_is_none_of_them() {
             (
                 "hypervisor.qemu.shared_fs = 'nfs'",
                 "hypervisor.qemu.shared_fs",
-                "one of auto, virtio-fs, virtio-9p, none",
+                "one of auto, virtio-fs, virtio-fs-nydus, virtio-9p, none",
             ),
             (
                 "hypervisor.qemu.virtio_fs_cache = 'some'",
@@ -407,6 +407,33 @@ fn virtiofsd_arguments_that_are_the_shim_s_are_refused() {
         refused(&place, &[(&text, key, &format!("\"{argument}\" is the shim's to set; remove it"))]);
     }
     place.load_with(&format!("{key} = ['--thread-pool-size=4', '--inode-file-handles=never']")).unwrap();
+}
+
+#[test]
+fn a36_nydusd_is_its_own_daemon_with_arguments_of_its_own() {
+    let (daemon, args) = ("hypervisor.qemu.virtio_fs_daemon", "hypervisor.qemu.virtio_fs_extra_args");
+    let place = Place::new();
+    fs::copy(place.path("virtiofsd"), place.path("nydusd")).unwrap();
+    let with = |more: &str| {
+        let keys = format!("shared_fs = 'virtio-fs-nydus', virtio_fs_daemon = '@DIR@/nydusd'{more}");
+        format!("hypervisor.qemu = {{{keys}}}")
+    };
+    let hypervisor = place.load_with(&with("")).unwrap().configuration.hypervisor;
+    assert_eq!(hypervisor.shared_fs, SharedFs::VirtioFsNydus);
+    assert_eq!(hypervisor.virtio_fs_extra_args, [""; 0], "virtiofsd's arguments are not nydusd's");
+    let debug = with(", virtio_fs_extra_args = ['--log-level', 'debug']");
+    let hypervisor = place.load_with(&debug).unwrap().configuration.hypervisor;
+    assert_eq!(hypervisor.virtio_fs_extra_args, ["--log-level", "debug"]);
+    for argument in ["--sock=/x", "--apisock", "-A", "--shared-dir=/", "--bootstrap", "--supervisor"] {
+        let text = with(&format!(", virtio_fs_extra_args = ['{argument}']"));
+        refused(&place, &[(&text, args, &format!("\"{argument}\" is the shim's to set; remove it"))]);
+    }
+    let swapped = "hypervisor.qemu = {shared_fs = 'virtio-fs', virtio_fs_daemon = '@DIR@/nydusd'}";
+    refused(&place, &[(swapped, daemon, "needs the path of virtiofsd")]);
+    let swapped = "hypervisor.qemu = {shared_fs = 'virtio-fs-nydus', virtio_fs_daemon = '@DIR@/virtiofsd'}";
+    refused(&place, &[(swapped, daemon, "needs the path of nydusd")]);
+    let absent = "hypervisor.qemu = {shared_fs = 'virtio-fs-nydus', virtio_fs_daemon = '/no/nydusd'}";
+    refused(&place, &[(absent, daemon, "/no/nydusd")]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use slog::{Logger, warn};
 use vmm::{
     VmSpec, accelerator,
     spec::{
-        Accelerator, Backing, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache,
+        Accelerator, Backing, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache, FsServer,
         HOST_DEVICES, KernelParam, Machine, MachineOptions, Memory, Origin, PanicDump, PassThrough,
         PciPlaces, SelinuxLabel, SgxEpc, Share, ShareKind, SpecError, Tag, Vcpus, VfioPort, VirtioFs, VmName,
         VmUuid, VsockSpec, Window,
@@ -217,17 +217,35 @@ fn share_of(
         }
         (SharedFs::Virtio9p, _) | (SharedFs::Auto, Accelerator::Tcg) => ShareKind::Virtio9p,
         (SharedFs::VirtioFs, _) | (SharedFs::Auto, Accelerator::Kvm) => {
-            ShareKind::VirtioFs(virtio_fs_of(hypervisor, accelerator, log)?)
+            let server = FsServer::Virtiofsd(cache_of(hypervisor, accelerator, log));
+            ShareKind::VirtioFs(virtio_fs_of(hypervisor, server)?)
+        }
+        (SharedFs::VirtioFsNydus, accelerator) => {
+            warn_of_nydusd(accelerator, log);
+            ShareKind::VirtioFs(virtio_fs_of(hypervisor, FsServer::Nydusd)?)
         }
     };
     let tag = Tag::new(share::TAG).map_err(unusable("shared_fs"))?;
     Ok(Some(Share { source: source.to_path_buf(), tag, kind }))
 }
 
-fn virtio_fs_of(hypervisor: &Hypervisor, accelerator: Accelerator, log: &Logger) -> Result<VirtioFs> {
+fn virtio_fs_of(hypervisor: &Hypervisor, server: FsServer) -> Result<VirtioFs> {
     let daemon =
         hypervisor.virtio_fs_daemon.usable().map_err(|found| Error::InvalidArgument(found.to_string()))?;
-    let cache = match (hypervisor.virtio_fs_cache, accelerator) {
+    let queue_size = u16::try_from(hypervisor.virtio_fs_queue_size)
+        .map_err(|_| Error::InvalidArgument("hypervisor.qemu.virtio_fs_queue_size: at most 32768".into()))?;
+    let args = hypervisor.virtio_fs_extra_args.clone();
+    let extra_args = match server {
+        FsServer::Virtiofsd(_) => ExtraArgs::new(args),
+        FsServer::Nydusd => ExtraArgs::of_nydusd(args),
+    };
+    let extra_args = extra_args.map_err(unusable("virtio_fs_extra_args"))?;
+    let dax_mib = hypervisor.virtio_fs_cache_size_mib;
+    Ok(VirtioFs { daemon: daemon.to_path_buf(), server, queue_size, dax_mib, extra_args })
+}
+
+fn cache_of(hypervisor: &Hypervisor, accelerator: Accelerator, log: &Logger) -> FsCache {
+    match (hypervisor.virtio_fs_cache, accelerator) {
         (configured, Accelerator::Tcg) => {
             warn!(log, "virtio-fs under TCG: programs from the share may crash when the guest runs short of memory, \
                 as virtiofsd writes behind the translator; cache=always is used, virtio-9p is safe";
@@ -238,13 +256,17 @@ fn virtio_fs_of(hypervisor: &Hypervisor, accelerator: Accelerator, log: &Logger)
         (VirtioFsCache::Metadata, _) => FsCache::Metadata,
         (VirtioFsCache::Auto, _) => FsCache::Auto,
         (VirtioFsCache::Always, _) => FsCache::Always,
-    };
-    let queue_size = u16::try_from(hypervisor.virtio_fs_queue_size)
-        .map_err(|_| Error::InvalidArgument("hypervisor.qemu.virtio_fs_queue_size: at most 32768".into()))?;
-    let extra_args =
-        ExtraArgs::new(hypervisor.virtio_fs_extra_args.clone()).map_err(unusable("virtio_fs_extra_args"))?;
-    let dax_mib = hypervisor.virtio_fs_cache_size_mib;
-    Ok(VirtioFs { daemon: daemon.to_path_buf(), cache, queue_size, dax_mib, extra_args })
+    }
+}
+
+fn warn_of_nydusd(accelerator: Accelerator, log: &Logger) {
+    if accelerator == Accelerator::Tcg {
+        warn!(
+            log,
+            "virtio-fs-nydus under TCG: programs from the share may crash, as nydusd writes behind the \
+            translator and has no cache=always; virtio-9p is safe"
+        );
+    }
 }
 
 /// What the agent is asked to mount. A root filesystem is nobody's but the guest's, so a 9p guest may keep what it
@@ -269,8 +291,19 @@ fn storage_of(share: &Share, hypervisor: &Hypervisor, with_volumes: bool) -> Sto
         source: share.tag.to_string(),
         fstype: fstype.into(),
         options,
-        mount_point: format!("{}/", share::GUEST_DIR),
+        mount_point: format!("{}/", mount_point_of(share)),
         ..Default::default()
+    }
+}
+
+/// Where the guest mounts the share, so that it finds the directory at [`share::GUEST_DIR`]: nydusd has that further
+/// below.
+fn mount_point_of(share: &Share) -> &'static str {
+    match &share.kind {
+        ShareKind::VirtioFs(VirtioFs { server: FsServer::Nydusd, .. }) => {
+            share::GUEST_DIR.strip_suffix(vmm::NYDUSD_MOUNT_POINT).unwrap_or(share::GUEST_DIR)
+        }
+        ShareKind::VirtioFs(_) | ShareKind::Virtio9p => share::GUEST_DIR,
     }
 }
 

@@ -93,7 +93,7 @@ fn user(spec: &VmSpec) -> Result<Option<User>, BootError> {
 }
 
 async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
-    let Connections { share, vsock, fds, late, host, device } = Connections::make(processes, spec)?;
+    let Connections { share, vsock, fds, late, host, device } = Connections::make(processes, spec).await?;
     let memory = MemoryFile::of(spec)?;
     let image = image(spec)?;
     let extensions = spec.extensions.iter().map(|extension| open(&extension.path));
@@ -175,7 +175,7 @@ async fn first_state(qmp: &Qmp, spec: &VmSpec, memory: Option<Filling>) -> Resul
 
 /// Carries out `boot`, unless a process ends first. QEMU's connection may go before its exit is known, which is the
 /// better explanation.
-async fn unless_it_ends<T>(
+pub(super) async fn unless_it_ends<T>(
     mut exit: watch::Receiver<Option<VmExit>>,
     boot: impl Future<Output = Result<T, BootError>>,
 ) -> Result<T, BootError> {

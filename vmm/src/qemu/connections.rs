@@ -4,11 +4,13 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+use super::boot::unless_it_ends;
 use super::command::{ShareEnd, VsockEnd};
 use super::late::{Late, LateShare, LateVsock};
 use crate::error::BootError;
+use crate::nydusd;
 use crate::processes::Processes;
-use crate::spec::{Origin, Share, ShareKind, VmSpec, VsockSpec};
+use crate::spec::{FsServer, Origin, Share, ShareKind, VmSpec, VsockSpec};
 use crate::virtiofsd;
 use crate::vm::Vsock;
 use crate::vsock::{self, Device};
@@ -30,9 +32,9 @@ pub(super) struct Connections<'a> {
 }
 
 impl<'a> Connections<'a> {
-    /// Starts what QEMU is to be connected with. virtiofsd needs no waiting for: it comes up while QEMU does.
-    pub(super) fn make(processes: &Processes, spec: &'a VmSpec) -> Result<Connections<'a>, BootError> {
-        let daemon = daemon(processes, spec)?;
+    /// Starts what QEMU is to be connected with.
+    pub(super) async fn make(processes: &Processes, spec: &'a VmSpec) -> Result<Connections<'a>, BootError> {
+        let daemon = daemon(processes, spec).await?;
         let vsock = vsock::start(spec.vsock, processes.log())?;
         if spec.vsock == VsockSpec::Vhost {
             processes.record_cid(vsock.cid)?;
@@ -58,12 +60,18 @@ impl<'a> Connections<'a> {
 }
 
 /// The daemon of a virtio-fs share. A template has none: QEMU could not save what another program serves.
-fn daemon<'a>(processes: &Processes, spec: &'a VmSpec) -> Result<Option<LateShare<'a>>, BootError> {
+async fn daemon<'a>(processes: &Processes, spec: &'a VmSpec) -> Result<Option<LateShare<'a>>, BootError> {
     match &spec.share {
         Some(Share { source, tag, kind: ShareKind::VirtioFs(fs) })
             if !matches!(spec.origin, Origin::Template { .. }) =>
         {
-            let socket = virtiofsd::start(processes, fs, source)?;
+            let socket = match fs.server {
+                // It needs no waiting for: it comes up while QEMU does.
+                FsServer::Virtiofsd(cache) => virtiofsd::start(processes, fs, cache, source)?,
+                FsServer::Nydusd => {
+                    unless_it_ends(processes.exit(), nydusd::start(processes, fs, source)).await?
+                }
+            };
             Ok(Some(LateShare { socket, tag, fs }))
         }
         _ => Ok(None),

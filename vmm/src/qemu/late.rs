@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
     use crate::qemu::qmp::tests::{Peer, connected};
-    use crate::spec::{ExtraArgs, FsCache};
+    use crate::spec::{ExtraArgs, FsCache, FsServer};
 
     async fn asked(peer: &mut Peer) -> (String, Value) {
         let asked = peer.hear().await;
@@ -109,7 +109,7 @@ mod tests {
         let tag = Tag::new("kataShared").unwrap();
         let fs = VirtioFs {
             daemon: "/guest/virtiofsd".into(),
-            cache: FsCache::Auto,
+            server: FsServer::Virtiofsd(FsCache::Auto),
             queue_size: 512,
             dax_mib: 0,
             extra_args: ExtraArgs::default(),

@@ -144,7 +144,12 @@ pub enum SpecError {
     SelinuxLabel(String),
     /// An argument that would undo what the shim sets itself.
     #[error(
-        "argument {0:?} is not for the virtiofsd of a sandbox: the shim sets it, or it weakens the daemon's jail"
+        "argument {arg:?} is not for the {daemon} of a sandbox: the shim sets it, or it weakens the daemon's jail"
     )]
-    ExtraArg(String),
+    ExtraArg {
+        /// The argument.
+        arg: String,
+        /// The daemon's name.
+        daemon: &'static str,
+    },
 }

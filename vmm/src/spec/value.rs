@@ -281,7 +281,7 @@ impl KernelParam {
     }
 }
 
-/// Arguments for `virtiofsd` that the operator adds.
+/// Arguments for the daemon of a virtio-fs share that the operator adds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExtraArgs(Vec<String>);
 
@@ -306,10 +306,42 @@ const NOT_EXTRA: [&str; 16] = [
     "--print-capabilities",
 ];
 
+/// Options of `nydusd` that decide what it serves and to whom, and where its words go.
+const NOT_EXTRA_OF_NYDUSD: [&str; 15] = [
+    "--hybrid-mode",
+    "--sock",
+    "--apisock",
+    "--shared-dir",
+    "--bootstrap",
+    "--localfs-dir",
+    "--virtual-mountpoint",
+    "--id",
+    "--supervisor",
+    "--upgrade",
+    "--config",
+    "--log-file",
+    "--log-rotation-size",
+    "--help",
+    "--version",
+];
+
 impl ExtraArgs {
-    /// Takes `args` if none of them is the shim's own business.
+    /// Takes `args` for `virtiofsd` if none of them is the shim's own business.
     pub fn new(args: impl IntoIterator<Item = String>) -> Result<ExtraArgs, SpecError> {
-        args.into_iter().map(extra_arg).collect::<Result<_, _>>().map(ExtraArgs)
+        ExtraArgs::without(args, &NOT_EXTRA, "virtiofsd")
+    }
+
+    /// Takes `args` for `nydusd` if none of them is the shim's own business.
+    pub fn of_nydusd(args: impl IntoIterator<Item = String>) -> Result<ExtraArgs, SpecError> {
+        ExtraArgs::without(args, &NOT_EXTRA_OF_NYDUSD, "nydusd")
+    }
+
+    fn without(
+        args: impl IntoIterator<Item = String>,
+        own: &[&str],
+        daemon: &'static str,
+    ) -> Result<ExtraArgs, SpecError> {
+        args.into_iter().map(|arg| extra_arg(arg, own, daemon)).collect::<Result<_, _>>().map(ExtraArgs)
     }
 
     /// The arguments, in the order given.
@@ -318,11 +350,11 @@ impl ExtraArgs {
     }
 }
 
-fn extra_arg(arg: String) -> Result<String, SpecError> {
+fn extra_arg(arg: String, own: &[&str], daemon: &'static str) -> Result<String, SpecError> {
     let name = arg.split('=').next().unwrap_or_default();
     let short = arg.starts_with('-') && !arg.starts_with("--");
-    if short || arg == "--" || NOT_EXTRA.contains(&name) || arg.contains('\0') {
-        return Err(SpecError::ExtraArg(arg));
+    if short || arg == "--" || own.contains(&name) || arg.contains('\0') {
+        return Err(SpecError::ExtraArg { arg, daemon });
     }
     Ok(arg)
 }
@@ -398,6 +430,14 @@ mod tests {
         ] {
             assert!(ExtraArgs::new([arg.to_owned()]).is_err(), "{arg:?}");
         }
+        for arg in
+            ["--sock", "--apisock=/x", "-A", "-A/x", "--shared-dir=/", "--bootstrap=/b", "--log-file=x"]
+        {
+            let error = ExtraArgs::of_nydusd([arg.to_owned()]).unwrap_err().to_string();
+            assert!(error.contains(arg) && error.contains("nydusd"), "{error}");
+        }
+        let args = ["--log-level", "debug", "--rlimit-nofile=0"].map(str::to_owned);
+        assert_eq!(ExtraArgs::of_nydusd(args).unwrap().iter().count(), 3);
         let args = ["--thread-pool-size=1", "--announce-submounts", "--xattr"].map(str::to_owned);
         assert_eq!(ExtraArgs::new(args).unwrap().iter().count(), 3);
     }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use slog::{Drain, Logger, OwnedKVList, Record, o};
 use tempfile::TempDir;
 use vmm::spec::{
-    Boot, Console, CpuFeatures, ExtraArgs, FsCache, KernelParam, Machine, MachineOptions, Memory, Share,
-    ShareKind, Tag, Vcpus, VirtioFs, VmName, VmUuid,
+    Boot, Console, CpuFeatures, ExtraArgs, FsCache, FsServer, KernelParam, Machine, MachineOptions, Memory,
+    Share, ShareKind, Tag, Vcpus, VirtioFs, VmName, VmUuid,
 };
 use vmm::{Process, VmSpec};
 
@@ -77,7 +77,7 @@ impl Fixture {
         let daemon = virtiofsd();
         let fs = VirtioFs {
             daemon,
-            cache: FsCache::Always,
+            server: FsServer::Virtiofsd(FsCache::Always),
             queue_size: 1024,
             dax_mib: 0,
             extra_args: ExtraArgs::default(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use vmm::spec::{ExtraArgs, FsCache, ShareKind};
+use vmm::spec::{ExtraArgs, FsCache, FsServer, ShareKind};
 use vmm::{Hypervisor, Qemu};
 
 use crate::Machine;
@@ -25,7 +25,7 @@ async fn a36_b18_a_directory_by_virtio_fs_is_under_its_tag_and_the_daemon_is_tol
     let mut fixture = Fixture::new().with_virtiofs();
     let share = fixture.spec.share.as_mut().unwrap();
     let ShareKind::VirtioFs(fs) = &mut share.kind else { panic!("asked for virtio-fs") };
-    (fs.queue_size, fs.cache) = (256, FsCache::Always);
+    (fs.queue_size, fs.server) = (256, FsServer::Virtiofsd(FsCache::Always));
     fs.extra_args = ExtraArgs::new(["--thread-pool-size=2".to_owned()]).unwrap();
     let shared = format!("--shared-dir={}", share.source.display());
     let mut machine = Machine::boot(fixture).await;

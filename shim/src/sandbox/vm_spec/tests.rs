@@ -183,6 +183,23 @@ fn a33_rootless_reaches_the_machine_and_what_it_excludes_is_named() {
 }
 
 #[test]
+fn a36_nydusd_serves_the_share_below_the_place_where_the_guest_mounts_it() {
+    use vmm::spec::{FsServer, ShareKind};
+    let keys = "shared_fs = 'virtio-fs-nydus'\nvirtio_fs_daemon = '/bin/true'\nvirtio_fs_queue_size = 512";
+    let share = of_keys(keys).share.unwrap();
+    let ShareKind::VirtioFs(fs) = &share.kind else { panic!("{share:?}") };
+    assert_eq!(
+        (fs.server, fs.queue_size, fs.daemon.as_path()),
+        (FsServer::Nydusd, 512, Path::new("/bin/true"))
+    );
+    assert_eq!(fs.extra_args.iter().count(), 0, "the default arguments are virtiofsd's");
+    assert_eq!(mount_point_of(&share), "/run/kata-containers/shared");
+    assert_eq!(format!("{}{}", mount_point_of(&share), vmm::NYDUSD_MOUNT_POINT), share::GUEST_DIR);
+    let share = of_keys("shared_fs = 'virtio-9p'").share.unwrap();
+    assert_eq!(mount_point_of(&share), share::GUEST_DIR);
+}
+
+#[test]
 fn a40_the_pods_label_is_the_machines_unless_it_is_not_to_be() {
     let label = "system_u:system_r:container_kvm_t:s0:c1,c2";
     let labelled = |label: &str| -> Spec {

@@ -46,7 +46,7 @@ fn inherited() -> Inherited<'static> {
 pub(super) fn fs(dax_mib: u32) -> VirtioFs {
     VirtioFs {
         daemon: "/guest/virtiofsd".into(),
-        cache: FsCache::Auto,
+        server: FsServer::Virtiofsd(FsCache::Auto),
         queue_size: 1024,
         dax_mib,
         extra_args: ExtraArgs::default(),

@@ -136,7 +136,10 @@ fn virtio_fs(keys: &str) -> VirtioFs {
 #[test]
 fn e3_a36_b18_keys_of_virtio_fs_reach_the_share() {
     let usual = virtio_fs("");
-    assert_eq!((usual.cache, usual.queue_size, usual.dax_mib), (FsCache::Auto, 1024, 0));
+    assert_eq!(
+        (usual.server, usual.queue_size, usual.dax_mib),
+        (FsServer::Virtiofsd(FsCache::Auto), 1024, 0)
+    );
     assert_eq!(usual.extra_args.iter().collect::<Vec<_>>(), ["--thread-pool-size=1", "--announce-submounts"]);
     let fs = virtio_fs(
         "shared_fs = 'virtio-fs'\nvirtio_fs_queue_size = 64\nvirtio_fs_cache_size = 128\n\
@@ -150,7 +153,7 @@ fn e3_a36_b18_keys_of_virtio_fs_reach_the_share() {
         ("auto", FsCache::Auto),
         ("always", FsCache::Always),
     ] {
-        assert_eq!(virtio_fs(&format!("virtio_fs_cache = '{word}'")).cache, wanted);
+        assert_eq!(virtio_fs(&format!("virtio_fs_cache = '{word}'")).server, FsServer::Virtiofsd(wanted));
     }
 }
 
@@ -168,7 +171,10 @@ fn e3_b18_the_guest_mounts_what_is_shared_as_it_is_shared() {
     let with_virtio_fs = "shared_fs = 'virtio-fs'\nvirtio_fs_daemon = '/bin/true'";
     let (share, mounted) = storage(with_virtio_fs);
     // Under TCG anything else would crash programs.
-    assert!(matches!(&share.kind, ShareKind::VirtioFs(fs) if fs.cache == FsCache::Always), "{share:?}");
+    assert!(
+        matches!(&share.kind, ShareKind::VirtioFs(fs) if fs.server == FsServer::Virtiofsd(FsCache::Always)),
+        "{share:?}"
+    );
     assert_eq!((mounted.driver.as_str(), mounted.options.len()), ("virtio-fs", 0));
     let (_, mounted) = storage(&format!("{with_virtio_fs}\nvirtio_fs_cache_size = 64"));
     assert_eq!(mounted.options, ["dax"]);

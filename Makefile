@@ -21,7 +21,7 @@ AGENT_ENV := RUSTFLAGS="-C target-feature=+crt-static" \
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 UNIT_TESTS := $(if $(NEXTEST),cargo nextest run --no-tests=pass,cargo test --quiet)
 # The end-to-end tests need root for containerd, mounts and cgroups.
-KEPT := PATH,HOME,KATA_CACHE_DIR,CARGO_TARGET_DIR,KATA_TEST_CONTAINERD,KATA_TEST_CTR,KATA_TEST_QEMU
+KEPT := PATH,HOME,KATA_CACHE_DIR,KATA_GUEST,CARGO_TARGET_DIR,KATA_TEST_CONTAINERD,KATA_TEST_CTR,KATA_TEST_QEMU
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEPT))
 
 .PHONY: help
@@ -43,6 +43,12 @@ build: ## build the shim
 guest: setup ## build the guest's agent and pack it into the initramfs
 	@$(AGENT_ENV) cargo build --quiet --release --locked --package guest-agent --target $(AGENT_TARGET) --target-dir $(TARGET)/guest
 	@guest/image/build-initramfs $(AGENT)
+
+.PHONY: guest-kernel
+guest-kernel: setup ## build a kernel that boots in less than half the time, used from then on (KATA_GUEST=stock: not used)
+	@tools/install-packages guest-kernel
+	@guest/kernel/build-kernel
+	@$(MAKE) --no-print-directory guest
 
 .PHONY: check
 check: ## format, lints, unit tests, licences, documentation, spelling, scripts
@@ -98,7 +104,7 @@ install: SHARE := $(PREFIX)/share/kata-containers
 install: guest build ## install shim, helpers, guest and default configuration (PREFIX=/usr/local, DESTDIR= for packaging)
 	install -D --target-directory $(DESTDIR)$(PREFIX)/bin $(SHIM)
 	install -D --target-directory $(DESTDIR)$(PREFIX)/libexec $(BIN)/virtiofsd
-	install -D --mode 0644 --target-directory $(DESTDIR)$(SHARE) $(KATA_CACHE_DIR)/guest/{vmlinuz,initrd.img}
+	install -D --mode 0644 --target-directory $(DESTDIR)$(SHARE) $$(source tools/lib.sh && guest_dir)/{vmlinuz,initrd.img}
 	tools/configure kernel=$(SHARE)/vmlinuz initrd=$(SHARE)/initrd.img virtio_fs_daemon=$(PREFIX)/libexec/virtiofsd | \
 		install -D --mode 0644 /dev/stdin $(DESTDIR)/usr/share/defaults/kata-containers/configuration.toml
 

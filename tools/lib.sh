@@ -4,6 +4,18 @@
 CACHE=${KATA_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/containerd-shim-kata-v2}
 mkdir -p "$CACHE"
 
+# The guest that is used: the trimmed kernel of `make guest-kernel` with its initramfs where it is built, else the
+# distribution's; KATA_GUEST=stock or KATA_GUEST=trimmed says which.
+guest_dir() {
+    local trimmed=$CACHE/guest/trimmed
+    case ${KATA_GUEST:-} in
+        stock) echo "$CACHE/guest" ;;
+        trimmed) echo "$trimmed" ;;
+        '') if [[ -e $trimmed/initrd.img ]]; then echo "$trimmed"; else echo "$CACHE/guest"; fi ;;
+        *) echo "KATA_GUEST=$KATA_GUEST: stock or trimmed" >&2 && return 1 ;;
+    esac
+}
+
 # Everything that changes the machine needs root; without it, by way of sudo.
 as_root() {
     if [[ $(id -u) == 0 ]]; then "$@"; else sudo -- "$@"; fi

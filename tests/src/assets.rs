@@ -30,6 +30,9 @@ pub struct Assets {
     pub shim: PathBuf,
     /// Everything that is built or fetched once: `KATA_CACHE_DIR`.
     pub cache: PathBuf,
+    /// The guest's kernel and initramfs: the trimmed ones if they are built, else the distribution's. `KATA_GUEST` says
+    /// `stock` or `trimmed`.
+    pub guest: PathBuf,
     /// The configuration file as shipped.
     pub configuration: PathBuf,
 }
@@ -39,13 +42,15 @@ impl Assets {
     pub fn find() -> Result<Assets> {
         let runtime = env::var("KATA_TEST_RUNTIME").unwrap_or_else(|_| KATA.to_owned());
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let cache = cache();
         let assets = Assets {
             containerd: program("KATA_TEST_CONTAINERD", "containerd")?,
             ctr: program("KATA_TEST_CTR", "ctr")?,
             qemu: env::var_os("KATA_TEST_QEMU").map(PathBuf::from),
             templates: env::var_os("KATA_TEST_TEMPLATES").map(PathBuf::from),
             shim: shim(&runtime)?,
-            cache: cache(),
+            guest: guest(&cache)?,
+            cache,
             configuration: repository.join("configuration/configuration.toml"),
             runtime,
         };
@@ -86,6 +91,16 @@ fn cache() -> PathBuf {
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
     base.unwrap_or_else(|| PathBuf::from("/root/.cache")).join("containerd-shim-kata-v2")
+}
+
+fn guest(cache: &Path) -> Result<PathBuf> {
+    let [stock, trimmed] = ["guest", "guest/trimmed"].map(|dir| cache.join(dir));
+    match env::var("KATA_GUEST").as_deref() {
+        Ok("stock") => Ok(stock),
+        Ok("trimmed") => Ok(trimmed),
+        Ok("") | Err(_) => Ok(if trimmed.join("initrd.img").exists() { trimmed } else { stock }),
+        Ok(other) => fail!("KATA_GUEST={other}: stock or trimmed"),
+    }
 }
 
 /// A shim's file name follows from the runtime's: `io.containerd.kata.v2` is `containerd-shim-kata-v2`.

@@ -21,11 +21,10 @@ impl Configuration {
         let text = fs::read_to_string(&assets.configuration).context(assets.configuration.display())?;
         let file = text.parse::<Table>().context(assets.configuration.display())?;
         let mut configuration = Configuration { file };
-        let guest = assets.cache.join("guest");
         let bin = assets.cache.join("bin");
         configuration
-            .set("hypervisor.qemu.kernel", path(&guest.join("vmlinuz")))
-            .set("hypervisor.qemu.initrd", path(&guest.join("initrd.img")))
+            .set("hypervisor.qemu.kernel", path(&assets.guest.join("vmlinuz")))
+            .set("hypervisor.qemu.initrd", path(&assets.guest.join("initrd.img")))
             .set("hypervisor.qemu.virtio_fs_daemon", path(&bin.join("virtiofsd")))
             // As in Kata's own file the profiles are off unless asked for.
             .set("runtime.disable_guest_seccomp", false)

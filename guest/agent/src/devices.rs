@@ -76,6 +76,7 @@ impl Devices {
         for module in address.drivers() {
             modules::need(module)?;
         }
+        address.look_for(Path::new(SYS));
         let found = async {
             loop {
                 let arrived = self.arrived.notified();

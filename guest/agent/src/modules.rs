@@ -20,6 +20,9 @@ const AT_BOOT: &str = "/lib/modules/load";
 /// One such list per module that is loaded when something asks for it.
 const ON_DEMAND: &str = "/lib/modules/on-demand";
 
+/// Names of modules that the kernel has built in, one per line. Few of them show in [`KNOWN`].
+const BUILT_IN: &str = "/lib/modules/builtin";
+
 /// Where the kernel shows what it has, built in or loaded.
 const KNOWN: &str = "/sys/module";
 
@@ -83,7 +86,7 @@ pub(crate) fn ask_for(name: &str, parameters: &[String]) -> Result<(), Error> {
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)) {
         return Err(Error::invalid(format!("kernel module {name:?}: not a name")));
     }
-    if is_known(Path::new(name)) {
+    if is_known(Path::new(name)) || is_built_in(name) {
         return Ok(());
     }
     let not_found = || Error::NotFound { kind: "kernel module", id: name.to_owned() };
@@ -101,6 +104,16 @@ pub(crate) fn ask_for(name: &str, parameters: &[String]) -> Result<(), Error> {
 /// Whether the kernel has the module in the file `path`, or of that bare name.
 pub(crate) fn is_known(path: &Path) -> bool {
     known_as(path).is_some_and(|known| known.exists())
+}
+
+fn is_built_in(name: &str) -> bool {
+    fs::read_to_string(BUILT_IN).is_ok_and(|names| lists(&names, name))
+}
+
+/// Whether `names` has `name`, in which `-` and `_` are the same.
+fn lists(names: &str, name: &str) -> bool {
+    let same = |byte: u8| if byte == b'-' { b'_' } else { byte };
+    names.lines().any(|line| line.bytes().map(same).eq(name.bytes().map(same)))
 }
 
 /// Loads the driver by which the kernel tells the host that it panicked, where the host wants to know.
@@ -169,6 +182,13 @@ mod tests {
     fn the_kernel_spells_modules_with_underscores() {
         assert_eq!(known_as(Path::new("/lib/modules/virtio-rng.ko")), Some("/sys/module/virtio_rng".into()));
         assert_eq!(known_as(Path::new("overlay")), Some("/sys/module/overlay".into()));
+    }
+
+    #[test]
+    fn a_built_in_module_goes_by_its_whole_name_with_either_dash() {
+        let names = "virtio_net\npvpanic-mmio\n";
+        assert!(lists(names, "virtio-net") && lists(names, "pvpanic_mmio") && lists(names, "pvpanic-mmio"));
+        assert!(!lists(names, "virtio") && !lists(names, "net") && !lists(names, ""));
     }
 
     #[test]

@@ -67,6 +67,18 @@ impl Address {
         }
     }
 
+    /// Makes the kernel look for the disk, if it is one of those that it looks for only when asked: the host has SCSI
+    /// controllers not scanned (`scsi_mod.scan=none`).
+    pub(super) fn look_for(self, sys: &Path) {
+        let Self::Scsi { target, lun } = self else { return };
+        for host in entries(&sys.join("class/scsi_host")) {
+            let scan = host.join("scan");
+            if let Err(error) = fs::write(&scan, format!("0 {target} {lun}")) {
+                ::log::warn!("look for {self} by {}: {error}", scan.display());
+            }
+        }
+    }
+
     /// The name of the disk there, as the kernel shows it below `sys`.
     pub(super) fn find(self, sys: &Path) -> Option<String> {
         match self {
@@ -143,6 +155,19 @@ mod tests {
             assert!(Address::of_slots(path).is_err(), "{path:?}");
         }
         assert_eq!(Address::of_slots(&[2, 1]).unwrap(), Address::Pci { bridge: 2, slot: 1 });
+    }
+
+    #[test]
+    fn each_scsi_controller_is_asked_for_a_unit() {
+        let sys = tempfile::tempdir().unwrap();
+        let hosts = ["host0", "host1"].map(|host| sys.path().join("class/scsi_host").join(host));
+        for host in &hosts {
+            fs::create_dir_all(host).unwrap();
+        }
+        Address::Pci { bridge: 2, slot: 1 }.look_for(sys.path());
+        assert!(hosts.iter().all(|host| !host.join("scan").exists()));
+        Address::Scsi { target: 0, lun: 7 }.look_for(sys.path());
+        assert!(hosts.iter().all(|host| fs::read_to_string(host.join("scan")).unwrap() == "0 0 7"));
     }
 
     #[test]

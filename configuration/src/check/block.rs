@@ -9,6 +9,7 @@ use crate::hypervisor::VhostUserStore;
 use crate::program;
 use crate::raw::RawHypervisor;
 
+const STORE_ENABLED: &str = "hypervisor.qemu.enable_vhost_user_store";
 const STORE: &str = "hypervisor.qemu.vhost_user_store_path";
 const DRIVER: &str = "hypervisor.qemu.block_device_driver";
 const AIO: &str = "hypervisor.qemu.block_device_aio";
@@ -57,6 +58,7 @@ impl Checker<'_> {
         if !raw.enable_vhost_user_store {
             return None;
         }
+        self.made_for(STORE_ENABLED);
         let path = raw.vhost_user_store_path.clone();
         self.note(STORE, program::directory(&path));
         Some(VhostUserStore { path, reconnect: NonZeroU32::new(raw.vhost_user_reconnect_timeout_sec) })

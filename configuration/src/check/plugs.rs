@@ -16,8 +16,14 @@ impl Checker<'_> {
         let hot = self.hot(raw.hotplug_vfio_on_root_bus, hot);
         match (hot, cold) {
             (None, None) => PassThrough::Never,
-            (None, Some(port)) => PassThrough::Cold(port),
-            (Some((_, port)), None) => PassThrough::Hot(port),
+            (None, Some(port)) => {
+                self.made_for(COLD);
+                PassThrough::Cold(port)
+            }
+            (Some((key, port)), None) => {
+                self.made_for(key);
+                PassThrough::Hot(port)
+            }
             (Some((key, port)), Some(_)) => {
                 self.problem(
                     key,
@@ -26,6 +32,12 @@ impl Checker<'_> {
                 PassThrough::Hot(port)
             }
         }
+    }
+
+    /// Warns that a key makes the machine ready for devices that containers do not get yet.
+    pub(super) fn made_for(&mut self, key: &str) {
+        let what = "the machine is ready for such devices, but this version gives containers none";
+        self.warning(key, what.to_owned());
     }
 
     /// Where a device goes that comes later, and which key has it so. Kata 2 has a switch instead of the port.

@@ -120,6 +120,23 @@ fn a3_kernel_parameters_keep_their_quoted_blanks() {
 }
 
 #[test]
+fn e3_what_containers_do_not_get_yet_is_said() {
+    let place = Place::new();
+    for key in
+        ["hot_plug_vfio = 'root-port'", "cold_plug_vfio = 'root-port'", "hotplug_vfio_on_root_bus = true"]
+    {
+        let loaded = place.load_with(&format!("hypervisor.qemu.{key}")).unwrap();
+        let name = key.split(' ').next().unwrap();
+        let [warning] = &*loaded.warnings else { panic!("{:?}", loaded.warnings) };
+        assert!(warning.concerns(&format!("hypervisor.qemu.{name}")), "{warning}");
+        assert!(warning.to_string().contains("this version gives containers none"), "{warning}");
+    }
+    let store = "[hypervisor.qemu]\nenable_vhost_user_store = true\nvhost_user_store_path = '/usr'";
+    let loaded = place.load_with(store).unwrap();
+    assert!(loaded.warnings[0].concerns("hypervisor.qemu.enable_vhost_user_store"));
+}
+
+#[test]
 fn a17_an_image_is_read_as_one_of_both_keys_says() {
     let place = Place::new();
     let image = "hypervisor.qemu.initrd = ''\nhypervisor.qemu.image = '@DIR@/image'\n";

@@ -378,11 +378,9 @@ fn b11_devices_of_the_host_are_attached_when_and_where_the_keys_say() {
         ("hotplug_vfio_on_root_bus = true, hot_plug_vfio = 'root-port'", PassThrough::Hot(VfioPort::Root)),
     ] {
         let loaded = place.load_with(&format!("hypervisor.qemu = {{{keys}}}")).unwrap();
-        assert_eq!(
-            (loaded.configuration.hypervisor.pass_through, loaded.warnings),
-            (wanted, Vec::new()),
-            "{keys}"
-        );
+        assert_eq!(loaded.configuration.hypervisor.pass_through, wanted, "{keys}");
+        // One, that containers get no such devices yet.
+        assert_eq!(loaded.warnings.len(), usize::from(wanted != PassThrough::Never), "{keys}");
     }
     let (key, older) = ("hypervisor.qemu.hot_plug_vfio", "hypervisor.qemu.hotplug_vfio_on_root_bus");
     let unknown = "\"rootport\" is unknown; use no-port, bridge-port, root-port or switch-port";

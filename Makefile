@@ -81,6 +81,12 @@ fuzz: ## made-up files, annotations and QMP input, a minute each (FUZZ_SECONDS=6
 e2e: guest build ## whole-system tests: real containerd, real QEMU, real guest (TESTS=<part of a name> for some)
 	$(AS_ROOT) env KATA_TEST_SHIM=$(SHIM) cargo test --locked --package tests -- $(TESTS)
 
+.PHONY: e2e-templates
+e2e-templates: guest build ## the same with every sandbox a copy of a template
+	@templates=$$(mktemp -d /dev/shm/kata-templates-XXXXXX); trap 'rm -rf "$$templates"' EXIT; \
+		$(AS_ROOT) env KATA_TEST_SHIM=$(SHIM) KATA_TEST_TEMPLATES=$$templates \
+		cargo test --locked --package tests -- $(TESTS)
+
 .PHONY: test
 test: setup check e2e ## set up, check, e2e: everything, on a machine that has only the Rust toolchain
 

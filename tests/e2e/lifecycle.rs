@@ -148,7 +148,7 @@ fn s_d1_no_core_file_of_the_shim_would_have_the_guests_memory(case: &Case<'_>) -
     let shared = case.world.shared()?;
     let shim = shared.shim_of(SHARED)?.plain::<ConnectResponse>("Connect")?.shim_pid;
     let maps = std::fs::read_to_string(format!("/proc/{shim}/smaps"))?;
-    let mut lines = maps.lines().skip_while(|line| !line.contains("memory-backend-memfd"));
+    let mut lines = maps.lines().skip_while(|line| !line.contains("memfd:memory"));
     let flags = lines.find_map(|line| line.strip_prefix("VmFlags:"));
     let flags = flags.context("the vsock device's mapping of the guest's memory")?;
     check!(flags.split_whitespace().any(|flag| flag == "dd"), "its flags: {flags}");

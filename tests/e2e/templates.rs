@@ -132,7 +132,9 @@ fn a_template_is_made_shown_and_removed_by_command(case: &Case<'_>) -> Result<()
 
     check!(says("destroy")?.contains("removed"), "destroy");
     check_eq!(made_templates(case)?, Vec::<PathBuf>::new(), "templates that are left");
-    let off = case.configuration(|_| {})?;
+    let off = case.configuration(|file| {
+        file.set("factory.enable_template", false);
+    })?;
     let refused = run(&mut factory(case, "init", &off), PATIENCE)?;
     check!(refused.err().contains("factory.enable_template is not set"), "{}", refused.err());
     Ok(())

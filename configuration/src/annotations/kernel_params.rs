@@ -2,7 +2,7 @@
 
 /// Words, or beginnings of words, that would run another program than the agent, open a way into the guest, or
 /// change what the operator's own words mean.
-pub(crate) const REFUSED: [&str; 10] = [
+pub(crate) const REFUSED: [&str; 19] = [
     "init=",
     "rdinit=",
     "root=",
@@ -10,6 +10,15 @@ pub(crate) const REFUSED: [&str; 10] = [
     "agent.debug_console",
     "agent.devmode",
     "agent.log_vport",
+    "agent.policy",
+    "dm_mod.",
+    "enforcing=",
+    "kata.",
+    "lsm=",
+    "modprobe.",
+    "security=",
+    "selinux=",
+    "sysctl.",
     "agent.server_addr",
     "systemd.",
     "rd.",

@@ -231,7 +231,7 @@ impl Checker<'_> {
 
     /// The arguments for the daemon in question. The default ones, which Kata's file spells out, are virtiofsd's.
     fn extra_args(&mut self, raw: &RawHypervisor) -> Vec<String> {
-        let arguments = &raw.virtio_fs_extra_args;
+        let arguments = &modern(&raw.virtio_fs_extra_args);
         let nydus = raw.shared_fs == SharedFs::VirtioFsNydus;
         if nydus && arguments == keys::VIRTIO_FS_EXTRA_ARGS {
             return Vec::new();
@@ -254,4 +254,13 @@ impl Checker<'_> {
     pub(super) fn note<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
         result.map_err(|what| self.problem(key, what)).ok()
     }
+}
+
+/// Kata 3's file asks for submounts in the words of an older virtiofsd.
+fn modern(arguments: &[String]) -> Vec<String> {
+    let mut arguments = arguments.to_vec();
+    while let Some(at) = arguments.windows(2).position(|pair| pair == ["-o", "announce_submounts"]) {
+        arguments.splice(at..at + 2, ["--announce-submounts".to_owned()]);
+    }
+    arguments
 }

@@ -395,6 +395,16 @@ fn b11_devices_of_the_host_are_attached_when_and_where_the_keys_say() {
 }
 
 #[test]
+fn e3_the_words_of_kata_3_for_submounts_are_understood() {
+    let key = "hypervisor.qemu.virtio_fs_extra_args";
+    let place = Place::new();
+    let loaded =
+        place.load_with(&format!("{key} = ['--thread-pool-size=1', '-o', 'announce_submounts']")).unwrap();
+    let arguments = loaded.configuration.hypervisor.virtio_fs_extra_args;
+    assert_eq!(arguments, ["--thread-pool-size=1", "--announce-submounts"]);
+}
+
+#[test]
 fn virtiofsd_arguments_that_are_the_shim_s_are_refused() {
     let key = "hypervisor.qemu.virtio_fs_extra_args";
     let place = Place::new();

@@ -120,6 +120,12 @@ pub enum SpecError {
     /// A device of the host can be in a machine once.
     #[error("{0} is to be in the guest twice")]
     HostDeviceTwice(String),
+    /// More words than the guest's kernel reads.
+    #[error(
+        "the guest kernel's command line has {0} bytes, and the kernel reads 2047: shorten kernel_params, those of the \
+         file or of the pod's annotation, or take away guest_extension_images"
+    )]
+    CommandLine(usize),
     /// The guest knows extension images by their names.
     #[error("two extension images are called {0:?}")]
     ExtensionTwice(String),

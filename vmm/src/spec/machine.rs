@@ -7,6 +7,12 @@ use super::{
     Accelerator, BlockDriver, Boot, Console, Firmware, ImageDriver, MachineOptions, Origin, PassThrough,
     Protection, ShareKind, SpecError, VirtioPci,
 };
+use crate::kernel_params;
+
+/// Bytes of the guest kernel's buffer for its command line, its end included: `COMMAND_LINE_SIZE` of x86 and of ARM.
+const COMMAND_LINE: usize = 2048;
+/// Room for the rate of the guest's clock, which only the boot may know.
+const TICKS: usize = 32;
 
 /// The board QEMU emulates.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +129,10 @@ impl VmSpec {
             return Err(SpecError::RootBus(self.root_bus_slots()));
         }
         self.extensions_differ()?;
+        let line = kernel_params::command_line(self, None).len() + TICKS;
+        if line >= COMMAND_LINE {
+            return Err(SpecError::CommandLine(line));
+        }
         let clash = clashes.into_iter().find(|(clash, _)| *clash);
         clash.map_or(Ok(()), |(_, what)| Err(SpecError::Clash { what, with: self.machine.name() }))?;
         self.seats().map(drop)

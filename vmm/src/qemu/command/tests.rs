@@ -411,6 +411,17 @@ fn a3_memory_for_devices_that_reach_not_all_of_it_is_set_aside_where_there_may_b
     }
 }
 
+#[test]
+fn a3_a_command_line_that_the_guests_kernel_would_not_read_whole_is_refused() {
+    let with = |bytes: usize| {
+        let word = KernelParam::new(format!("a={}", "x".repeat(bytes))).unwrap();
+        VmSpec { kernel_params: vec![word], ..spec() }
+    };
+    assert_eq!(with(1500).check(), Ok(()));
+    let error = with(2000).check().unwrap_err().to_string();
+    assert!(error.contains("the kernel reads 2047: shorten kernel_params"), "{error}");
+}
+
 /// A machine whose first state comes from there, with what QEMU inherits of it.
 fn of_origin(origin: Origin) -> Vec<String> {
     let spec = VmSpec { origin, ..spec() };

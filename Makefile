@@ -45,7 +45,7 @@ guest: setup ## build the guest's agent and pack it into the initramfs
 	@guest/image/build-initramfs $(AGENT)
 
 .PHONY: guest-kernel
-guest-kernel: setup ## build a kernel that boots in less than half the time, used from then on (KATA_GUEST=stock: not used)
+guest-kernel: setup ## build a trimmed kernel that boots in half the time; used from then on, unless KATA_GUEST=stock
 	@tools/install-packages guest-kernel
 	@guest/kernel/build-kernel
 	@$(MAKE) --no-print-directory guest

@@ -63,9 +63,9 @@ pub(crate) fn command_line(spec: &VmSpec, ticks_per_ms: Option<u64>) -> String {
         add(&[&format!("tsc_early_khz={rate}")]);
     }
     if let Boot::Image { fs, driver, verity, .. } = &spec.boot {
-        words.extend(root(*fs, *driver, verity.as_ref()));
+        let root = root(*fs, *driver, verity.as_ref());
+        add(&root.iter().map(String::as_str).collect::<Vec<_>>());
     }
-    let mut add = |list: &[&str]| words.extend(list.iter().map(ToString::to_string));
     add(&[match (spec.console, &spec.machine) {
         (Console::Virtio, _) => "console=hvc0",
         (Console::Serial, Machine::Virt(_)) => "console=ttyAMA0",

@@ -102,7 +102,9 @@ fn init(configuration: &Configuration, store: &Store, directory: &Path) -> Resul
     let hypervisor = Qemu::new(Logger::root(slog::Discard, o!()));
     let machine = boot::any_machine(configuration, directory, &log)?;
     if let Some(what) = machine.spec.against_template() {
-        return Err(Error::FailedPrecondition(format!("{what} cannot be had with a template")));
+        return Err(Error::FailedPrecondition(format!(
+            "{what} cannot be had with a template: change that in the configuration, or unset factory.enable_template"
+        )));
     }
     let key = Key::of(&machine.spec).map_err(Error::Failed)?;
     if store.find(&key).is_some() {

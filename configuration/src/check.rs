@@ -2,8 +2,10 @@
 
 mod agent;
 mod block;
+mod board;
 mod confidential;
 mod firmware;
+mod host;
 mod hypervisor;
 mod image;
 mod memory;
@@ -13,6 +15,7 @@ mod plugs;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use vmm::spec::SpecError;
 
 use crate::Configuration;
 use crate::factory::Factory;
@@ -92,6 +95,21 @@ impl Checker<'_> {
         }
     }
 
+    /// Notes everything that is wrong with the items of one key.
+    fn each<T>(&mut self, key: &str, items: impl Iterator<Item = Result<T, String>>) -> Vec<T> {
+        let (mut good, mut wrong) = (Vec::new(), Vec::new());
+        for item in items {
+            match item {
+                Ok(item) => good.push(item),
+                Err(what) => wrong.push(what),
+            }
+        }
+        if !wrong.is_empty() {
+            self.problem(key, wrong.join("; "));
+        }
+        good
+    }
+
     fn warning(&mut self, key: &str, what: String) {
         self.report.warnings.push(Finding::key(self.tree.origin(key), key, what));
     }
@@ -105,6 +123,11 @@ impl Checker<'_> {
     fn sound(&self, keys: &[&str]) -> bool {
         !keys.iter().any(|key| self.report.doubts(key))
     }
+}
+
+/// The words of a value that cannot be.
+fn text(error: SpecError) -> String {
+    error.to_string()
 }
 
 /// Kata takes 0 for "as if it were absent".

@@ -1,12 +1,22 @@
 //! What the host has, as far as a configuration depends on it.
 
-use nix::unistd::{SysconfVar, sysconf};
+use std::path::Path;
 
-/// The host's size.
-#[derive(Debug, Clone, Copy)]
+use nix::unistd::{SysconfVar, sysconf};
+use vmm::VHOST_VSOCK;
+use vmm::accelerator::{self, Choice};
+use vmm::spec::Accelerator;
+
+/// The host's size, and which of its devices there are.
+#[derive(Debug, Clone)]
 pub(crate) struct Host {
     pub(crate) cpus: u32,
     pub(crate) memory_mib: u64,
+    /// Why KVM cannot be had, if it cannot.
+    pub(crate) no_kvm: Option<String>,
+    /// What `accelerator = "auto"` means here.
+    pub(crate) accelerator: Accelerator,
+    pub(crate) vhost_vsock: bool,
 }
 
 impl Host {
@@ -18,6 +28,10 @@ impl Host {
         Self {
             cpus: u32::try_from(ask(SysconfVar::_NPROCESSORS_ONLN)).unwrap_or(u32::MAX).max(1),
             memory_mib: pages.saturating_mul(page_size) >> 20,
+            no_kvm: accelerator::detect(Choice::Kvm).err().map(|why| why.to_string()),
+            accelerator: accelerator::detect(Choice::Auto)
+                .map_or(Accelerator::Tcg, |found| found.accelerator),
+            vhost_vsock: Path::new(VHOST_VSOCK).exists(),
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use crate::block::BlockDevices;
-use crate::choice::{
-    AcceleratorChoice, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
+use vmm::spec::{
+    Block, Boot, CpuFeatures, Extension, ExtraArgs, Firmware, KernelParam, Machine, PassThrough, SnpIdentity,
 };
+
+use crate::choice::{AcceleratorChoice, ExtraMonitor, SharedFs, VirtioFsCache, VsockChoice};
 use crate::program::Program;
-use crate::verity::Verity;
 
 /// `[hypervisor.qemu]`, checked. Files named here existed when the configuration was loaded.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,17 +18,15 @@ pub struct Hypervisor {
     /// The guest's kernel.
     pub kernel: PathBuf,
     /// What the guest's kernel starts from.
-    pub rootfs: Rootfs,
+    pub boot: Boot,
     /// Images that a guest of Kata 4 mounts besides; no two have one name.
-    pub extension_images: Vec<ExtensionImage>,
-    /// Which board QEMU emulates.
-    pub machine_type: MachineType,
-    /// Further options of `-machine`, separated by commas; may be empty.
-    pub machine_accelerators: String,
-    /// Further features of `-cpu`, separated by commas; may be empty.
-    pub cpu_features: String,
+    pub extension_images: Vec<Extension>,
+    /// Which board QEMU emulates, one that this host's processors have, and how.
+    pub machine: Machine,
+    /// Further features of `-cpu`.
+    pub cpu_features: CpuFeatures,
     /// Words for the end of the guest's kernel command line: the last one of a name wins.
-    pub kernel_params: Vec<String>,
+    pub kernel_params: Vec<KernelParam>,
     /// What the machine starts from.
     pub firmware: Firmware,
     /// The guest's memory is kept from the host.
@@ -71,9 +69,9 @@ pub struct Hypervisor {
     pub pcie_root_port: u32,
     /// Ports of a PCI Express switch for such devices, at most 16.
     pub pcie_switch_port: u32,
-    /// When and where devices of the host are attached.
+    /// When and where devices of the host are attached; which ones, each container says.
     pub pass_through: PassThrough,
-    /// How the guest sees the host's directories.
+    /// How the guest sees the host's directories; not [`SharedFs::None`].
     pub shared_fs: SharedFs,
     /// `virtiofsd`, or `nydusd` where `shared_fs` says so; checked at load only when `shared_fs` asks for it.
     pub virtio_fs_daemon: Program,
@@ -82,13 +80,13 @@ pub struct Hypervisor {
     /// A window of shared files that the guest maps, in MiB; 0 is none.
     pub virtio_fs_cache_size_mib: u32,
     /// Descriptors in a queue of the virtio-fs device, a power of two.
-    pub virtio_fs_queue_size: u32,
-    /// Further arguments for `virtio_fs_daemon`; none of those the shim sets itself.
-    pub virtio_fs_extra_args: Vec<String>,
+    pub virtio_fs_queue_size: u16,
+    /// Further arguments for `virtio_fs_daemon`.
+    pub virtio_fs_extra_args: ExtraArgs,
     /// Largest 9p message in bytes.
     pub msize_9p: u32,
     /// How containers' block devices reach the guest.
-    pub block: BlockDevices,
+    pub block: Block,
     /// Where block devices that other programs serve are, when they may be attached.
     pub vhost_user_store: Option<VhostUserStore>,
     /// Where the guest's random numbers come from.
@@ -109,28 +107,6 @@ pub struct Hypervisor {
     pub use_legacy_serial: bool,
     /// Kernel, agent and QEMU say more, and the guest's console is logged.
     pub enable_debug: bool,
-}
-
-/// When devices of the host are attached, and where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PassThrough {
-    /// Never.
-    Never,
-    /// When the machine starts.
-    Cold(VfioPort),
-    /// While it runs.
-    Hot(VfioPort),
-}
-
-/// Where a device of the host is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VfioPort {
-    /// A PCI bridge.
-    Bridge,
-    /// A root port of PCI Express.
-    Root,
-    /// A port of a switch.
-    Switch,
 }
 
 /// Block devices that other programs serve by vhost-user.
@@ -162,73 +138,17 @@ pub enum MemoryBacking {
     Directory(PathBuf),
 }
 
-/// What the machine starts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Firmware {
-    /// What QEMU brings along.
-    BuiltIn,
-    /// A file in read-only memory.
-    Bios(PathBuf),
-    /// Files in flash memory, which the guest cannot change.
-    Flash {
-        /// The program.
-        code: PathBuf,
-        /// Its variables.
-        variables: Option<PathBuf>,
-    },
-}
-
 /// How the guest's memory is kept from the host; which of it applies depends on the processor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Confidential {
     /// By SEV-SNP or not at all.
     pub snp: bool,
-    /// The SEV-SNP identity block and what authenticates it, in base64.
-    pub snp_identity: Option<(String, String)>,
+    /// Who the guest is by SEV-SNP.
+    pub snp_identity: Option<SnpIdentity>,
     /// The SEV-SNP guest policy.
     pub snp_policy: u64,
     /// The port on the host where TDX quotes are made.
     pub tdx_quotes: Option<u32>,
-}
-
-/// How the guest reads its image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageDriver {
-    /// As an NVDIMM.
-    Nvdimm,
-    /// As a PCI device that is memory.
-    VirtioPmem,
-    /// As a disk.
-    VirtioBlk,
-}
-
-/// What the guest's kernel starts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rootfs {
-    /// An initial RAM file system, smaller than the guest's memory.
-    Initrd(PathBuf),
-    /// A disk image whose first partition is the root file system.
-    Image {
-        /// The image.
-        path: PathBuf,
-        /// The file system on its first partition.
-        fs_type: FsType,
-        /// How the guest reads it.
-        driver: ImageDriver,
-        /// What the first partition is checked by, with the hashes on the second.
-        verity: Option<Verity>,
-    },
-}
-
-/// An image that adds programs to the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExtensionImage {
-    /// What the guest knows it by: 1 to 10 letters, digits, `-`, `_` and `.`.
-    pub name: String,
-    /// The image.
-    pub path: PathBuf,
-    /// What its first partition is checked by, with the hashes on the second.
-    pub verity: Option<Verity>,
 }
 
 /// What becomes of the memory of a guest whose kernel panicked.

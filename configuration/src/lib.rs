@@ -8,11 +8,11 @@
 //! ```
 //!
 //! The format is Kata's own `configuration.toml`, QEMU flavour. Every key of it is in [`keys`]: it is
-//! honoured, or a warning names it. All problems of all files are reported at once, each with its key and file.
+//! honoured, or a warning names it. All problems of all files are reported at once, each with its key and file; for that
+//! values become what a machine is made of here, rather than when one is.
 
 mod agent;
 pub mod annotations;
-mod block;
 mod check;
 mod choice;
 mod factory;
@@ -36,19 +36,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 pub use agent::{Agent, KernelModule};
-pub use block::{BlockCache, BlockDevices, BlockDriver};
 pub use choice::{
     AcceleratorChoice, BlockAio, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
 };
 pub use factory::Factory;
 pub use finding::{Finding, LoadError, Origin, Place};
-pub use hypervisor::{
-    Confidential, ExtensionImage, Firmware, GuestMemoryDump, Hypervisor, ImageDriver, MemoryBacking,
-    NumaMapping, PassThrough, Rootfs, VfioPort, VhostUserStore,
-};
+pub use hypervisor::{Confidential, GuestMemoryDump, Hypervisor, MemoryBacking, NumaMapping, VhostUserStore};
 pub use program::Program;
 pub use runtime::Runtime;
-pub use verity::Verity;
 
 use annotations::Annotations;
 use find::Search;

@@ -12,22 +12,26 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use vmm::spec::{Accelerator, KernelParam};
+
 use crate::annotations::Annotations;
 use crate::find::Search;
 use crate::host::Host;
 use crate::{Configuration, Finding, LoadError, Loaded};
 
-/// A host's size, whatever machine the tests run on.
-const HOST: Host = Host { cpus: 8, memory_mib: 16384 };
+/// A host, whatever machine the tests run on.
+const HOST: Host =
+    Host { cpus: 8, memory_mib: 16384, no_kvm: None, accelerator: Accelerator::Kvm, vhost_vsock: true };
 
 /// A directory with everything a configuration names, and a main file.
 struct Place {
     directory: tempfile::TempDir,
+    host: Host,
 }
 
 impl Place {
     fn new() -> Self {
-        let place = Self { directory: tempfile::tempdir().unwrap() };
+        let place = Self { directory: tempfile::tempdir().unwrap(), host: HOST };
         for program in ["qemu", "virtiofsd"] {
             place.file(program, "#!");
             place.mode(program, 0o755);
@@ -36,6 +40,12 @@ impl Place {
             place.file(file, "something");
         }
         place
+    }
+
+    /// The same on a host that has neither KVM nor vhost.
+    fn bare() -> Self {
+        let (no_kvm, accelerator) = (Some("no /dev/kvm".to_owned()), Accelerator::Tcg);
+        Self { host: Host { no_kvm, accelerator, vhost_vsock: false, ..HOST }, ..Self::new() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -92,7 +102,7 @@ impl Place {
     fn load_as(&self, main: &Path, annotations: &[(&str, &str)]) -> Result<Loaded, LoadError> {
         let search = Search::named_by(main, nix::unistd::getuid().as_raw());
         let annotations = annotations.iter().map(|(name, value)| ((*name).to_owned(), self.placed(value)));
-        Configuration::load_from(&search, &Annotations::of(&annotations.collect()), &HOST)
+        Configuration::load_from(&search, &Annotations::of(&annotations.collect()), &self.host)
     }
 
     fn placed(&self, text: &str) -> String {
@@ -105,6 +115,10 @@ fn problems(result: Result<Loaded, LoadError>) -> Vec<Finding> {
         Err(LoadError::Invalid { problems }) => problems,
         other => panic!("expected problems, found {other:?}"),
     }
+}
+
+fn words(params: &[KernelParam]) -> Vec<&str> {
+    params.iter().map(KernelParam::as_str).collect()
 }
 
 fn texts(findings: &[Finding]) -> Vec<String> {

@@ -1,42 +1,22 @@
-//! What blocks of an image are checked by.
+//! What blocks of an image are checked by: parameters of dm-verity.
 
-use std::num::NonZeroU64;
-
-/// Parameters of dm-verity, by SHA-256 and without a header.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verity {
-    /// The hash that all the others are behind.
-    pub root_hash: Vec<u8>,
-    /// What goes into each hash first; may be empty.
-    pub salt: Vec<u8>,
-    /// Blocks of data.
-    pub data_blocks: NonZeroU64,
-    /// Bytes in each of them: a power of two from 512 to 65536.
-    pub data_block_size: u32,
-    /// Bytes in a block of hashes, likewise.
-    pub hash_block_size: u32,
-}
+use vmm::spec::Verity;
 
 const FORM: &str = "root_hash=<64 hexadecimal digits>,salt=<hexadecimal>,data_blocks=<n>,data_block_size=<n>,hash_block_size=<n>";
 
-impl Verity {
-    /// The parameters in a text of that form, in any order.
-    ///
-    /// # Errors
-    /// What is missing, wrong, unknown or there twice.
-    pub(crate) fn parse(text: &str) -> Result<Verity, String> {
-        let mut parts = Parts::read(text)?;
-        let verity = Verity {
-            root_hash: parts.take("root_hash", |value| hex(value).filter(|hash| hash.len() == 32))?,
-            salt: parts.take("salt", |value| if value == "-" { Some(Vec::new()) } else { hex(value) })?,
-            data_blocks: parts.take("data_blocks", |value| value.parse().ok())?,
-            data_block_size: parts.take("data_block_size", block_size)?,
-            hash_block_size: parts.take("hash_block_size", block_size)?,
-        };
-        match parts.0.first() {
-            None => Ok(verity),
-            Some((name, _)) => Err(format!("{name:?} is unknown or there twice; write {FORM}")),
-        }
+/// The parameters in a text of that form, in any order; what is missing, wrong, unknown or there twice.
+pub(crate) fn parse(text: &str) -> Result<Verity, String> {
+    let mut parts = Parts::read(text)?;
+    let verity = Verity {
+        root_hash: parts.take("root_hash", |value| hex(value).filter(|hash| hash.len() == 32))?,
+        salt: parts.take("salt", |value| if value == "-" { Some(Vec::new()) } else { hex(value) })?,
+        data_blocks: parts.take("data_blocks", |value| value.parse().ok().filter(|blocks| *blocks > 0))?,
+        data_block_size: parts.take("data_block_size", block_size)?,
+        hash_block_size: parts.take("hash_block_size", block_size)?,
+    };
+    match parts.0.first() {
+        None => Ok(verity),
+        Some((name, _)) => Err(format!("{name:?} is unknown or there twice; write {FORM}")),
     }
 }
 
@@ -80,11 +60,11 @@ mod tests {
     #[test]
     fn parameters_are_read_in_any_order() {
         let rest = "data_blocks=10,data_block_size=4096,hash_block_size=512";
-        let verity = Verity::parse(&format!("{rest},salt=0aff, root_hash={HASH}")).unwrap();
+        let verity = parse(&format!("{rest},salt=0aff, root_hash={HASH}")).unwrap();
         assert_eq!((verity.root_hash[1], verity.root_hash[31]), (0x11, 0xff));
-        assert_eq!((verity.salt, verity.data_blocks.get()), (vec![0x0a, 0xff], 10));
+        assert_eq!((verity.salt, verity.data_blocks), (vec![0x0a, 0xff], 10));
         assert_eq!((verity.data_block_size, verity.hash_block_size), (4096, 512));
-        assert_eq!(Verity::parse(&format!("root_hash={HASH},salt=-,{rest}")).unwrap().salt, []);
+        assert!(parse(&format!("root_hash={HASH},salt=-,{rest}")).unwrap().salt.is_empty());
     }
 
     #[test]
@@ -107,7 +87,7 @@ mod tests {
             ),
             (format!("root_hash={HASH},salt=,data_blocks=1,{rest},x=\""), "\"x\" is unknown"),
         ] {
-            let error = Verity::parse(&text).unwrap_err();
+            let error = parse(&text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }
     }

@@ -149,8 +149,12 @@ impl<'w> Case<'w> {
         if failures.is_empty() {
             return Ok(());
         }
-        let log = self.log();
-        Err(Failure::new(format!("{}\n--- end of containerd's log\n{}", failures.join("\n"), tail(&log))))
+        // Last, so that what is cut off a long output is not the reason.
+        Err(Failure::new(format!(
+            "--- end of containerd's log\n{}\n---\n{}",
+            tail(&self.log()),
+            failures.join("\n")
+        )))
     }
 
     /// Removes what a failed case did not get to. A step that fails shows in the check that follows.

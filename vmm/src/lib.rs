@@ -52,6 +52,7 @@ pub use qemu::fuzzing;
 pub use record::{Record, RecordedMachine, sweep};
 pub use spec::VmSpec;
 pub use vm::{Connection, Hypervisor, Listener, Stream, VcpuThread, Vm, Vsock};
+pub use vsock::VHOST_VSOCK;
 
 /// The oldest release of QEMU that is tested.
 pub const OLDEST_QEMU: &str = "7.2";

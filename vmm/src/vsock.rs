@@ -30,6 +30,7 @@ pub(crate) struct Backend {
 }
 
 pub(crate) use device::Device;
+pub use vhost::VHOST_VSOCK;
 
 /// Makes the back end that `spec` asks for.
 pub(crate) fn start(spec: VsockSpec, log: &Logger) -> Result<Backend, BootError> {

@@ -2,7 +2,7 @@
 
 /// Words, or beginnings of words, that would run another program than the agent, open a way into the guest, or
 /// change what the operator's own words mean.
-pub(crate) const REFUSED: [&str; 19] = [
+pub(crate) const REFUSED: [&str; 21] = [
     "init=",
     "rdinit=",
     "root=",
@@ -16,6 +16,8 @@ pub(crate) const REFUSED: [&str; 19] = [
     "kata.",
     "lsm=",
     "modprobe.",
+    "oops=",
+    "panic=",
     "security=",
     "selinux=",
     "sysctl.",

@@ -2,8 +2,9 @@
 
 use std::num::NonZeroU32;
 
-use super::Checker;
-use crate::block::{BlockCache, BlockDevices, BlockDriver};
+use vmm::spec::{Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, Queues, Sectors};
+
+use super::{Checker, text};
 use crate::choice::BlockAio;
 use crate::hypervisor::VhostUserStore;
 use crate::program;
@@ -17,40 +18,47 @@ const CACHE_SET: &str = "hypervisor.qemu.block_device_cache_set";
 const LOGICAL: &str = "hypervisor.qemu.block_device_logical_sector_size";
 const PHYSICAL: &str = "hypervisor.qemu.block_device_physical_sector_size";
 const QUEUE_SIZE: &str = "hypervisor.qemu.queue_size";
+const IO_THREADS: &str = "hypervisor.qemu.indep_iothreads";
 
 impl Checker<'_> {
-    pub(super) fn block(&mut self, raw: &RawHypervisor) -> Option<BlockDevices> {
+    pub(super) fn block(&mut self, raw: &RawHypervisor) -> Option<Block> {
         let driver = self.driver(&raw.block_device_driver);
-        let cache = self.cache(raw);
-        if raw.block_device_aio == BlockAio::Native
-            && !cache.is_some_and(|cache| cache.direct)
-            && self.sound(&[AIO, CACHE_SET])
-        {
-            let what = "native works past the page cache only: set block_device_cache_set and \
-                        block_device_cache_direct, or use io_uring or threads";
-            self.problem(AIO, what.to_owned());
-        }
-        self.sectors(raw);
-        let (queue_size, num_queues) = self.queues(raw);
-        Some(BlockDevices {
+        let access = self.access(raw);
+        let sectors = self.sectors(raw);
+        let queues = self.queues(raw);
+        let threads = IoThreads::new(raw.enable_iothreads, raw.indep_iothreads);
+        let threads = self.note(IO_THREADS, threads.map_err(text));
+        Some(Block {
             driver: driver?,
-            aio: raw.block_device_aio,
-            cache,
-            logical_sector_size: raw.block_device_logical_sector_size,
-            physical_sector_size: raw.block_device_physical_sector_size,
-            queue_size,
-            num_queues,
-            enable_iothreads: raw.enable_iothreads,
-            indep_iothreads: raw.indep_iothreads,
+            options: BlockOptions::new(access, sectors?, queues?),
+            threads: threads?,
         })
     }
 
-    fn queues(&mut self, raw: &RawHypervisor) -> (u32, u32) {
+    fn access(&mut self, raw: &RawHypervisor) -> Access {
+        let cache = self.cache(raw);
+        match (raw.block_device_aio, cache) {
+            (BlockAio::Threads, None) => Access::Threads,
+            (BlockAio::Threads, Some(cache)) => Access::CachedThreads(cache),
+            (BlockAio::IoUring, None) => Access::IoUring,
+            (BlockAio::IoUring, Some(cache)) => Access::CachedIoUring(cache),
+            (BlockAio::Native, cache) => {
+                if !cache.is_some_and(|cache| cache.direct) && self.sound(&[AIO, CACHE_SET]) {
+                    let what = "native works past the page cache only: set block_device_cache_set and \
+                                block_device_cache_direct, or use io_uring or threads";
+                    self.problem(AIO, what.to_owned());
+                }
+                Access::Native { no_flush: cache.is_some_and(|cache| cache.no_flush) }
+            }
+        }
+    }
+
+    fn queues(&mut self, raw: &RawHypervisor) -> Option<Queues> {
         let size = if raw.queue_size == 0 { 128 } else { raw.queue_size };
         if size < 4 || !size.is_power_of_two() {
             self.problem(QUEUE_SIZE, format!("{size} is not a power of two from 4 to 1024; 128 is usual"));
         }
-        (size, raw.num_queues.max(1))
+        self.note(QUEUE_SIZE, Queues::new(raw.num_queues.max(1), size).map_err(text))
     }
 
     /// The directory need only be there where it is used.
@@ -80,16 +88,16 @@ impl Checker<'_> {
         None
     }
 
-    fn cache(&mut self, raw: &RawHypervisor) -> Option<BlockCache> {
+    fn cache(&mut self, raw: &RawHypervisor) -> Option<Cache> {
         let (direct, no_flush) = (raw.block_device_cache_direct, raw.block_device_cache_noflush);
         if !raw.block_device_cache_set && (direct || no_flush) {
             let what = "false, so block_device_cache_direct and block_device_cache_noflush mean nothing";
             self.warning(CACHE_SET, what.to_owned());
         }
-        raw.block_device_cache_set.then_some(BlockCache { direct, no_flush })
+        raw.block_device_cache_set.then_some(Cache { direct, no_flush })
     }
 
-    fn sectors(&mut self, raw: &RawHypervisor) {
+    fn sectors(&mut self, raw: &RawHypervisor) -> Option<Sectors> {
         let (logical, physical) =
             (raw.block_device_logical_sector_size, raw.block_device_physical_sector_size);
         for (key, size) in [(LOGICAL, logical), (PHYSICAL, physical)] {
@@ -106,5 +114,6 @@ impl Checker<'_> {
             );
             self.problem(LOGICAL, what);
         }
+        self.note(LOGICAL, Sectors::new(logical, physical).map_err(text))
     }
 }

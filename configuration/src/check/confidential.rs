@@ -1,13 +1,18 @@
 //! Memory that is kept from the host.
 
-use super::Checker;
-use crate::hypervisor::{Confidential, Firmware};
+use vmm::spec::{Firmware, SnpIdentity};
+
+use super::{Checker, text};
+use crate::choice::{AcceleratorChoice, MachineType};
+use crate::hypervisor::Confidential;
 use crate::raw::RawHypervisor;
 
 const CONFIDENTIAL: &str = "hypervisor.qemu.confidential_guest";
 const SNP: &str = "hypervisor.qemu.sev_snp_guest";
 const ID_BLOCK: &str = "hypervisor.qemu.snp_id_block";
 const ID_AUTH: &str = "hypervisor.qemu.snp_id_auth";
+const FIRMWARE: [&str; 3] =
+    ["hypervisor.qemu.firmware", "hypervisor.qemu.firmware_volume", "hypervisor.qemu.pflashes"];
 
 impl Checker<'_> {
     pub(super) fn confidential(&mut self, raw: &RawHypervisor, firmware: &Firmware) -> Option<Confidential> {
@@ -17,21 +22,61 @@ impl Checker<'_> {
             }
             return None;
         }
-        if *firmware == Firmware::BuiltIn {
+        if *firmware == Firmware::BuiltIn && self.sound(&FIRMWARE) {
             let what = "needs firmware that measures the guest, which QEMU's own does not; set hypervisor.qemu.firmware";
             self.problem(CONFIDENTIAL, what.to_owned());
         }
+        self.not_with_protected_memory(raw);
+        let identity = self.identity(raw);
+        Some(Confidential {
+            snp: raw.sev_snp_guest,
+            snp_identity: identity,
+            snp_policy: raw.snp_guest_policy,
+            tdx_quotes: Some(raw.tdx_quote_generation_service_socket_port).filter(|port| *port != 0),
+        })
+    }
+
+    /// The guest is measured as it starts, and its memory stays where it is.
+    fn not_with_protected_memory(&mut self, raw: &RawHypervisor) {
+        let given = |path: &std::path::Path| !path.as_os_str().is_empty();
+        for (asked, key, what) in [
+            (raw.machine_type != MachineType::Q35, "machine_type", "only the board q35 has protected memory"),
+            (raw.accelerator == AcceleratorChoice::Tcg, "accelerator", "TCG has no protected memory"),
+            (raw.enable_iommu, "enable_iommu", "an IOMMU cannot reach protected memory"),
+            (
+                raw.reclaim_guest_freed_memory,
+                "reclaim_guest_freed_memory",
+                "protected memory is not given back",
+            ),
+            (
+                raw.block_device_driver == "nvdimm",
+                "block_device_driver",
+                "memory that the host provides is not protected",
+            ),
+            (given(&raw.firmware_volume), "firmware_volume", "what can be changed cannot be measured"),
+            (
+                raw.sev_snp_guest && raw.pflashes.iter().any(|flash| given(flash)),
+                "pflashes",
+                "SEV-SNP starts from hypervisor.qemu.firmware",
+            ),
+        ] {
+            if asked {
+                let what = format!("{what}; unset this, or {CONFIDENTIAL}");
+                self.problem(&format!("hypervisor.qemu.{key}"), what);
+            }
+        }
+    }
+
+    fn identity(&mut self, raw: &RawHypervisor) -> Option<SnpIdentity> {
         let (block, auth) = (&raw.snp_id_block, &raw.snp_id_auth);
         for (key, one, other) in [(ID_BLOCK, block, auth), (ID_AUTH, auth, block)] {
             if one.is_empty() && !other.is_empty() {
                 self.problem(key, "missing; an identity is a block and what authenticates it".to_owned());
             }
         }
-        Some(Confidential {
-            snp: raw.sev_snp_guest,
-            snp_identity: (!block.is_empty()).then(|| (block.clone(), auth.clone())),
-            snp_policy: raw.snp_guest_policy,
-            tdx_quotes: Some(raw.tdx_quote_generation_service_socket_port).filter(|port| *port != 0),
-        })
+        if block.is_empty() || !self.sound(&[ID_BLOCK, ID_AUTH]) {
+            return None;
+        }
+        self.note(ID_BLOCK, SnpIdentity::new(block, auth).map_err(text))
     }
 }

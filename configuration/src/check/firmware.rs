@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use vmm::spec::Firmware;
+
 use super::Checker;
-use crate::hypervisor::Firmware;
 use crate::program;
 use crate::raw::RawHypervisor;
 
@@ -16,7 +17,8 @@ impl Checker<'_> {
         let firmware = self.given(FIRMWARE, &raw.firmware);
         let volume = self.given(VOLUME, &raw.firmware_volume);
         let flashes: Vec<PathBuf> =
-            raw.pflashes.iter().filter_map(|flash| self.given(FLASHES, flash)).collect();
+            raw.pflashes.iter().filter(|flash| !flash.as_os_str().is_empty()).cloned().collect();
+        self.each(FLASHES, flashes.iter().map(|flash| program::content(flash)));
         match (flashes.as_slice(), firmware, volume) {
             ([], None, None) => return Firmware::BuiltIn,
             ([], Some(firmware), None) => return Firmware::Bios(firmware),

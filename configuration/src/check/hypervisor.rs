@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use super::Checker;
+use vmm::spec::{CpuFeatures, ExtraArgs, KernelParam};
+
 use super::memory::Size;
+use super::{Checker, text};
 use crate::choice::SharedFs;
 use crate::hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking};
 use crate::keys;
@@ -22,29 +24,19 @@ const MEMORY_FILE: &str = "hypervisor.qemu.file_mem_backend";
 const ENTROPY: &str = "hypervisor.qemu.entropy_source";
 const QUEUE_SIZE: &str = "hypervisor.qemu.virtio_fs_queue_size";
 const EXTRA_ARGS: &str = "hypervisor.qemu.virtio_fs_extra_args";
-const ROOTLESS: &str = "hypervisor.qemu.rootless";
+const CPU_FEATURES: &str = "hypervisor.qemu.cpu_features";
 const SHARED_FS: &str = "hypervisor.qemu.shared_fs";
 const MSIZE: &str = "hypervisor.qemu.msize_9p";
 const VIRTIO_FS_DAEMON: &str = "hypervisor.qemu.virtio_fs_daemon";
 
-/// Arguments of virtiofsd that the shim sets, or that would undo its confinement.
-const OWN_ARGUMENTS: [&str; 5] = ["--sandbox", "--seccomp", "--shared-dir", "--socket-path", "--fd"];
-/// Arguments of nydusd that the shim sets, or that would have it serve something else.
-const OWN_OF_NYDUSD: [&str; 8] = [
-    "--hybrid-mode",
-    "--sock",
-    "--apisock",
-    "--shared-dir",
-    "--bootstrap",
-    "--virtual-mountpoint",
-    "--supervisor",
-    "--log-file",
-];
-
 impl Checker<'_> {
     pub(super) fn hypervisor(&mut self, raw: RawHypervisor) -> Option<Hypervisor> {
         let size = self.size(&raw);
-        let rootfs = self.rootfs(&raw, size.memory_mib);
+        let boot = self.boot(&raw, size.memory_mib);
+        let machine = self.machine(&raw);
+        let cpu_features = self.note(CPU_FEATURES, CpuFeatures::parse(&raw.cpu_features).map_err(text));
+        let kernel_params = self.kernel_params(&raw.kernel_params);
+        self.host_has(&raw);
         let extension_images = self.extension_images(&raw);
         self.files(&raw);
         let default_bridges = self.at_most(BRIDGES, raw.default_bridges, 5);
@@ -57,7 +49,6 @@ impl Checker<'_> {
         let virtio_fs_queue_size = self.queue_size(raw.virtio_fs_queue_size);
         let virtio_fs_extra_args = self.extra_args(&raw);
         let msize_9p = self.msize(raw.msize_9p);
-        self.rootless(&raw);
         let block = self.block(&raw);
         let vhost_user_store = self.vhost_user_store(&raw);
         let pass_through = self.pass_through(&raw);
@@ -69,12 +60,11 @@ impl Checker<'_> {
         Some(Hypervisor {
             path: raw.path,
             kernel: raw.kernel,
-            rootfs: rootfs?,
+            boot: boot?,
             extension_images,
-            machine_type: raw.machine_type,
-            machine_accelerators: raw.machine_accelerators,
-            cpu_features: raw.cpu_features,
-            kernel_params: self.kernel_params(&raw.kernel_params),
+            machine: machine?,
+            cpu_features: cpu_features?,
+            kernel_params,
             firmware,
             confidential,
             accelerator: raw.accelerator,
@@ -102,7 +92,7 @@ impl Checker<'_> {
             virtio_fs_cache: raw.virtio_fs_cache,
             virtio_fs_cache_size_mib: raw.virtio_fs_cache_size,
             virtio_fs_queue_size,
-            virtio_fs_extra_args,
+            virtio_fs_extra_args: virtio_fs_extra_args?,
             msize_9p,
             block: block?,
             vhost_user_store,
@@ -119,17 +109,17 @@ impl Checker<'_> {
     }
 
     /// Blanks within double quotes part no words, as the kernel reads them.
-    fn kernel_params(&mut self, text: &str) -> Vec<String> {
+    fn kernel_params(&mut self, line: &str) -> Vec<KernelParam> {
         let mut quoted = false;
-        let words = text.split(|c: char| {
+        let words = line.split(|c: char| {
             quoted ^= c == '"';
             c.is_whitespace() && !quoted
         });
-        let words = words.filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
         if quoted {
-            self.problem(KERNEL_PARAMS, format!("{text:?} has a double quote without its other; add that"));
+            self.problem(KERNEL_PARAMS, format!("{line:?} has a double quote without its other; add that"));
         }
-        words
+        self.each(KERNEL_PARAMS, words.into_iter().map(|word| KernelParam::new(word).map_err(text)))
     }
 
     /// The directory is made when it is needed, so it need not be there.
@@ -183,24 +173,16 @@ impl Checker<'_> {
         program
     }
 
-    /// Files of a share are the containers' users'; with virtio-9p it would be QEMU that serves them.
-    fn rootless(&mut self, raw: &RawHypervisor) {
-        if raw.rootless && raw.shared_fs == SharedFs::Virtio9p && self.sound(&[ROOTLESS, SHARED_FS]) {
-            let what = format!(
-                "set together with {SHARED_FS} = \"virtio-9p\", which QEMU itself serves, as root; use virtio-fs"
-            );
-            self.problem(ROOTLESS, what);
+    fn queue_size(&mut self, asked: u32) -> u16 {
+        let usual = 1024;
+        match u16::try_from(asked) {
+            Ok(0) => usual,
+            Ok(size) if size.is_power_of_two() => size,
+            _ => {
+                self.problem(QUEUE_SIZE, format!("{asked} is not a power of two; use one up to {usual}"));
+                usual
+            }
         }
-    }
-
-    fn queue_size(&mut self, asked: u32) -> u32 {
-        if asked == 0 {
-            return 1024;
-        }
-        if !asked.is_power_of_two() {
-            self.problem(QUEUE_SIZE, format!("{asked} is not a power of two; use one up to 1024"));
-        }
-        asked
     }
 
     /// The guest's kernel refuses to mount with smaller messages.
@@ -230,25 +212,14 @@ impl Checker<'_> {
     }
 
     /// The arguments for the daemon in question. The default ones, which Kata's file spells out, are virtiofsd's.
-    fn extra_args(&mut self, raw: &RawHypervisor) -> Vec<String> {
-        let arguments = &modern(&raw.virtio_fs_extra_args);
+    fn extra_args(&mut self, raw: &RawHypervisor) -> Option<ExtraArgs> {
+        let arguments = modern(&raw.virtio_fs_extra_args);
         let nydus = raw.shared_fs == SharedFs::VirtioFsNydus;
         if nydus && arguments == keys::VIRTIO_FS_EXTRA_ARGS {
-            return Vec::new();
+            return Some(ExtraArgs::default());
         }
-        let own = |argument: &&String| {
-            let name = argument.split('=').next().unwrap_or_default();
-            let is_short = argument.starts_with('-') && !argument.starts_with("--");
-            match nydus {
-                true => OWN_OF_NYDUSD.contains(&name) || is_short,
-                false => OWN_ARGUMENTS.contains(&name) || argument.starts_with("-o"),
-            }
-        };
-        let refused: Vec<_> = arguments.iter().filter(own).map(|argument| format!("{argument:?}")).collect();
-        if !refused.is_empty() {
-            self.problem(EXTRA_ARGS, format!("{} is the shim's to set; remove it", refused.join(", ")));
-        }
-        arguments.clone()
+        let take = if nydus { ExtraArgs::of_nydusd } else { ExtraArgs::new };
+        self.note(EXTRA_ARGS, take(arguments).map_err(text))
     }
 
     pub(super) fn note<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {

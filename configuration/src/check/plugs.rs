@@ -1,7 +1,8 @@
 //! When and where devices of the host are plugged in.
 
+use vmm::spec::{PassThrough, VfioPort};
+
 use super::Checker;
-use crate::hypervisor::{PassThrough, VfioPort};
 use crate::raw::RawHypervisor;
 
 const HOT: &str = "hypervisor.qemu.hot_plug_vfio";
@@ -18,7 +19,7 @@ impl Checker<'_> {
             (None, None) => PassThrough::Never,
             (None, Some(port)) => {
                 self.made_for(COLD);
-                PassThrough::Cold(port)
+                PassThrough::Cold { devices: Vec::new(), port }
             }
             (Some((key, port)), None) => {
                 self.made_for(key);

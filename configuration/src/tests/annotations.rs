@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use sha2::{Digest, Sha512};
+use vmm::spec::Boot;
 
-use super::{Place, problems, texts};
+use super::{Place, problems, texts, words};
 use crate::annotations::kernel_params::REFUSED;
 use crate::annotations::{GROUPS, Group, Known, Target};
 use crate::keys::{Key, Kind};
@@ -313,7 +314,7 @@ fn e7_the_only_kind_of_hash_is_sha_512() {
 fn e7_kernel_parameters_are_added_to_the_operator_s() {
     let text = "hypervisor.qemu.kernel_params = 'quiet panic=1'\n";
     let configuration = allowed(&Place::new(), text, "hypervisor.kernel_params", "a.b=c  audit=0");
-    assert_eq!(configuration.hypervisor.kernel_params, ["quiet", "panic=1", "a.b=c", "audit=0"]);
+    assert_eq!(words(&configuration.hypervisor.kernel_params), ["quiet", "panic=1", "a.b=c", "audit=0"]);
 }
 
 #[test]
@@ -403,7 +404,7 @@ fn e7_lists_are_written_in_one_string() {
 fn e7_an_image_takes_the_place_of_the_files_initrd_but_a_pod_cannot_have_both() {
     let place = Place::new();
     let configuration = allowed(&place, "", "hypervisor.image", "@DIR@/image");
-    assert!(matches!(configuration.hypervisor.rootfs, crate::Rootfs::Image { .. }));
+    assert!(matches!(configuration.hypervisor.boot, Boot::Image { .. }));
     let both = [full("hypervisor.image"), full("hypervisor.initrd")];
     let found = problems(place.load_for(ALL, &[(&both[0], "@DIR@/image"), (&both[1], "@DIR@/initrd")]));
     assert!(found[0].what.contains("set exactly one of the two"), "{found:?}");

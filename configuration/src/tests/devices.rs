@@ -1,11 +1,10 @@
 //! What keys may say about the machine's devices.
 
+use vmm::spec::{Access, BlockDriver, Boot, Firmware, ImageDriver, Queues};
+
 use super::values::refused;
-use super::{Place, problems};
-use crate::{
-    BlockAio, BlockCache, BlockDriver, Confidential, Firmware, ImageDriver, NumaMapping, Rootfs,
-    VhostUserStore,
-};
+use super::{Place, problems, words};
+use crate::{Confidential, NumaMapping, VhostUserStore};
 
 #[test]
 fn a20_block_devices_are_what_qemu_can_make_of_them() {
@@ -38,12 +37,12 @@ fn a20_block_devices_are_what_qemu_can_make_of_them() {
          block_device_cache_set = true\nblock_device_cache_direct = true\nqueue_size = 0\nnum_queues = 0\n",
     );
     let block = loaded.unwrap().configuration.hypervisor.block;
-    assert_eq!((block.driver, block.aio), (BlockDriver::VirtioBlk, BlockAio::Native));
-    assert_eq!(block.cache, Some(BlockCache { direct: true, no_flush: false }));
-    assert_eq!((block.queue_size, block.num_queues), (128, 1));
+    assert_eq!(block.driver, BlockDriver::VirtioBlk);
+    assert_eq!(block.options.access(), Access::Native { no_flush: false });
+    assert_eq!(block.options.queues(), Queues::new(1, 128).unwrap());
     let loaded = place.load_with("hypervisor.qemu.block_device_cache_direct = true").unwrap();
     assert!(loaded.warnings[0].concerns("hypervisor.qemu.block_device_cache_set"));
-    assert_eq!(loaded.configuration.hypervisor.block.cache, None);
+    assert_eq!(loaded.configuration.hypervisor.block.options.access(), Access::IoUring);
 }
 
 const HASH: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -58,10 +57,10 @@ fn a4_an_image_is_checked_by_what_its_key_says() {
     let key = "hypervisor.qemu.kernel_verity_params";
     let image = "hypervisor.qemu.initrd = ''\nhypervisor.qemu.image = '@DIR@/image'\n";
     let loaded = place.load_with(&format!("{image}{key} = '{}'", verity_params())).unwrap();
-    let Rootfs::Image { verity: Some(verity), .. } = loaded.configuration.hypervisor.rootfs else {
+    let Boot::Image { verity: Some(verity), .. } = loaded.configuration.hypervisor.boot else {
         panic!("no image that is checked")
     };
-    assert_eq!((verity.root_hash[31], verity.salt, verity.data_blocks.get()), (0xff, vec![10, 11], 16));
+    assert_eq!((verity.root_hash[31], verity.salt, verity.data_blocks), (0xff, vec![10, 11], 16));
     refused(
         &place,
         &[(&format!("{image}{key} = 'root_hash=00'"), key, "root_hash is \"00\"; write root_hash=<64")],
@@ -91,8 +90,12 @@ fn a17_extension_images_have_names_of_their_own_files_and_what_they_are_checked_
         &place,
         &[
             (&list(&format!("{plain}, {plain}")), key, "two of them are called \"gpu\""),
-            (&list("{path = '@DIR@/image'}"), key, "name is \"\"; set 1 to 10 letters"),
-            (&list("{name = 'elevenchars', path = '@DIR@/image'}"), key, "name is \"elevenchars\""),
+            (&list("{path = '@DIR@/image'}"), key, "name of an extension image \"\" is not 1 to 10 letters"),
+            (
+                &list("{name = 'elevenchars', path = '@DIR@/image'}"),
+                key,
+                "name of an extension image \"elevenchars\"",
+            ),
             (&list("{name = 'gpu', path = '@DIR@/absent'}"), key, "gpu: path: "),
             (
                 &list("{name = 'gpu', path = '@DIR@/image', verity_params = 'x=1'}"),
@@ -115,7 +118,7 @@ fn a3_kernel_parameters_keep_their_quoted_blanks() {
     let place = Place::new();
     let key = "hypervisor.qemu.kernel_params";
     let loaded = place.load_with(&format!("{key} = ' a=1  b=\"c d\" '")).unwrap();
-    assert_eq!(loaded.configuration.hypervisor.kernel_params, ["a=1", "b=\"c d\""]);
+    assert_eq!(words(&loaded.configuration.hypervisor.kernel_params), ["a=1", "b=\"c d\""]);
     refused(&place, &[(&format!("{key} = 'a=\"b c'"), key, "a double quote without its other")]);
 }
 
@@ -147,8 +150,8 @@ fn a17_an_image_is_read_as_one_of_both_keys_says() {
         ("hypervisor.qemu.vm_rootfs_driver = 'virtio-blk-pci'", ImageDriver::VirtioBlk),
         ("hypervisor.qemu.vm_rootfs_driver = 'virtio-pmem'", ImageDriver::VirtioPmem),
     ] {
-        let rootfs = with(text).unwrap().configuration.hypervisor.rootfs;
-        assert!(matches!(rootfs, Rootfs::Image { driver, .. } if driver == expected), "{text}: {rootfs:?}");
+        let boot = with(text).unwrap().configuration.hypervisor.boot;
+        assert!(matches!(boot, Boot::Image { driver, .. } if driver == expected), "{text}: {boot:?}");
     }
     for (text, what) in [
         ("vm_rootfs_driver = 'virtio-blk-ccw'", "is for s390x"),
@@ -216,7 +219,8 @@ fn a27_protected_memory_has_firmware_and_a_whole_identity() {
     let with = |text: &str| {
         format!("[hypervisor.qemu]\nfirmware = '@DIR@/image'\nconfidential_guest = true\n{text}\n")
     };
-    let [block, auth] = ["snp_id_block = 'AAAA'", "snp_id_auth = 'AAAA'"].map(with);
+    let (block, auth) = ("snp_id_block = 'AAAA'", "snp_id_auth = 'AAAA'");
+    let [block, auth, both] = [block, auth, &format!("{block}\n{auth}")].map(with);
     refused(
         &place,
         &[
@@ -227,8 +231,23 @@ fn a27_protected_memory_has_firmware_and_a_whole_identity() {
             ),
             (block.as_str(), "hypervisor.qemu.snp_id_auth", "missing"),
             (auth.as_str(), "hypervisor.qemu.snp_id_block", "missing"),
+            (both.as_str(), "hypervisor.qemu.snp_id_block", "is not 96 bytes in base64"),
         ],
     );
+    for key in [
+        "machine_type = 'microvm'",
+        "accelerator = 'tcg'",
+        "enable_iommu = true",
+        "reclaim_guest_freed_memory = true",
+        "block_device_driver = 'nvdimm'",
+        "firmware_volume = '@DIR@/image'",
+    ] {
+        let name = format!("hypervisor.qemu.{}", key.split(' ').next().unwrap());
+        refused(&place, &[(&with(key), &name, "unset this, or hypervisor.qemu.confidential_guest")]);
+    }
+    let flash =
+        "hypervisor.qemu = {confidential_guest = true, sev_snp_guest = true, pflashes = ['@DIR@/image']}";
+    refused(&place, &[(flash, "hypervisor.qemu.pflashes", "SEV-SNP starts from hypervisor.qemu.firmware")]);
     let confidential = |text: &str| place.load_with(text).unwrap().configuration.hypervisor.confidential;
     let usual = Confidential { snp: false, snp_identity: None, snp_policy: 196_608, tdx_quotes: Some(4050) };
     assert_eq!(confidential(&with("")), Some(usual));
@@ -264,6 +283,57 @@ fn a33_rootless_and_a_share_that_qemu_serves_exclude_each_other() {
         ("hypervisor.qemu.rootless", "hypervisor.qemu = {rootless = true, shared_fs = 'virtio-9p'}");
     refused(&place, &[(wrong, key, "hypervisor.qemu.shared_fs"), (wrong, key, "use virtio-fs")]);
     assert!(place.load_with("hypervisor.qemu.rootless = true").unwrap().configuration.hypervisor.rootless);
+    let under_tcg = "cannot be had with virtio-9p, which hypervisor.qemu.shared_fs = auto means under TCG";
+    refused(&Place::bare(), &[("hypervisor.qemu.rootless = true", key, under_tcg)]);
+    refused(&place, &[("hypervisor.qemu = {rootless = true, accelerator = 'tcg'}", key, under_tcg)]);
+}
+
+#[test]
+fn what_the_host_has_not_is_refused_where_it_is_asked_for_by_name() {
+    let place = Place::bare();
+    let (accelerator, vsock) = ("hypervisor.qemu.accelerator", "hypervisor.qemu.vsock");
+    refused(
+        &place,
+        &[
+            ("hypervisor.qemu.accelerator = 'kvm'", accelerator, "cannot be used: no /dev/kvm; auto or tcg"),
+            (
+                "hypervisor.qemu.vsock = 'vhost'",
+                vsock,
+                "/dev/vhost-vsock is not there: load the vhost_vsock module",
+            ),
+        ],
+    );
+    for text in ["", "hypervisor.qemu = {accelerator = 'tcg', vsock = 'vhost-user'}"] {
+        place.load_with(text).unwrap();
+    }
+    Place::new().load_with("hypervisor.qemu = {accelerator = 'kvm', vsock = 'vhost'}").unwrap();
+    let shared = "hypervisor.qemu.shared_fs";
+    refused(&place, &[("hypervisor.qemu.shared_fs = 'none'", shared, "without root filesystems")]);
+}
+
+#[test]
+fn a8_what_a_board_has_no_place_for_is_refused_by_its_key() {
+    let place = Place::new();
+    for key in [
+        "enable_iommu = true",
+        "enable_iommu_platform = true",
+        "enable_numa = true",
+        "pflashes = ['@DIR@/image']",
+        "hot_plug_vfio = 'root-port'",
+        "cold_plug_vfio = 'bridge-port'",
+        "hotplug_vfio_on_root_bus = true",
+        "guest_memory_dump_path = '/var/crash'",
+        "block_device_driver = 'nvdimm'",
+    ] {
+        let name = format!("hypervisor.qemu.{}", key.split(' ').next().unwrap());
+        let text = format!("hypervisor.qemu = {{machine_type = 'microvm', {key}}}");
+        refused(&place, &[(&text, &name, "the board microvm has no ")]);
+        place.load_with(&format!("hypervisor.qemu.{key}")).unwrap();
+    }
+    if !cfg!(target_arch = "aarch64") {
+        let (key, virt) = ("hypervisor.qemu.machine_type", "hypervisor.qemu.machine_type = 'virt'");
+        refused(&place, &[(virt, key, "virt is a board of ARM")]);
+    }
 }
 
 #[test]

@@ -115,7 +115,8 @@ fn e2_a_drop_in_replaces_a_list_as_a_whole() {
     let place = Place::new();
     let loaded =
         place.load_with("[hypervisor.qemu]\nvirtio_fs_extra_args = [\"--log-level=debug\"]\n").unwrap();
-    assert_eq!(loaded.configuration.hypervisor.virtio_fs_extra_args, ["--log-level=debug"]);
+    let arguments = loaded.configuration.hypervisor.virtio_fs_extra_args;
+    assert_eq!(arguments.iter().collect::<Vec<_>>(), ["--log-level=debug"]);
 }
 
 #[test]

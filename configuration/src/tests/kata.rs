@@ -1,13 +1,12 @@
 //! Files as Kata ships them.
 
+use vmm::spec::{Boot, ImageDriver, ImageFs};
+
 use super::values::refused;
-use super::{Place, texts};
+use super::{Place, texts, words};
 use crate::keys::{DIFFERENCES, Key, Kind, Preset, SECTIONS, Section};
 use crate::raw::{RawAgent, RawFactory, RawHypervisor, RawRuntime};
-use crate::{
-    AcceleratorChoice, Configuration, FsType, ImageDriver, MemoryBacking, Rootfs, SharedFs, VirtioFsCache,
-    VsockChoice,
-};
+use crate::{AcceleratorChoice, Configuration, MemoryBacking, SharedFs, VirtioFsCache, VsockChoice};
 
 const KATA_4: &str = include_str!("../../tests/data/kata-4-qemu.toml");
 const EVERY: &str = include_str!("../../tests/data/kata-every-key-qemu.toml");
@@ -22,16 +21,16 @@ fn a_file_of_kata_4_with_all_its_keys_loads_without_a_warning() {
     assert_eq!(texts(&loaded.warnings), Vec::<String>::new());
     let hypervisor = loaded.configuration.hypervisor;
     assert_eq!(
-        hypervisor.rootfs,
-        Rootfs::Image {
+        hypervisor.boot,
+        Boot::Image {
             path: place.path("image"),
-            fs_type: FsType::Ext4,
+            fs: ImageFs::Ext4,
             driver: ImageDriver::Nvdimm,
             verity: None
         }
     );
     assert_eq!(hypervisor.shared_fs, SharedFs::VirtioFs);
-    assert_eq!(hypervisor.kernel_params, ["cgroup_no_v1=all", "systemd.unified_cgroup_hierarchy=1"]);
+    assert_eq!(words(&hypervisor.kernel_params), ["cgroup_no_v1=all", "systemd.unified_cgroup_hierarchy=1"]);
 }
 
 #[test]

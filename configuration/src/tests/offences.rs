@@ -7,10 +7,10 @@ use super::{Place, problems};
 use crate::Origin;
 
 /// A line of a drop-in each, and the key that is wrong in it. None hides another.
-const IN_FILES: [(&str, &str); 17] = [
+const IN_FILES: [(&str, &str); 28] = [
     ("hypervisor.qemu.path = '/no'", "hypervisor.qemu.path"),
     ("hypervisor.qemu.kernel = '/no'", "hypervisor.qemu.kernel"),
-    ("hypervisor.qemu.initrd = '@DIR@/absent'", "hypervisor.qemu.initrd"),
+    ("hypervisor.qemu.initrd = ''\nhypervisor.qemu.image = '@DIR@/absent'", "hypervisor.qemu.image"),
     ("hypervisor.qemu.firmware = 'relative'", "hypervisor.qemu.firmware"),
     ("hypervisor.qemu.entropy_source = '/dev'", "hypervisor.qemu.entropy_source"),
     ("hypervisor.qemu.file_mem_backend = '/etc/hostname'", "hypervisor.qemu.file_mem_backend"),
@@ -28,6 +28,20 @@ const IN_FILES: [(&str, &str); 17] = [
         "hypervisor.qemu.hot_plug_vfio",
     ),
     ("hypervisor.qemu.rootless = true\nhypervisor.qemu.shared_fs = 'virtio-9p'", "hypervisor.qemu.rootless"),
+    ("hypervisor.qemu.machine_accelerators = '=on'", "hypervisor.qemu.machine_accelerators"),
+    ("hypervisor.qemu.cpu_features = 'a b'", "hypervisor.qemu.cpu_features"),
+    ("hypervisor.qemu.kernel_params = \"a\\u0001\"", "hypervisor.qemu.kernel_params"),
+    ("hypervisor.qemu.vm_rootfs_driver = 'floppy'", "hypervisor.qemu.vm_rootfs_driver"),
+    ("hypervisor.qemu.pflashes = ['/no', '/nor']", "hypervisor.qemu.pflashes"),
+    ("hypervisor.qemu.guest_extension_images = [{name = 7}]", "hypervisor.qemu.guest_extension_images"),
+    ("hypervisor.qemu.block_device_driver = 'ide'", "hypervisor.qemu.block_device_driver"),
+    ("hypervisor.qemu.queue_size = 100", "hypervisor.qemu.queue_size"),
+    (
+        "hypervisor.qemu.enable_numa = true\nhypervisor.qemu.numa_mapping = ['x']",
+        "hypervisor.qemu.numa_mapping",
+    ),
+    ("hypervisor.qemu.vsock = 'vhost'", "hypervisor.qemu.vsock"),
+    ("hypervisor.qemu.accelerator = 'kvm'", "hypervisor.qemu.accelerator"),
     ("hypervisor.qemu.valid_ctlpaths = ['[']", "hypervisor.qemu.valid_ctlpaths"),
     ("agent.kata.kernel_modules = ['--all']", "agent.kata.kernel_modules"),
     ("runtime.nonsense = 1", "runtime.nonsense"),
@@ -58,7 +72,7 @@ proptest! {
         annotations in subsequence(IN_ANNOTATIONS.to_vec(), 0..=IN_ANNOTATIONS.len()),
     ) {
         prop_assume!(!lines.is_empty() || !annotations.is_empty());
-        let place = Place::new();
+        let place = Place::bare();
         let text: Vec<_> = lines.iter().map(|(line, _)| *line).collect();
         let text = format!("hypervisor.qemu.enable_annotations = ['.*']\n{}\n", text.join("\n"));
         let found = problems(place.load_for(&text, &annotations));
@@ -71,4 +85,24 @@ proptest! {
         }
         prop_assert_eq!(found.len(), lines.len() + annotations.len(), "{:?}", found);
     }
+}
+
+#[test]
+fn what_is_wrong_with_several_values_of_one_key_is_all_told() {
+    let place = Place::new();
+    for (text, expected) in [
+        ("pflashes = ['/no', '/nor']", ["/no: ", "/nor: "]),
+        ("kernel_params = \"a\\u0001 b c\\u0002\"", ["a\\u{1}", "c\\u{2}"]),
+        ("guest_extension_images = [{name = 7}, {size = 1}]", ["not a string", "\"size\" is unknown"]),
+        ("virtio_fs_extra_args = ['--fd=3', '-o']", ["\"--fd=3\"", "\"-o\""]),
+    ] {
+        let found = problems(place.load_with(&format!("hypervisor.qemu.{text}")));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(expected.iter().all(|part| found[0].what.contains(part)), "{found:?}");
+    }
+    let image = "hypervisor.qemu = {initrd = '', image = '@DIR@/image', kernel_verity_params = 'x=1', vm_rootfs_driver = 'y'}";
+    assert_eq!(problems(place.load_with(image)).len(), 2);
+    // Firmware that is not there is no reason to ask for some.
+    let flashes = "hypervisor.qemu = {confidential_guest = true, pflashes = ['/no', '/no', '/no']}";
+    assert_eq!(problems(place.load_with(flashes)).len(), 1);
 }

@@ -2,8 +2,10 @@
 
 use std::fs;
 
+use vmm::spec::{Boot, ExtraArgs, PassThrough, VfioPort};
+
 use super::{Place, problems, texts};
-use crate::{KernelModule, LoadError, MemoryBacking, PassThrough, Rootfs, SharedFs, VfioPort};
+use crate::{KernelModule, LoadError, MemoryBacking, SharedFs};
 
 /// Each drop-in gives exactly one problem: with this key and this text.
 #[track_caller]
@@ -94,7 +96,7 @@ fn exactly_one_of_initrd_and_image_is_wanted() {
         ],
     );
     let loaded = place.load_with("hypervisor.qemu = {initrd = '', image = '@DIR@/image'}").unwrap();
-    assert!(matches!(loaded.configuration.hypervisor.rootfs, Rootfs::Image { .. }));
+    assert!(matches!(loaded.configuration.hypervisor.boot, Boot::Image { .. }));
 }
 
 #[test]
@@ -373,7 +375,7 @@ fn b11_devices_of_the_host_are_attached_when_and_where_the_keys_say() {
         ("", PassThrough::Never),
         ("hot_plug_vfio = '', cold_plug_vfio = 'no-port'", PassThrough::Never),
         ("hot_plug_vfio = 'bridge-port', cold_plug_vfio = 'no-port'", PassThrough::Hot(VfioPort::Bridge)),
-        ("cold_plug_vfio = 'switch-port'", PassThrough::Cold(VfioPort::Switch)),
+        ("cold_plug_vfio = 'switch-port'", PassThrough::Cold { devices: Vec::new(), port: VfioPort::Switch }),
         ("hotplug_vfio_on_root_bus = true", PassThrough::Hot(VfioPort::Root)),
         ("hotplug_vfio_on_root_bus = true, hot_plug_vfio = 'root-port'", PassThrough::Hot(VfioPort::Root)),
     ] {
@@ -401,18 +403,28 @@ fn e3_the_words_of_kata_3_for_submounts_are_understood() {
     let loaded =
         place.load_with(&format!("{key} = ['--thread-pool-size=1', '-o', 'announce_submounts']")).unwrap();
     let arguments = loaded.configuration.hypervisor.virtio_fs_extra_args;
-    assert_eq!(arguments, ["--thread-pool-size=1", "--announce-submounts"]);
+    assert_eq!(arguments.iter().collect::<Vec<_>>(), ["--thread-pool-size=1", "--announce-submounts"]);
 }
 
 #[test]
 fn virtiofsd_arguments_that_are_the_shim_s_are_refused() {
     let key = "hypervisor.qemu.virtio_fs_extra_args";
     let place = Place::new();
-    for argument in
-        ["--sandbox=none", "--seccomp=none", "--shared-dir", "--socket-path=/x", "--fd=3", "-o", "-osource=/"]
-    {
+    let daemon = "virtiofsd";
+    for argument in [
+        "--sandbox=none",
+        "--seccomp=none",
+        "--shared-dir",
+        "--socket-path=/x",
+        "--fd=3",
+        "-o",
+        "-osource=/",
+        "--cache=always",
+        "--uid-map=:0:0:1:",
+        "--modcaps=+all",
+    ] {
         let text = format!("{key} = ['--log-level=info', '{argument}']");
-        refused(&place, &[(&text, key, &format!("\"{argument}\" is the shim's to set; remove it"))]);
+        refused(&place, &[(&text, key, &format!("\"{argument}\" is not for the {daemon} of a sandbox"))]);
     }
     place.load_with(&format!("{key} = ['--thread-pool-size=4', '--inode-file-handles=never']")).unwrap();
 }
@@ -428,13 +440,18 @@ fn a36_nydusd_is_its_own_daemon_with_arguments_of_its_own() {
     };
     let hypervisor = place.load_with(&with("")).unwrap().configuration.hypervisor;
     assert_eq!(hypervisor.shared_fs, SharedFs::VirtioFsNydus);
-    assert_eq!(hypervisor.virtio_fs_extra_args, [""; 0], "virtiofsd's arguments are not nydusd's");
+    assert_eq!(
+        hypervisor.virtio_fs_extra_args,
+        ExtraArgs::default(),
+        "virtiofsd's arguments are not nydusd's"
+    );
     let debug = with(", virtio_fs_extra_args = ['--log-level', 'debug']");
     let hypervisor = place.load_with(&debug).unwrap().configuration.hypervisor;
-    assert_eq!(hypervisor.virtio_fs_extra_args, ["--log-level", "debug"]);
+    assert_eq!(hypervisor.virtio_fs_extra_args.iter().collect::<Vec<_>>(), ["--log-level", "debug"]);
     for argument in ["--sock=/x", "--apisock", "-A", "--shared-dir=/", "--bootstrap", "--supervisor"] {
+        let daemon = "nydusd";
         let text = with(&format!(", virtio_fs_extra_args = ['{argument}']"));
-        refused(&place, &[(&text, args, &format!("\"{argument}\" is the shim's to set; remove it"))]);
+        refused(&place, &[(&text, args, &format!("\"{argument}\" is not for the {daemon} of a sandbox"))]);
     }
     let swapped = "hypervisor.qemu = {shared_fs = 'virtio-fs', virtio_fs_daemon = '@DIR@/nydusd'}";
     refused(&place, &[(swapped, daemon, "needs the path of virtiofsd")]);

@@ -4,11 +4,14 @@ use std::{fs::File, io::Read, path::Path, sync::Arc, time::SystemTime};
 
 use agent_client::{AGENT_PORT, AgentClient, Code, Dialing, READY_PORT, Timeouts};
 use agent_protocol::agent::{CreateSandboxRequest, KernelModule};
-use configuration::{Configuration, Rootfs};
+use configuration::Configuration;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use slog::{Logger, info};
 use tokio::sync::watch;
-use vmm::{BootError, Hypervisor, Listener, Vm, VmSpec, spec::Origin};
+use vmm::{
+    BootError, Hypervisor, Listener, Vm, VmSpec,
+    spec::{Boot, Origin},
+};
 
 use super::{
     Clock, Phase, Sandbox, run_dir, run_dir::RunDir, share::SharedTree, vm_spec, vm_spec::MachinePlan,
@@ -125,7 +128,9 @@ fn not_booted(error: &BootError, configuration: &Configuration) -> Error {
     Error::Failed(match error {
         BootError::Exited(_) | BootError::Qmp(_) => format!(
             "{error}; it is hypervisor.qemu.path = {:?} with machine_accelerators = {:?} and cpu_features = {:?}",
-            hypervisor.path, hypervisor.machine_accelerators, hypervisor.cpu_features
+            hypervisor.path,
+            hypervisor.machine.options().to_string(),
+            hypervisor.cpu_features.to_string()
         ),
         _ => error.to_string(),
     })
@@ -134,9 +139,9 @@ fn not_booted(error: &BootError, configuration: &Configuration) -> Error {
 /// What a guest that ends by itself, or never answers, is made of.
 fn guest_of(configuration: &Configuration) -> String {
     let hypervisor = &configuration.hypervisor;
-    let (key, path) = match &hypervisor.rootfs {
-        Rootfs::Initrd(path) => ("initrd", path),
-        Rootfs::Image { path, .. } => ("image", path),
+    let (key, path) = match &hypervisor.boot {
+        Boot::Initrd(path) => ("initrd", path),
+        Boot::Image { path, .. } => ("image", path),
     };
     format!("the guest is hypervisor.qemu.kernel = {:?} with {key} = {path:?}", hypervisor.kernel)
 }

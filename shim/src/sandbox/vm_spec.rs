@@ -1,7 +1,5 @@
 //! From the operator's configuration to the machine to boot: every `auto` is decided here.
 
-mod block;
-mod image;
 mod numa;
 mod protection;
 #[cfg(test)]
@@ -12,26 +10,21 @@ use std::{fs, path::Path};
 
 use agent_protocol::agent::Storage;
 use configuration::{
-    AcceleratorChoice, Configuration, Hypervisor, MachineType, MemoryBacking, SharedFs, VirtioFsCache,
-    VsockChoice,
+    AcceleratorChoice, Configuration, Hypervisor, MemoryBacking, SharedFs, VirtioFsCache, VsockChoice,
 };
 use oci_spec::runtime::Spec;
 use slog::{Logger, warn};
 use vmm::{
-    VmSpec, accelerator,
+    VHOST_VSOCK, VmSpec, accelerator,
     spec::{
-        Accelerator, Backing, Capabilities, Console, CpuFeatures, ExtraArgs, ExtraMonitor, FsCache, FsServer,
-        HOST_DEVICES, KernelParam, Machine, MachineOptions, Memory, Origin, PanicDump, PassThrough,
-        PciPlaces, SelinuxLabel, SgxEpc, Share, ShareKind, SpecError, Tag, Vcpus, VfioPort, VirtioFs, VmName,
-        VmUuid, VsockSpec, Window,
+        Accelerator, Backing, Block, BlockDriver, Capabilities, Console, ExtraMonitor, FsCache, FsServer,
+        HOST_DEVICES, KernelParam, Memory, Origin, PanicDump, PciPlaces, SelinuxLabel, SgxEpc, Share,
+        ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
     },
 };
 
 use super::{boot::Plan, share};
 use crate::error::{Error, Result};
-
-/// The kernel's own vsock, where it has one.
-const VHOST_VSOCK: &str = "/dev/vhost-vsock";
 
 /// The annotation that asks for memory of enclaves.
 const SGX_EPC: &str = "sgx.intel.com/epc";
@@ -58,23 +51,21 @@ pub(super) fn of(
 ) -> Result<MachinePlan> {
     let hypervisor = &configuration.hypervisor;
     let accelerator = accelerator_of(hypervisor, log)?;
-    let vsock = vsock_of(hypervisor)?;
     let share = share_of(hypervisor, accelerator, exported, log)?;
     let storages = share.iter().map(|share| storage_of(share, hypervisor, shares_volumes(plan))).collect();
-    let machine = machine_of(hypervisor)?;
     let protection = hypervisor.confidential.as_ref().map(|asked| {
         protection::of(asked, vmm::protection::detect(Path::new("/")), vmm::protection::c_bit())
     });
     let protection = protection.transpose()?;
-    let board = protection::limit(machine.capabilities(), protection.as_ref());
+    let board = protection::limit(hypervisor.machine.capabilities(), protection.as_ref());
     let spec = VmSpec {
         name: VmName::new(format!("sandbox-{}", plan.id)).map_err(unusable("id"))?,
         uuid: VmUuid::random().map_err(Error::io("random UUID"))?,
         run_dir: run_dir.to_path_buf(),
         qemu: hypervisor.path.clone(),
-        machine,
+        machine: hypervisor.machine.clone(),
         accelerator,
-        cpu_features: CpuFeatures::parse(&hypervisor.cpu_features).map_err(unusable("cpu_features"))?,
+        cpu_features: hypervisor.cpu_features.clone(),
         vcpus: vcpus_of(hypervisor, board)?,
         memory: memory_of(hypervisor, board)?,
         numa: numa::of(hypervisor.numa.as_ref(), Path::new(numa::HOST))?,
@@ -89,13 +80,13 @@ pub(super) fn of(
         virtio: virtio::of(hypervisor, accelerator, board),
         reclaim_freed_memory: hypervisor.reclaim_guest_freed_memory,
         vhost_user: Vec::new(),
-        pass_through: pass_through_of(hypervisor),
-        block: block::of(&hypervisor.block)?,
+        pass_through: hypervisor.pass_through.clone(),
+        block: block_of(hypervisor),
         prealloc: hypervisor.enable_mem_prealloc,
         virtio_mem: hypervisor.enable_virtio_mem,
         kernel: hypervisor.kernel.clone(),
-        boot: image::boot_of(&hypervisor.rootfs),
-        extensions: image::extensions_of(hypervisor)?,
+        boot: hypervisor.boot.clone(),
+        extensions: hypervisor.extension_images.clone(),
         firmware: protection::firmware(&hypervisor.firmware, protection.as_ref()),
         protection,
         sgx_epc: sgx_epc_of(plan)?,
@@ -107,7 +98,7 @@ pub(super) fn of(
         console: if hypervisor.use_legacy_serial { Console::Serial } else { Console::Virtio },
         entropy: hypervisor.entropy_source.clone(),
         share,
-        vsock,
+        vsock: vsock_of(hypervisor),
         seccomp: seccomp_of(hypervisor, log),
         rootless: hypervisor.rootless,
         selinux: selinux_of(hypervisor, plan.spec)?,
@@ -181,16 +172,21 @@ fn sgx_epc_of(plan: &Plan<'_>) -> Result<Option<SgxEpc>> {
     asked.transpose().map_err(|error| Error::InvalidArgument(format!("annotation {SGX_EPC}: {error}")))
 }
 
-fn vsock_of(hypervisor: &Hypervisor) -> Result<VsockSpec> {
-    let has_vhost = Path::new(VHOST_VSOCK).exists();
+/// The kernel's own where it is asked for, or where it may be chosen and is there.
+fn vsock_of(hypervisor: &Hypervisor) -> VsockSpec {
     match hypervisor.vsock {
-        VsockChoice::Auto if has_vhost => Ok(VsockSpec::Vhost),
-        VsockChoice::Vhost if has_vhost => Ok(VsockSpec::Vhost),
-        VsockChoice::Vhost => Err(Error::InvalidArgument(format!(
-            "hypervisor.qemu.vsock: vhost is asked for, but {VHOST_VSOCK} is not there: load the vhost_vsock module, or \
-             set vhost-user"
-        ))),
-        VsockChoice::Auto | VsockChoice::VhostUser => Ok(VsockSpec::VhostUser),
+        VsockChoice::Vhost => VsockSpec::Vhost,
+        VsockChoice::Auto if Path::new(VHOST_VSOCK).exists() => VsockSpec::Vhost,
+        VsockChoice::Auto | VsockChoice::VhostUser => VsockSpec::VhostUser,
+    }
+}
+
+/// Nothing attaches block devices yet, and a controller that nobody needs takes a tenth of a cold start.
+fn block_of(hypervisor: &Hypervisor) -> Block {
+    let block = hypervisor.block.clone();
+    match block.driver {
+        BlockDriver::VirtioScsi => Block { driver: BlockDriver::VirtioBlk, ..block },
+        BlockDriver::VirtioBlk | BlockDriver::Nvdimm => block,
     }
 }
 
@@ -201,21 +197,8 @@ fn share_of(
     log: &Logger,
 ) -> Result<Option<Share>> {
     let kind = match (hypervisor.shared_fs, accelerator) {
-        (SharedFs::None, _) => {
-            return Err(Error::InvalidArgument(
-                "hypervisor.qemu.shared_fs: none leaves the guest without root filesystems: set auto, virtio-fs or \
-                 virtio-9p"
-                    .into(),
-            ));
-        }
-        (SharedFs::Virtio9p, _) | (SharedFs::Auto, Accelerator::Tcg) if hypervisor.rootless => {
-            return Err(Error::InvalidArgument(
-                "hypervisor.qemu.rootless: cannot be had with virtio-9p, which hypervisor.qemu.shared_fs = auto means \
-                 under TCG: set virtio-fs there"
-                    .into(),
-            ));
-        }
         (SharedFs::Virtio9p, _) | (SharedFs::Auto, Accelerator::Tcg) => ShareKind::Virtio9p,
+        (SharedFs::None, _) => return Ok(None),
         (SharedFs::VirtioFs, _) | (SharedFs::Auto, Accelerator::Kvm) => {
             let server = FsServer::Virtiofsd(cache_of(hypervisor, accelerator, log));
             ShareKind::VirtioFs(virtio_fs_of(hypervisor, server)?)
@@ -232,16 +215,13 @@ fn share_of(
 fn virtio_fs_of(hypervisor: &Hypervisor, server: FsServer) -> Result<VirtioFs> {
     let daemon =
         hypervisor.virtio_fs_daemon.usable().map_err(|found| Error::InvalidArgument(found.to_string()))?;
-    let queue_size = u16::try_from(hypervisor.virtio_fs_queue_size)
-        .map_err(|_| Error::InvalidArgument("hypervisor.qemu.virtio_fs_queue_size: at most 32768".into()))?;
-    let args = hypervisor.virtio_fs_extra_args.clone();
-    let extra_args = match server {
-        FsServer::Virtiofsd(_) => ExtraArgs::new(args),
-        FsServer::Nydusd => ExtraArgs::of_nydusd(args),
-    };
-    let extra_args = extra_args.map_err(unusable("virtio_fs_extra_args"))?;
-    let dax_mib = hypervisor.virtio_fs_cache_size_mib;
-    Ok(VirtioFs { daemon: daemon.to_path_buf(), server, queue_size, dax_mib, extra_args })
+    Ok(VirtioFs {
+        daemon: daemon.to_path_buf(),
+        server,
+        queue_size: hypervisor.virtio_fs_queue_size,
+        dax_mib: hypervisor.virtio_fs_cache_size_mib,
+        extra_args: hypervisor.virtio_fs_extra_args.clone(),
+    })
 }
 
 fn cache_of(hypervisor: &Hypervisor, accelerator: Accelerator, log: &Logger) -> FsCache {
@@ -312,19 +292,6 @@ fn shares_volumes(plan: &Plan<'_>) -> bool {
     mounts.is_some_and(|mounts| mounts.iter().any(|mount| mount.typ().as_deref() == Some("bind")))
 }
 
-fn machine_of(hypervisor: &Hypervisor) -> Result<Machine> {
-    let options =
-        MachineOptions::parse(&hypervisor.machine_accelerators).map_err(unusable("machine_accelerators"))?;
-    match hypervisor.machine_type {
-        MachineType::Q35 => Ok(Machine::Q35(options)),
-        MachineType::Microvm => Ok(Machine::Microvm(options)),
-        MachineType::Virt if cfg!(target_arch = "aarch64") => Ok(Machine::Virt(options)),
-        MachineType::Virt => Err(Error::InvalidArgument(
-            "hypervisor.qemu.machine_type: virt is a board of ARM; on this processor there are q35 and microvm".into(),
-        )),
-    }
-}
-
 /// A board that takes no more processors later has those it starts with, and nodes are divided among those.
 fn vcpus_of(hypervisor: &Hypervisor, board: Capabilities) -> Result<Vcpus> {
     let boot = hypervisor.default_vcpus;
@@ -356,22 +323,6 @@ fn places_of(hypervisor: &Hypervisor, board: Capabilities) -> Result<PciPlaces> 
     places.with_switch(hypervisor.pcie_switch_port).map_err(unusable("pcie_switch_port"))
 }
 
-/// Which devices those are, each container says.
-fn pass_through_of(hypervisor: &Hypervisor) -> PassThrough {
-    let place = |port| match port {
-        configuration::VfioPort::Bridge => VfioPort::Bridge,
-        configuration::VfioPort::Root => VfioPort::Root,
-        configuration::VfioPort::Switch => VfioPort::Switch,
-    };
-    match hypervisor.pass_through {
-        configuration::PassThrough::Never => PassThrough::Never,
-        configuration::PassThrough::Cold(port) => {
-            PassThrough::Cold { devices: Vec::new(), port: place(port) }
-        }
-        configuration::PassThrough::Hot(port) => PassThrough::Hot(place(port)),
-    }
-}
-
 /// What the agent and the guest's security need on the kernel's command line, then the operator's own words, which win.
 fn kernel_params_of(configuration: &Configuration) -> Result<Vec<KernelParam>> {
     let agent = &configuration.agent;
@@ -383,6 +334,7 @@ fn kernel_params_of(configuration: &Configuration) -> Result<Vec<KernelParam>> {
     };
     let selinux = (!configuration.hypervisor.disable_guest_selinux).then_some("selinux=1");
     let own = debug.into_iter().chain(console.iter().copied()).chain(selinux);
-    let words = own.chain(configuration.hypervisor.kernel_params.iter().map(String::as_str));
-    words.map(KernelParam::new).collect::<std::result::Result<_, _>>().map_err(unusable("kernel_params"))
+    let own = own.map(KernelParam::new).collect::<std::result::Result<Vec<_>, _>>();
+    let own = own.map_err(unusable("kernel_params"))?;
+    Ok(own.into_iter().chain(configuration.hypervisor.kernel_params.iter().cloned()).collect())
 }

@@ -148,14 +148,19 @@ pub enum SpecError {
     /// Not a label of SELinux.
     #[error("{0:?} is no label of SELinux, such as system_u:system_r:container_kvm_t:s0")]
     SelinuxLabel(String),
-    /// An argument that would undo what the shim sets itself.
+    /// Arguments that would undo what the shim sets itself.
     #[error(
-        "argument {arg:?} is not for the {daemon} of a sandbox: the shim sets it, or it weakens the daemon's jail"
+        "{} is not for the {daemon} of a sandbox: the shim sets it, or it weakens the daemon's jail; remove it",
+        quoted(.args)
     )]
-    ExtraArg {
-        /// The argument.
-        arg: String,
+    ExtraArgs {
+        /// The arguments.
+        args: Vec<String>,
         /// The daemon's name.
         daemon: &'static str,
     },
+}
+
+fn quoted(words: &[String]) -> String {
+    words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
 }

@@ -140,6 +140,12 @@ impl MachineOptions {
     }
 }
 
+impl fmt::Display for MachineOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
+}
+
 fn machine_option(entry: &str) -> Result<String, SpecError> {
     let refuse = || SpecError::MachineOption(entry.to_owned());
     let (name, value) = match entry.split_once('=') {
@@ -167,6 +173,12 @@ impl CpuFeatures {
     /// The features, in the order given.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
+    }
+}
+
+impl fmt::Display for CpuFeatures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
     }
 }
 
@@ -341,7 +353,12 @@ impl ExtraArgs {
         own: &[&str],
         daemon: &'static str,
     ) -> Result<ExtraArgs, SpecError> {
-        args.into_iter().map(|arg| extra_arg(arg, own, daemon)).collect::<Result<_, _>>().map(ExtraArgs)
+        let (refused, args): (Vec<_>, Vec<_>) = args.into_iter().partition(|arg| is_own(arg, own));
+        if refused.is_empty() {
+            Ok(ExtraArgs(args))
+        } else {
+            Err(SpecError::ExtraArgs { args: refused, daemon })
+        }
     }
 
     /// The arguments, in the order given.
@@ -350,13 +367,10 @@ impl ExtraArgs {
     }
 }
 
-fn extra_arg(arg: String, own: &[&str], daemon: &'static str) -> Result<String, SpecError> {
+fn is_own(arg: &str, own: &[&str]) -> bool {
     let name = arg.split('=').next().unwrap_or_default();
     let short = arg.starts_with('-') && !arg.starts_with("--");
-    if short || arg == "--" || own.contains(&name) || arg.contains('\0') {
-        return Err(SpecError::ExtraArg { arg, daemon });
-    }
-    Ok(arg)
+    short || arg == "--" || own.contains(&name) || arg.contains('\0')
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use super::Backend;
 use crate::error::BootError;
 use crate::vm::{Connection, Listener, Vsock};
 
-/// The device.
-const DEVICE: &str = "/dev/vhost-vsock";
+/// The kernel's own vsock device for virtual machines, where it has one.
+pub const VHOST_VSOCK: &str = "/dev/vhost-vsock";
 /// How many addresses are tried. They are 32 bits, so that a second attempt is rare even among thousands of guests.
 const ATTEMPTS: u32 = 64;
 /// 0 to 2 are the hypervisor's, the local and the host's address, the last one stands for any.
@@ -23,8 +23,8 @@ nix::ioctl_write_ptr!(set_guest_cid, 0xaf, 0x60, u64);
 
 /// Takes an address for the guest; it is the guest's while the descriptor is open.
 pub(super) fn start() -> Result<Backend, BootError> {
-    let refused = |source| BootError::Io { doing: format!("open {DEVICE}"), source };
-    let device = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(refused)?;
+    let refused = |source| BootError::Io { doing: format!("open {VHOST_VSOCK}"), source };
+    let device = OpenOptions::new().read(true).write(true).open(VHOST_VSOCK).map_err(refused)?;
     let cid = take_address(random_address, |cid| {
         let cid = u64::from(cid);
         // SAFETY: the request is the device's own and reads one u64, which lives until the call returns.
@@ -64,7 +64,7 @@ fn take_address(
     mut random: impl FnMut() -> io::Result<u32>,
     mut set: impl FnMut(u32) -> io::Result<()>,
 ) -> Result<u32, BootError> {
-    let refused = |source| BootError::Io { doing: format!("take a guest address on {DEVICE}"), source };
+    let refused = |source| BootError::Io { doing: format!("take a guest address on {VHOST_VSOCK}"), source };
     for _ in 0..ATTEMPTS {
         let cid = random().map_err(refused)?;
         if !(FIRST_GUEST..u32::MAX).contains(&cid) {

@@ -1,9 +1,9 @@
 //! Memory that is kept from the host.
 
-use configuration::{Confidential, Firmware};
+use configuration::Confidential;
 use vmm::{
     protection::Available,
-    spec::{self, CBit, Capabilities, Protection, SnpIdentity},
+    spec::{CBit, Capabilities, Firmware, Protection},
 };
 
 use super::unusable;
@@ -13,9 +13,11 @@ use crate::error::{Error, Result};
 pub(super) fn of(asked: &Confidential, host: Available, c_bit: Option<u32>) -> Result<Protection> {
     let c_bit = || CBit::new(c_bit.unwrap_or(0)).map_err(unusable("confidential_guest"));
     match (host.amd, asked.snp) {
-        (Some(amd), true) if amd.snp => {
-            Ok(Protection::Snp { c_bit: c_bit()?, policy: asked.snp_policy, identity: identity(asked)? })
-        }
+        (Some(amd), true) if amd.snp => Ok(Protection::Snp {
+            c_bit: c_bit()?,
+            policy: asked.snp_policy,
+            identity: asked.snp_identity.clone(),
+        }),
         (Some(amd), false) => Ok(Protection::Sev { c_bit: c_bit()?, encrypted_state: amd.encrypted_state }),
         (None, false) if host.tdx => Ok(Protection::Tdx { quotes: asked.tdx_quotes }),
         (_, true) => Err(absent("sev_snp_guest", "no SEV-SNP (see the kernel's kvm_amd parameter sev_snp)")),
@@ -29,11 +31,6 @@ fn absent(key: &str, what: &str) -> Error {
     ))
 }
 
-fn identity(asked: &Confidential) -> Result<Option<SnpIdentity>> {
-    let identity = asked.snp_identity.as_ref().map(|(block, auth)| SnpIdentity::new(block, auth));
-    identity.transpose().map_err(unusable("snp_id_block"))
-}
-
 /// What is left of the board: nothing comes later to a guest that is measured as it starts.
 pub(super) fn limit(board: Capabilities, protection: Option<&Protection>) -> Capabilities {
     let open = protection.is_none();
@@ -45,22 +42,18 @@ pub(super) fn limit(board: Capabilities, protection: Option<&Protection>) -> Cap
 }
 
 /// SEV starts from flash memory, so that is where its firmware is.
-pub(super) fn firmware(configured: &Firmware, protection: Option<&Protection>) -> spec::Firmware {
+pub(super) fn firmware(configured: &Firmware, protection: Option<&Protection>) -> Firmware {
     match (configured, protection) {
-        (Firmware::BuiltIn, _) => spec::Firmware::BuiltIn,
         (Firmware::Bios(path), Some(Protection::Sev { .. })) => {
-            spec::Firmware::Flash { code: path.clone(), variables: None }
+            Firmware::Flash { code: path.clone(), variables: None }
         }
-        (Firmware::Bios(path), _) => spec::Firmware::Bios(path.clone()),
-        (Firmware::Flash { code, variables }, _) => {
-            spec::Firmware::Flash { code: code.clone(), variables: variables.clone() }
-        }
+        (firmware, _) => firmware.clone(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use vmm::protection::Amd;
+    use vmm::{protection::Amd, spec::SnpIdentity};
 
     use super::*;
 
@@ -86,16 +79,13 @@ mod tests {
     }
 
     #[test]
-    fn a27_an_identity_of_the_operators_is_the_machines_or_named_where_it_is_none() {
-        let with = |block: String| {
-            let auth = format!("{}==", "B".repeat(5462));
-            of(&Confidential { snp_identity: Some((block, auth)), ..asked(true) }, amd(true), Some(51))
+    fn a27_an_identity_of_the_operators_is_the_machines() {
+        let identity = SnpIdentity::new(&"A".repeat(128), &format!("{}==", "B".repeat(5462))).ok();
+        let asked = Confidential { snp_identity: identity.clone(), ..asked(true) };
+        let Protection::Snp { identity: got, .. } = of(&asked, amd(true), Some(51)).unwrap() else {
+            panic!("no protection by SEV-SNP");
         };
-        let Protection::Snp { identity: Some(identity), .. } = with("A".repeat(128)).unwrap() else {
-            panic!("no identity");
-        };
-        assert_eq!((identity.block().len(), identity.auth().len()), (128, 5464));
-        assert!(with("A".repeat(64)).unwrap_err().to_string().contains("snp_id_block"));
+        assert!(got.is_some() && got == identity);
     }
 
     #[test]

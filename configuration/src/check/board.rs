@@ -1,0 +1,68 @@
+//! The board, and what it has a place for.
+
+use vmm::spec::{Machine, MachineOptions};
+
+use super::{Checker, text};
+use crate::choice::MachineType;
+use crate::raw::RawHypervisor;
+
+const MACHINE: &str = "hypervisor.qemu.machine_type";
+const OPTIONS: &str = "hypervisor.qemu.machine_accelerators";
+
+impl Checker<'_> {
+    /// `None` for a board, or options of one, that QEMU would not take.
+    pub(super) fn machine(&mut self, raw: &RawHypervisor) -> Option<Machine> {
+        let options = self.note(OPTIONS, MachineOptions::parse(&raw.machine_accelerators).map_err(text));
+        if raw.machine_type == MachineType::Virt && !cfg!(target_arch = "aarch64") {
+            let what = "virt is a board of ARM; on this processor there are q35 and microvm";
+            self.problem(MACHINE, what.to_owned());
+        }
+        let machine = match raw.machine_type {
+            MachineType::Q35 => Machine::Q35,
+            MachineType::Virt => Machine::Virt,
+            MachineType::Microvm => Machine::Microvm,
+        }(options.unwrap_or_default());
+        self.fits(&machine, raw);
+        self.sound(&[MACHINE, OPTIONS]).then_some(machine)
+    }
+
+    /// Numbers, such as that of bridges, are for a board that has such a thing; a switch asks for it.
+    fn fits(&mut self, machine: &Machine, raw: &RawHypervisor) {
+        let can = machine.capabilities();
+        let port = |word: &str| !["", "no-port"].contains(&word);
+        let flash = "flash memory for firmware";
+        for (has, asked, key, what) in [
+            (can.iommu, raw.enable_iommu, "enable_iommu", "IOMMU"),
+            (can.pci, raw.enable_iommu_platform, "enable_iommu_platform", "IOMMU"),
+            (can.numa, raw.enable_numa, "enable_numa", "NUMA nodes"),
+            (can.flash, !raw.pflashes.is_empty(), "pflashes", flash),
+            (can.flash, !raw.firmware_volume.as_os_str().is_empty(), "firmware_volume", flash),
+            (
+                can.pci,
+                raw.hotplug_vfio_on_root_bus,
+                "hotplug_vfio_on_root_bus",
+                "place for devices of the host",
+            ),
+            (can.pci, port(&raw.hot_plug_vfio), "hot_plug_vfio", "place for devices of the host"),
+            (can.pci, port(&raw.cold_plug_vfio), "cold_plug_vfio", "place for devices of the host"),
+            (
+                can.pci,
+                !raw.guest_memory_dump_path.as_os_str().is_empty(),
+                "guest_memory_dump_path",
+                "device that tells of a panic",
+            ),
+            (
+                can.memory_devices,
+                raw.block_device_driver == "nvdimm",
+                "block_device_driver",
+                "place for devices that are memory",
+            ),
+        ] {
+            if asked && !has {
+                let word = raw.machine_type.word();
+                let what = format!("the board {word} has no {what}; unset this, or choose another {MACHINE}");
+                self.problem(&format!("hypervisor.qemu.{key}"), what);
+            }
+        }
+    }
+}

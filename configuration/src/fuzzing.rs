@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use vmm::protection::Available;
 use vmm::spec::Accelerator;
 
 use crate::annotations::kernel_params::REFUSED;
@@ -13,8 +14,18 @@ use crate::survey::Report;
 use crate::tree::{self, Tree};
 use crate::{Configuration, Finding};
 
-const HOST: Host =
-    Host { cpus: 8, memory_mib: 16384, no_kvm: None, accelerator: Accelerator::Kvm, vhost_vsock: true };
+fn host() -> Host {
+    Host {
+        cpus: 8,
+        memory_mib: 16384,
+        no_kvm: None,
+        accelerator: Accelerator::Kvm,
+        vhost_vsock: true,
+        protection: Available { tdx: true, amd: None },
+        c_bit: None,
+        nodes: "/sys/devices/system/node".into(),
+    }
+}
 /// Files that every machine has, and every annotation allowed that can be.
 const PERMISSIVE: &str = "
 [hypervisor.qemu]
@@ -57,7 +68,7 @@ pub fn annotations(asked: &str) {
 }
 
 fn load(tree: Tree, annotations: &HashMap<String, String>) -> Option<Configuration> {
-    match Configuration::from_tree(tree, &Annotations::of(annotations), &HOST, Report::default()) {
+    match Configuration::from_tree(tree, &Annotations::of(annotations), &host(), Report::default()) {
         Ok((configuration, warnings)) => {
             warnings.iter().for_each(seen);
             Some(configuration)

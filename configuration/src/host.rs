@@ -1,10 +1,11 @@
 //! What the host has, as far as a configuration depends on it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{SysconfVar, sysconf};
 use vmm::VHOST_VSOCK;
 use vmm::accelerator::{self, Choice};
+use vmm::protection::{self, Available};
 use vmm::spec::Accelerator;
 
 /// The host's size, and which of its devices there are.
@@ -17,6 +18,11 @@ pub(crate) struct Host {
     /// What `accelerator = "auto"` means here.
     pub(crate) accelerator: Accelerator,
     pub(crate) vhost_vsock: bool,
+    /// What it can protect a guest's memory with, and the bit of an address that says so.
+    pub(crate) protection: Available,
+    pub(crate) c_bit: Option<u32>,
+    /// Where the kernel shows its NUMA nodes.
+    pub(crate) nodes: PathBuf,
 }
 
 impl Host {
@@ -32,6 +38,9 @@ impl Host {
             accelerator: accelerator::detect(Choice::Auto)
                 .map_or(Accelerator::Tcg, |found| found.accelerator),
             vhost_vsock: Path::new(VHOST_VSOCK).exists(),
+            protection: protection::detect(Path::new("/")),
+            c_bit: protection::c_bit(),
+            nodes: "/sys/devices/system/node".into(),
         }
     }
 }

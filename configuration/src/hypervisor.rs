@@ -4,7 +4,8 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use vmm::spec::{
-    Block, Boot, CpuFeatures, Extension, ExtraArgs, Firmware, KernelParam, Machine, PassThrough, SnpIdentity,
+    Block, Boot, CpuFeatures, Extension, ExtraArgs, Firmware, KernelParam, Machine, Numa, PassThrough,
+    Protection,
 };
 
 use crate::choice::{AcceleratorChoice, ExtraMonitor, SharedFs, VirtioFsCache, VsockChoice};
@@ -29,8 +30,8 @@ pub struct Hypervisor {
     pub kernel_params: Vec<KernelParam>,
     /// What the machine starts from.
     pub firmware: Firmware,
-    /// The guest's memory is kept from the host.
-    pub confidential: Option<Confidential>,
+    /// How the guest's memory is kept from the host, if it is.
+    pub protection: Option<Protection>,
     /// What executes the guest's code.
     pub accelerator: AcceleratorChoice,
     /// What carries the connections between host and guest.
@@ -50,7 +51,7 @@ pub struct Hypervisor {
     /// Where the host has the guest's memory.
     pub memory_backing: MemoryBacking,
     /// Among which of the host's nodes memory and CPUs are divided, if they are.
-    pub numa: Option<NumaMapping>,
+    pub numa: Option<Numa>,
     /// All of the memory is taken from the host at the start.
     pub enable_mem_prealloc: bool,
     /// Memory that the guest has freed is the host's again.
@@ -118,15 +119,6 @@ pub struct VhostUserStore {
     pub reconnect: Option<NonZeroU32>,
 }
 
-/// Which of the host's NUMA nodes are behind those of the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NumaMapping {
-    /// Each behind one.
-    Host,
-    /// These behind the guest's first, these behind its second, and so on.
-    Nodes(Vec<Vec<u32>>),
-}
-
 /// Where the host has the guest's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemoryBacking {
@@ -136,19 +128,6 @@ pub enum MemoryBacking {
     HugePages,
     /// In a file without a name in this directory.
     Directory(PathBuf),
-}
-
-/// How the guest's memory is kept from the host; which of it applies depends on the processor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Confidential {
-    /// By SEV-SNP or not at all.
-    pub snp: bool,
-    /// Who the guest is by SEV-SNP.
-    pub snp_identity: Option<SnpIdentity>,
-    /// The SEV-SNP guest policy.
-    pub snp_policy: u64,
-    /// The port on the host where TDX quotes are made.
-    pub tdx_quotes: Option<u32>,
 }
 
 /// What becomes of the memory of a guest whose kernel panicked.

@@ -41,7 +41,7 @@ pub use choice::{
 };
 pub use factory::Factory;
 pub use finding::{Finding, LoadError, Origin, Place};
-pub use hypervisor::{Confidential, GuestMemoryDump, Hypervisor, MemoryBacking, NumaMapping, VhostUserStore};
+pub use hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking, VhostUserStore};
 pub use program::Program;
 pub use runtime::Runtime;
 

@@ -12,6 +12,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use vmm::protection::{Amd, Available};
 use vmm::spec::{Accelerator, KernelParam};
 
 use crate::annotations::Annotations;
@@ -19,9 +20,19 @@ use crate::find::Search;
 use crate::host::Host;
 use crate::{Configuration, Finding, LoadError, Loaded};
 
-/// A host, whatever machine the tests run on.
-const HOST: Host =
-    Host { cpus: 8, memory_mib: 16384, no_kvm: None, accelerator: Accelerator::Kvm, vhost_vsock: true };
+/// A host that has everything, whatever machine the tests run on; `nodes` is where it shows its NUMA nodes.
+fn rich(nodes: PathBuf) -> Host {
+    Host {
+        cpus: 8,
+        memory_mib: 16384,
+        no_kvm: None,
+        accelerator: Accelerator::Kvm,
+        vhost_vsock: true,
+        protection: Available { tdx: false, amd: Some(Amd { encrypted_state: true, snp: true }) },
+        c_bit: Some(51),
+        nodes,
+    }
+}
 
 /// A directory with everything a configuration names, and a main file.
 struct Place {
@@ -31,7 +42,9 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let place = Self { directory: tempfile::tempdir().unwrap(), host: HOST };
+        let directory = tempfile::tempdir().unwrap();
+        let host = rich(directory.path().join("nodes"));
+        let place = Self { directory, host };
         for program in ["qemu", "virtiofsd"] {
             place.file(program, "#!");
             place.mode(program, 0o755);
@@ -42,10 +55,17 @@ impl Place {
         place
     }
 
-    /// The same on a host that has neither KVM nor vhost.
+    /// The same on a host that has nothing.
     fn bare() -> Self {
-        let (no_kvm, accelerator) = (Some("no /dev/kvm".to_owned()), Accelerator::Tcg);
-        Self { host: Host { no_kvm, accelerator, vhost_vsock: false, ..HOST }, ..Self::new() }
+        let mut place = Self::new();
+        place.host = Host {
+            no_kvm: Some("no /dev/kvm".to_owned()),
+            accelerator: Accelerator::Tcg,
+            vhost_vsock: false,
+            protection: Available::default(),
+            ..rich(place.path("nodes"))
+        };
+        place
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -1,10 +1,11 @@
 //! Memory that is kept from the host.
 
-use vmm::spec::{Firmware, SnpIdentity};
+use std::path::Path;
+
+use vmm::spec::{CBit, Firmware, Protection, SnpIdentity};
 
 use super::{Checker, text};
 use crate::choice::{AcceleratorChoice, MachineType};
-use crate::hypervisor::Confidential;
 use crate::raw::RawHypervisor;
 
 const CONFIDENTIAL: &str = "hypervisor.qemu.confidential_guest";
@@ -15,7 +16,8 @@ const FIRMWARE: [&str; 3] =
     ["hypervisor.qemu.firmware", "hypervisor.qemu.firmware_volume", "hypervisor.qemu.pflashes"];
 
 impl Checker<'_> {
-    pub(super) fn confidential(&mut self, raw: &RawHypervisor, firmware: &Firmware) -> Option<Confidential> {
+    /// What protects the guest's memory, by what the host has.
+    pub(super) fn protection(&mut self, raw: &RawHypervisor, firmware: &Firmware) -> Option<Protection> {
         if !raw.confidential_guest {
             if raw.sev_snp_guest {
                 self.warning(SNP, format!("means nothing without {CONFIDENTIAL}"));
@@ -28,17 +30,34 @@ impl Checker<'_> {
         }
         self.not_with_protected_memory(raw);
         let identity = self.identity(raw);
-        Some(Confidential {
-            snp: raw.sev_snp_guest,
-            snp_identity: identity,
-            snp_policy: raw.snp_guest_policy,
-            tdx_quotes: Some(raw.tdx_quote_generation_service_socket_port).filter(|port| *port != 0),
-        })
+        let quotes = Some(raw.tdx_quote_generation_service_socket_port).filter(|port| *port != 0);
+        let (host, snp) = (self.host.protection, raw.sev_snp_guest);
+        match (host.amd, snp) {
+            (Some(amd), true) if amd.snp => {
+                Some(Protection::Snp { c_bit: self.c_bit()?, policy: raw.snp_guest_policy, identity })
+            }
+            (Some(amd), false) => {
+                Some(Protection::Sev { c_bit: self.c_bit()?, encrypted_state: amd.encrypted_state })
+            }
+            (None, false) if host.tdx => Some(Protection::Tdx { quotes }),
+            (_, true) => self.absent(SNP, "no SEV-SNP (see the kernel's kvm_amd parameter sev_snp)"),
+            (None, false) => self.absent(CONFIDENTIAL, "neither TDX nor SEV"),
+        }
+    }
+
+    fn c_bit(&mut self) -> Option<CBit> {
+        self.note(CONFIDENTIAL, CBit::new(self.host.c_bit.unwrap_or(0)).map_err(text))
+    }
+
+    fn absent<T>(&mut self, key: &str, what: &str) -> Option<T> {
+        let what = format!("this host has {what}; unset it, or the guest's memory would not be protected");
+        self.problem(key, what);
+        None
     }
 
     /// The guest is measured as it starts, and its memory stays where it is.
     fn not_with_protected_memory(&mut self, raw: &RawHypervisor) {
-        let given = |path: &std::path::Path| !path.as_os_str().is_empty();
+        let given = |path: &Path| !path.as_os_str().is_empty();
         for (asked, key, what) in [
             (raw.machine_type != MachineType::Q35, "machine_type", "only the board q35 has protected memory"),
             (raw.accelerator == AcceleratorChoice::Tcg, "accelerator", "TCG has no protected memory"),

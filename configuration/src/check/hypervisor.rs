@@ -55,7 +55,7 @@ impl Checker<'_> {
         let numa = self.numa(&raw);
         let firmware = self.firmware(&raw);
         let guest_memory_dump = self.guest_memory_dump(&raw);
-        let confidential = self.confidential(&raw, &firmware);
+        let protection = self.protection(&raw, &firmware);
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
         Some(Hypervisor {
             path: raw.path,
@@ -66,7 +66,7 @@ impl Checker<'_> {
             cpu_features: cpu_features?,
             kernel_params,
             firmware,
-            confidential,
+            protection,
             accelerator: raw.accelerator,
             vsock: raw.vsock,
             default_vcpus: vcpus,

@@ -1,10 +1,13 @@
 //! What keys may say about the machine's devices.
 
-use vmm::spec::{Access, BlockDriver, Boot, Firmware, ImageDriver, Queues};
+use vmm::protection::{Amd, Available};
+use vmm::spec::{
+    Access, BlockDriver, Boot, CBit, Firmware, ImageDriver, Numa, Protection, Queues, SnpIdentity,
+};
 
 use super::values::refused;
 use super::{Place, problems, words};
-use crate::{Confidential, NumaMapping, VhostUserStore};
+use crate::VhostUserStore;
 
 #[test]
 fn a20_block_devices_are_what_qemu_can_make_of_them() {
@@ -248,32 +251,96 @@ fn a27_protected_memory_has_firmware_and_a_whole_identity() {
     let flash =
         "hypervisor.qemu = {confidential_guest = true, sev_snp_guest = true, pflashes = ['@DIR@/image']}";
     refused(&place, &[(flash, "hypervisor.qemu.pflashes", "SEV-SNP starts from hypervisor.qemu.firmware")]);
-    let confidential = |text: &str| place.load_with(text).unwrap().configuration.hypervisor.confidential;
-    let usual = Confidential { snp: false, snp_identity: None, snp_policy: 196_608, tdx_quotes: Some(4050) };
-    assert_eq!(confidential(&with("")), Some(usual));
-    let snp =
-        with("sev_snp_guest = true\ntdx_quote_generation_service_socket_port = 0\nsnp_guest_policy = 1");
-    let wanted = Confidential { snp: true, snp_identity: None, snp_policy: 1, tdx_quotes: None };
-    assert_eq!(confidential(&snp), Some(wanted));
     let loaded = place.load_with("hypervisor.qemu.sev_snp_guest = true").unwrap();
     assert!(loaded.warnings[0].concerns("hypervisor.qemu.sev_snp_guest"));
-    assert_eq!(loaded.configuration.hypervisor.confidential, None);
+    assert_eq!(loaded.configuration.hypervisor.protection, None);
+}
+
+fn amd(snp: bool) -> Available {
+    Available { tdx: false, amd: Some(Amd { encrypted_state: true, snp }) }
+}
+
+const TDX: Available = Available { tdx: true, amd: None };
+
+fn protected(more: &str) -> String {
+    format!("[hypervisor.qemu]\nfirmware = '@DIR@/image'\nconfidential_guest = true\n{more}\n")
 }
 
 #[test]
-fn numa_nodes_are_lists_of_the_host_s() {
+fn a27_the_host_s_processor_decides_by_what() {
+    let c_bit = CBit::new(51).unwrap();
+    let identity = ("A".repeat(128), format!("{}==", "B".repeat(5462)));
+    let snp = format!(
+        "sev_snp_guest = true\nsnp_guest_policy = 1\nsnp_id_block = '{}'\nsnp_id_auth = '{}'",
+        identity.0, identity.1
+    );
+    let identity = SnpIdentity::new(&identity.0, &identity.1).ok();
+    assert!(identity.is_some());
+    let mut place = Place::new();
+    for (text, host, expected) in [
+        ("", TDX, Protection::Tdx { quotes: Some(4050) }),
+        ("tdx_quote_generation_service_socket_port = 0", TDX, Protection::Tdx { quotes: None }),
+        ("", amd(true), Protection::Sev { c_bit, encrypted_state: true }),
+        ("sev_snp_guest = true", amd(true), Protection::Snp { c_bit, policy: 196_608, identity: None }),
+        (&snp, amd(true), Protection::Snp { c_bit, policy: 1, identity }),
+    ] {
+        place.host.protection = host;
+        let hypervisor = place.load_with(&protected(text)).unwrap().configuration.hypervisor;
+        assert_eq!(hypervisor.protection, Some(expected), "{text}");
+    }
+}
+
+#[test]
+fn a27_a_host_without_it_runs_no_guest_unprotected() {
+    let mut place = Place::new();
+    let (any, snp) = ("hypervisor.qemu.confidential_guest", "hypervisor.qemu.sev_snp_guest");
+    for (text, host, key, what) in [
+        ("", Available::default(), any, "this host has neither TDX nor SEV; unset it"),
+        ("sev_snp_guest = true", TDX, snp, "no SEV-SNP"),
+        ("sev_snp_guest = true", amd(false), snp, "no SEV-SNP"),
+    ] {
+        place.host.protection = host;
+        refused(&place, &[(&protected(text), key, what)]);
+    }
+    (place.host.protection, place.host.c_bit) = (amd(false), None);
+    refused(&place, &[(&protected(""), any, "cannot say that memory is encrypted")]);
+}
+
+#[test]
+fn e3_numa_nodes_are_lists_of_the_host_s() {
     let place = Place::new();
     for list in ["", "a", "1-", "3-2", "128", "0,,1"] {
         let text = format!("hypervisor.qemu = {{enable_numa = true, numa_mapping = ['0', '{list}']}}");
         refused(&place, &[(text.as_str(), "hypervisor.qemu.numa_mapping", "is no list of nodes")]);
     }
-    let numa = |text| place.load_with(text).unwrap().configuration.hypervisor.numa;
-    assert_eq!(numa(""), None);
-    assert_eq!(numa("hypervisor.qemu.enable_numa = true"), Some(NumaMapping::Host));
-    let text = "hypervisor.qemu = {enable_numa = true, numa_mapping = ['0', '1,4-5']}";
-    assert_eq!(numa(text), Some(NumaMapping::Nodes(vec![vec![0], vec![1, 4, 5]])));
     let loaded = place.load_with("hypervisor.qemu.numa_mapping = ['0']").unwrap();
     assert!(loaded.warnings[0].concerns("hypervisor.qemu.numa_mapping"));
+}
+
+#[test]
+fn e3_a_guest_has_a_node_for_each_of_the_host_s_or_those_it_is_given() {
+    let place = Place::new();
+    for name in ["node10", "node2", "node0", "power", "nodes"] {
+        place.file(&format!("nodes/{name}/cpulist"), "");
+    }
+    let numa = |mapping: &str| {
+        let text = format!("hypervisor.qemu = {{enable_numa = true{mapping}}}");
+        place.load_with(&text).unwrap().configuration.hypervisor.numa
+    };
+    assert_eq!(place.load_with("").unwrap().configuration.hypervisor.numa, None);
+    assert_eq!(numa(""), Numa::new(vec![vec![0], vec![2], vec![10]]).ok());
+    assert_eq!(numa(", numa_mapping = ['2,0']"), Numa::new(vec![vec![2, 0]]).ok());
+    let absent = "hypervisor.qemu = {enable_numa = true, numa_mapping = ['0', '1,4-5']}";
+    refused(&place, &[(absent, "hypervisor.qemu.numa_mapping", "the host has no node 1, but [0, 2, 10]")]);
+    for (name, table) in [("node0", "10 20 30"), ("node2", "21 10 40\n"), ("node10", "31 41 10")] {
+        place.file(&format!("nodes/{name}/distance"), table);
+    }
+    let two = Numa::new(vec![vec![10], vec![0, 2]]).unwrap();
+    let expected = two.with_distances(vec![vec![10, 31], vec![30, 10]]).unwrap();
+    assert_eq!(numa(", numa_mapping = ['10', '0,2']"), Some(expected));
+    // A kernel without NUMA has no nodes to divide among.
+    let none = "hypervisor.qemu.enable_numa = true";
+    refused(&Place::new(), &[(none, "hypervisor.qemu.numa_mapping", "1 to 128 of them")]);
 }
 
 #[test]
@@ -314,6 +381,7 @@ fn what_the_host_has_not_is_refused_where_it_is_asked_for_by_name() {
 #[test]
 fn a8_what_a_board_has_no_place_for_is_refused_by_its_key() {
     let place = Place::new();
+    place.file("nodes/node0/cpulist", "");
     for key in [
         "enable_iommu = true",
         "enable_iommu_platform = true",

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use super::{HOST, Place, problems, texts};
+use super::{Place, problems, texts};
 use crate::Configuration;
 use crate::annotations::Annotations;
 use crate::find::Search;
@@ -14,8 +14,9 @@ use crate::find::Search;
 fn e1_the_first_usual_file_that_exists_is_used() {
     let place = Place::new();
     let usual = [place.path("etc/configuration.toml"), place.path("usr/configuration.toml")];
-    let found =
-        |search: &Search| Configuration::load_from(search, &Annotations::default(), &HOST).unwrap().path;
+    let found = |search: &Search| {
+        Configuration::load_from(search, &Annotations::default(), &place.host).unwrap().path
+    };
 
     place.file("usr/configuration.toml", &place.base());
     assert_eq!(found(&Search::usual_in(&usual)), usual[1]);
@@ -27,9 +28,10 @@ fn e1_the_first_usual_file_that_exists_is_used() {
 #[test]
 fn e1_without_any_file_the_error_names_all_that_were_tried() {
     let usual = ["/nowhere/one.toml".into(), "/nowhere/two.toml".into()];
-    let error = Configuration::load_from(&Search::usual_in(&usual), &Annotations::default(), &HOST)
-        .unwrap_err()
-        .to_string();
+    let error =
+        Configuration::load_from(&Search::usual_in(&usual), &Annotations::default(), &Place::new().host)
+            .unwrap_err()
+            .to_string();
     assert!(error.contains("/nowhere/one.toml, /nowhere/two.toml"), "{error}");
 }
 
@@ -38,7 +40,7 @@ fn a_usual_file_may_have_any_owner_and_mode() {
     let place = Place::new();
     let path = place.file("configuration.toml", &place.base());
     place.mode("configuration.toml", 0o666);
-    Configuration::load_from(&Search::usual_in(&[path]), &Annotations::default(), &HOST).unwrap();
+    Configuration::load_from(&Search::usual_in(&[path]), &Annotations::default(), &place.host).unwrap();
 }
 
 #[test]
@@ -70,9 +72,10 @@ fn a_named_file_of_another_owner_is_refused() {
     let place = Place::new();
     let path = place.file("configuration.toml", &place.base());
     let stranger = nix::unistd::getuid().as_raw() + 1;
-    let error = Configuration::load_from(&Search::named_by(&path, stranger), &Annotations::default(), &HOST)
-        .unwrap_err()
-        .to_string();
+    let error =
+        Configuration::load_from(&Search::named_by(&path, stranger), &Annotations::default(), &place.host)
+            .unwrap_err()
+            .to_string();
     assert!(error.contains("not by root; chown it to root"), "{error}");
 }
 

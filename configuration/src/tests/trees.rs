@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use toml::{Table, Value};
 
-use super::HOST;
+use super::rich;
 use crate::annotations::Annotations;
 use crate::keys::{Kind, SECTIONS};
 use crate::survey::Report;
@@ -18,7 +18,12 @@ fn problems(files: Vec<Table>) -> Vec<Finding> {
     for (number, table) in files.into_iter().enumerate() {
         tree.merge(drop_in(number), table);
     }
-    match Configuration::from_tree(tree, &Annotations::default(), &HOST, Report::default()) {
+    match Configuration::from_tree(
+        tree,
+        &Annotations::default(),
+        &rich("/nonexistent".into()),
+        Report::default(),
+    ) {
         Err(LoadError::Invalid { problems }) => problems,
         Err(other) => panic!("{other}"),
         Ok(_) => Vec::new(),

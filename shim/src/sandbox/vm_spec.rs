@@ -1,6 +1,5 @@
 //! From the operator's configuration to the machine to boot: every `auto` is decided here.
 
-mod numa;
 mod protection;
 #[cfg(test)]
 mod tests;
@@ -53,11 +52,8 @@ pub(super) fn of(
     let accelerator = accelerator_of(hypervisor, log)?;
     let share = share_of(hypervisor, accelerator, exported, log)?;
     let storages = share.iter().map(|share| storage_of(share, hypervisor, shares_volumes(plan))).collect();
-    let protection = hypervisor.confidential.as_ref().map(|asked| {
-        protection::of(asked, vmm::protection::detect(Path::new("/")), vmm::protection::c_bit())
-    });
-    let protection = protection.transpose()?;
-    let board = protection::limit(hypervisor.machine.capabilities(), protection.as_ref());
+    let protection = hypervisor.protection.as_ref();
+    let board = protection::limit(hypervisor.machine.capabilities(), protection);
     let spec = VmSpec {
         name: VmName::new(format!("sandbox-{}", plan.id)).map_err(unusable("id"))?,
         uuid: VmUuid::random().map_err(Error::io("random UUID"))?,
@@ -68,7 +64,7 @@ pub(super) fn of(
         cpu_features: hypervisor.cpu_features.clone(),
         vcpus: vcpus_of(hypervisor, board)?,
         memory: memory_of(hypervisor, board)?,
-        numa: numa::of(hypervisor.numa.as_ref(), Path::new(numa::HOST))?,
+        numa: hypervisor.numa.clone(),
         origin: Origin::Boot,
         backing: match &hypervisor.memory_backing {
             MemoryBacking::Anonymous => Backing::Anonymous,
@@ -87,8 +83,8 @@ pub(super) fn of(
         kernel: hypervisor.kernel.clone(),
         boot: hypervisor.boot.clone(),
         extensions: hypervisor.extension_images.clone(),
-        firmware: protection::firmware(&hypervisor.firmware, protection.as_ref()),
-        protection,
+        firmware: protection::firmware(&hypervisor.firmware, protection),
+        protection: protection.cloned(),
         sgx_epc: sgx_epc_of(plan)?,
         panic_dump: hypervisor
             .guest_memory_dump

@@ -18,7 +18,7 @@ pub(super) fn where_nested(
     board: Capabilities,
     nested: impl FnOnce() -> bool,
 ) -> VirtioPci {
-    let has_legacy = board.pci && hypervisor.confidential.is_none();
+    let has_legacy = board.pci && hypervisor.protection.is_none();
     if hypervisor.enable_iommu_platform {
         VirtioPci::BehindIommu
     } else if has_legacy && accelerator == Accelerator::Kvm && !hypervisor.disable_nesting_checks && nested()

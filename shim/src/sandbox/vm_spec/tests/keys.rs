@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 
+use vmm::spec::Protection;
+
 use super::*;
 
 #[test]
@@ -77,10 +79,13 @@ fn e3_a7_a_host_that_is_a_virtual_machine_gets_the_old_interface_unless_it_is_no
         ("", tcg, true),
         ("disable_nesting_checks = true", kvm, true),
         ("machine_type = 'microvm'", kvm, true),
-        ("accelerator = 'auto'\nconfidential_guest = true\nfirmware = '@DIR@/firmware'", kvm, true),
     ] {
         assert_eq!(of(keys, accelerator, nested), Usual, "{keys}");
     }
+    let (_dir, mut configuration) = configuration("");
+    configuration.hypervisor.protection = Some(Protection::Tdx { quotes: None });
+    let board = configuration.hypervisor.machine.capabilities();
+    assert_eq!(virtio::where_nested(&configuration.hypervisor, kvm, board, || true), Usual);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod monitor;
 mod plug;
 mod qmp;
 mod state;
+mod timer;
 
 pub use boot::Qemu;
 #[cfg(fuzzing)]

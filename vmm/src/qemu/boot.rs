@@ -28,6 +28,7 @@ use super::monitor::{Duties, Monitor};
 use super::plug::Plugs;
 use super::qmp::{Cont, Qmp};
 use super::state;
+use super::timer::TimerWatch;
 use crate::console::Console;
 use crate::error::{BootError, QmpError};
 use crate::exit::{VmExit, Who};
@@ -140,7 +141,18 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
     let monitor = unless_it_ends(processes.exit(), started).await?;
     info!(processes.log(), "the guest runs");
     let plugs = Plugs::start(monitor.qmp().clone(), spec, processes.log().clone());
-    Ok(Parts { qemu, monitor, plugs, console, vsock: host, vsock_kind: spec.vsock, _device: device })
+    let timer = has_one_timer(spec)
+        .then(|| TimerWatch::start(monitor.qmp().clone(), qemu.clone(), processes.log().clone()));
+    Ok(Parts {
+        qemu,
+        monitor,
+        plugs,
+        console,
+        vsock: host,
+        vsock_kind: spec.vsock,
+        _device: device,
+        _timer: timer,
+    })
 }
 
 /// Negotiates with QEMU, which was `told` these arguments, and begins to listen to it.
@@ -207,10 +219,11 @@ fn extra_monitor(processes: &Processes) -> Result<OwnedFd, BootError> {
 
 /// With ACPI the board without PCI has no timer that a guest could measure its clock by. KVM has a clock of its own.
 async fn ticks_per_ms(spec: &VmSpec) -> Option<u64> {
-    match (&spec.machine, spec.accelerator) {
-        (Board::Microvm(_), Accelerator::Tcg) => ticks::per_ms().await,
-        _ => None,
-    }
+    if has_one_timer(spec) { ticks::per_ms().await } else { None }
+}
+
+fn has_one_timer(spec: &VmSpec) -> bool {
+    matches!(spec.machine, Board::Microvm(_)) && spec.accelerator == Accelerator::Tcg
 }
 
 /// Opens the guest image, for reading alone, and tells its size.

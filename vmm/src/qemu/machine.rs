@@ -15,6 +15,7 @@ use super::monitor::Monitor;
 use super::plug::Plugs;
 use super::qmp::{Cont, Quit, Stop};
 use super::state;
+use super::timer::TimerWatch;
 use crate::child::Child;
 use crate::console::Console;
 use crate::error::{QmpError, StopError, Unwell};
@@ -37,6 +38,7 @@ pub(crate) struct Parts {
     pub(crate) vsock_kind: VsockSpec,
     /// Serves the guest for as long as it is held.
     pub(crate) _device: Option<Device>,
+    pub(crate) _timer: Option<TimerWatch>,
 }
 
 /// A machine whose QEMU is our child.

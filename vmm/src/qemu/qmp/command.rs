@@ -109,6 +109,19 @@ command!(
 );
 
 command!(
+    /// What a human would type.
+    HumanMonitorCommand { command_line: String }, "human-monitor-command", String
+);
+command!(
+    /// Says what becomes of a machine that is reset: it is, or QEMU ends.
+    SetAction { reboot: &'static str }, "set-action", Done
+);
+command!(
+    /// Resets the machine.
+    SystemReset {}, "system_reset", Done
+);
+
+command!(
     /// Has the guest keep no more than so many bytes.
     Balloon { value: u64 }, "balloon", Done
 );

@@ -122,6 +122,15 @@ fn raw_pid(pid: u32) -> Result<Pid> {
     Ok(Pid::from_raw(i32::try_from(pid)?))
 }
 
+/// When the first line of a log with `part` was written, in seconds since some midnight.
+fn log_time(log: &str, part: &str) -> Result<f64> {
+    let line = log.lines().find(|line| line.contains(part)).context(part)?;
+    let (_, time) = line.split_once('T').context(line)?;
+    let mut parts = time.split(['Z', ':']).map(str::parse::<f64>);
+    let mut next = || -> Result<f64> { Ok(parts.next().context(line)??) };
+    Ok((next()? * 60.0 + next()?) * 60.0 + next()?)
+}
+
 /// B6: the memory is kept, and containerd need not wait for that.
 fn a_guest_that_panics_ends_with_its_sandbox_and_leaves_a_core(case: &Case<'_>) -> Result<()> {
     let dumps = case.dir().join("dumps");
@@ -135,13 +144,20 @@ fn a_guest_that_panics_ends_with_its_sandbox_and_leaves_a_core(case: &Case<'_>) 
     case.container("panic").configured(&file).flags(["--privileged"]).detach(["sh", "-c", crash])?;
     let exit = |line: &str| line.contains(&format!(" {} ", case.namespace)) && line.contains("/tasks/exit");
     case.world.events().log.wait_for(PATIENCE, exit)?;
-    check!(case.log().contains("the guest's kernel panicked"), "the reason is not in the log");
+    let log = case.log();
+    check!(log.contains("the guest's kernel panicked"), "the reason is not in the log");
+    let (panicked, told) = (log_time(&log, "event=GUEST_PANICKED")?, log_time(&log, "topic=/tasks/exit")?);
+    check!(told - panicked < 2.0, "containerd was told {} s after the panic", told - panicked);
     case.ctr(["task", "delete", "panic"])?;
     case.ctr(["container", "rm", "panic"])?.exits(0)?;
     case.suspects().expect_nothing()?;
-    let core = fs::read_dir(dumps.join("panic"))?.flatten().map(|entry| entry.path());
+    let kept: Vec<_> = fs::read_dir(dumps.join("panic"))?.flatten().map(|entry| entry.path()).collect();
+    for name in ["hypervisor.conf", "hypervisor.version", "hypervisor.state"] {
+        let file = kept.iter().find(|path| path.ends_with(name)).context(name)?;
+        check!(!fs::read(file)?.is_empty(), "{name} is empty");
+    }
     let core =
-        core.into_iter().find(|path| path.extension().is_some_and(|end| end == "elf")).context("a core")?;
+        kept.into_iter().find(|path| path.extension().is_some_and(|end| end == "elf")).context("a core")?;
     let headers = run(Command::new("readelf").args(["-l", "-W"]).arg(&core), PATIENCE)?.exits(0)?.out();
     check!(headers.contains("CORE") && headers.contains("LOAD"), "the core: {headers}");
     Ok(())

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn s_d2_a_child_inherits_what_it_is_given_and_nothing_else() {
+    async fn a34_s_d2_a_child_inherits_what_it_is_given_and_nothing_else() {
         let canaries: Vec<RawFd> = (0..50)
             .map(|_| {
                 let fd = File::open("/dev/null").unwrap().into_raw_fd();

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn b21_a_record_is_read_as_it_was_written_and_nothing_else_is_left() {
+    fn a2_b21_a_record_is_read_as_it_was_written_and_nothing_else_is_left() {
         use std::os::unix::fs::PermissionsExt;
         let run_dir = tempfile::tempdir().unwrap();
         assert_eq!(Record::read(run_dir.path()).unwrap(), None);

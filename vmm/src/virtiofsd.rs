@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_fits_into_a_directory_of_any_depth() {
+    fn a1_a_socket_fits_into_a_directory_of_any_depth() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("d".repeat(120)).join("e".repeat(120));
         std::fs::create_dir_all(&deep).unwrap();

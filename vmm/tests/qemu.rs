@@ -42,7 +42,7 @@ fn script(fixture: &Fixture, text: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_machine_boots_is_paused_resumed_and_stopped_by_itself() {
+async fn b1_b3_a43_a_machine_boots_is_paused_resumed_and_stopped_by_itself_once() {
     let fixture = Fixture::new();
     let vm = boot(&fixture).await;
     assert_eq!(vm.processes()[0].pid, vm.pid());
@@ -149,7 +149,7 @@ async fn b1_a_stop_ends_the_daemon_of_a_qemu_that_is_dead_already() {
 }
 
 #[tokio::test]
-async fn r08_a_killed_virtiofsd_is_an_event() {
+async fn a37_r08_a_killed_virtiofsd_is_an_event() {
     let fixture = Fixture::new().with_virtiofs();
     let vm = boot(&fixture).await;
     assert!(named(&vm.processes(), "virtiofsd").kill().unwrap());
@@ -181,7 +181,7 @@ async fn whoever_waits_for_a_guest_learns_that_its_machine_is_gone() {
 }
 
 #[tokio::test]
-async fn a_boot_that_is_dropped_leaves_nothing_whenever_that_is() {
+async fn b2_a_boot_that_is_dropped_leaves_nothing_whenever_that_is() {
     for wait in [0, 1, 3, 10, 30, 60, 100, 200] {
         let fixture = Fixture::new().with_virtiofs();
         let qemu = Qemu::new(log());

@@ -18,6 +18,8 @@ const CACHE_SET: &str = "hypervisor.qemu.block_device_cache_set";
 const LOGICAL: &str = "hypervisor.qemu.block_device_logical_sector_size";
 const PHYSICAL: &str = "hypervisor.qemu.block_device_physical_sector_size";
 const QUEUE_SIZE: &str = "hypervisor.qemu.queue_size";
+const QUEUES: &str = "hypervisor.qemu.num_queues";
+const OWN_THREAD: &str = "hypervisor.qemu.enable_iothreads";
 const IO_THREADS: &str = "hypervisor.qemu.indep_iothreads";
 
 impl Checker<'_> {
@@ -28,11 +30,31 @@ impl Checker<'_> {
         let queues = self.queues(raw);
         let threads = IoThreads::new(raw.enable_iothreads, raw.indep_iothreads);
         let threads = self.note(IO_THREADS, threads.map_err(text));
+        self.nothing_to_drive(raw);
         Some(Block {
             driver: driver?,
             options: BlockOptions::new(access, sectors?, queues?),
             threads: threads?,
         })
+    }
+
+    /// Warns of what is only for block devices, where it is not as it always is.
+    fn nothing_to_drive(&mut self, raw: &RawHypervisor) {
+        for (key, set) in [
+            (DRIVER, raw.block_device_driver != "virtio-scsi"),
+            (AIO, raw.block_device_aio != BlockAio::IoUring),
+            (CACHE_SET, raw.block_device_cache_set),
+            (LOGICAL, raw.block_device_logical_sector_size != 0),
+            (PHYSICAL, raw.block_device_physical_sector_size != 0),
+            (QUEUE_SIZE, ![0, 128].contains(&raw.queue_size)),
+            (QUEUES, raw.num_queues > 1),
+            (OWN_THREAD, raw.enable_iothreads),
+            (IO_THREADS, raw.indep_iothreads > 0),
+        ] {
+            if set && self.sound(&[key]) {
+                self.made_for(key);
+            }
+        }
     }
 
     fn access(&mut self, raw: &RawHypervisor) -> Access {

@@ -26,6 +26,7 @@ const QUEUE_SIZE: &str = "hypervisor.qemu.virtio_fs_queue_size";
 const EXTRA_ARGS: &str = "hypervisor.qemu.virtio_fs_extra_args";
 const CPU_FEATURES: &str = "hypervisor.qemu.cpu_features";
 const SHARED_FS: &str = "hypervisor.qemu.shared_fs";
+const VIRTIO_MEM: &str = "hypervisor.qemu.enable_virtio_mem";
 const MSIZE: &str = "hypervisor.qemu.msize_9p";
 const VIRTIO_FS_DAEMON: &str = "hypervisor.qemu.virtio_fs_daemon";
 
@@ -56,6 +57,10 @@ impl Checker<'_> {
         let firmware = self.firmware(&raw);
         let guest_memory_dump = self.guest_memory_dump(&raw);
         let protection = self.protection(&raw, &firmware);
+        if raw.enable_virtio_mem {
+            let what = "the machine can grow by it, but this version makes no pod larger while it runs";
+            self.warning(VIRTIO_MEM, what.to_owned());
+        }
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
         Some(Hypervisor {
             path: raw.path,

@@ -128,15 +128,31 @@ fn a3_kernel_parameters_keep_their_quoted_blanks() {
 #[test]
 fn e3_what_containers_do_not_get_yet_is_said() {
     let place = Place::new();
-    for key in
-        ["hot_plug_vfio = 'root-port'", "cold_plug_vfio = 'root-port'", "hotplug_vfio_on_root_bus = true"]
-    {
+    for key in [
+        "hot_plug_vfio = 'root-port'",
+        "cold_plug_vfio = 'root-port'",
+        "hotplug_vfio_on_root_bus = true",
+        "block_device_driver = 'virtio-blk'",
+        "block_device_aio = 'threads'",
+        "block_device_cache_set = true",
+        "block_device_logical_sector_size = 4096",
+        "block_device_physical_sector_size = 4096",
+        "queue_size = 256",
+        "num_queues = 2",
+        "enable_iothreads = true",
+        "indep_iothreads = 1",
+    ] {
         let loaded = place.load_with(&format!("hypervisor.qemu.{key}")).unwrap();
         let name = key.split(' ').next().unwrap();
         let [warning] = &*loaded.warnings else { panic!("{:?}", loaded.warnings) };
         assert!(warning.concerns(&format!("hypervisor.qemu.{name}")), "{warning}");
         assert!(warning.to_string().contains("this version gives containers none"), "{warning}");
     }
+    let loaded =
+        place.load_with("hypervisor.qemu = {queue_size = 128, num_queues = 1, memory_slots = 3}").unwrap();
+    assert_eq!(loaded.warnings, []);
+    let loaded = place.load_with("hypervisor.qemu.enable_virtio_mem = true").unwrap();
+    assert!(loaded.warnings[0].to_string().contains("makes no pod larger while it runs"));
     let store = "[hypervisor.qemu]\nenable_vhost_user_store = true\nvhost_user_store_path = '/usr'";
     let loaded = place.load_with(store).unwrap();
     assert!(loaded.warnings[0].concerns("hypervisor.qemu.enable_vhost_user_store"));

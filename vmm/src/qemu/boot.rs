@@ -169,7 +169,8 @@ async fn negotiate(
     }
     info!(log, "qemu answers"; "version" => %version);
     // Before the guest can do anything worth hearing.
-    let facts = Facts { version: version.to_string(), configuration: told };
+    let run_dir = spec.run_dir.clone();
+    let facts = Facts { version: version.to_string(), configuration: told, run_dir };
     let dump = spec.panic_dump.clone().map(|dump| (dump, facts));
     let duties = Duties { first_exit: processes.exit_sender(), dump, log: log.clone() };
     Ok(Monitor::watch(qmp, duties))

@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 
 use super::qmp::{DumpGuestMemory, Getfd, Qmp, QueryMemorySize};
 use crate::error::QmpError;
+use crate::record::RECORD;
 use crate::spec::PanicDump;
 
 /// How long QEMU may take to write a guest's memory.
@@ -39,6 +40,8 @@ pub(crate) struct Facts {
     pub(crate) version: String,
     /// The machine as it was asked for.
     pub(crate) configuration: String,
+    /// The directory with the record of its processes.
+    pub(crate) run_dir: PathBuf,
 }
 
 /// Writes the guest's memory, and says in the log where it is, or why there is none.
@@ -59,6 +62,8 @@ async fn write(qmp: &Qmp, dump: &PanicDump, facts: &Facts) -> Result<PathBuf, Du
         let path = dir.join(name);
         fs::write(&path, text).map_err(at(&path))?;
     }
+    let (record, state) = (facts.run_dir.join(RECORD), dir.join("hypervisor.state"));
+    fs::copy(&record, &state).map_err(at(&record))?;
     let path = dir.join(format!("vmcore-{}.elf", stamp(SystemTime::now())));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
     match memory(qmp, file, dump.paging).await {
@@ -119,8 +124,9 @@ mod tests {
         assert_eq!(stamp(time), "20231114221320.007");
     }
 
-    fn facts() -> Facts {
-        Facts { version: "7.2.0".into(), configuration: "{}".into() }
+    fn facts(run_dir: &Path) -> Facts {
+        fs::write(run_dir.join(RECORD), "a record").unwrap();
+        Facts { version: "7.2.0".into(), configuration: "{}".into(), run_dir: run_dir.to_owned() }
     }
 
     async fn answer(peer: &mut Peer, command: &str, returned: serde_json::Value) -> serde_json::Value {
@@ -147,7 +153,7 @@ mod tests {
         let (qmp, mut peer) = connected(Duration::from_secs(5)).await;
         let dir = tempfile::tempdir().unwrap();
         let dump = PanicDump { directory: dir.path().join("s1"), paging: true };
-        let (log, facts) = (Logger::root(Discard, o!()), facts());
+        let (log, facts) = (Logger::root(Discard, o!()), facts(dir.path()));
         let script = async {
             tell_size(&mut peer, 1 << 20).await;
             assert_eq!(answer(&mut peer, "getfd", json!({})).await, json!({"fdname": "dump"}));
@@ -156,19 +162,20 @@ mod tests {
         };
         tokio::join!(keep(&qmp, &dump, &facts, &log), script);
         let names = files(&dump.directory);
-        assert_eq!(names[..2], ["hypervisor.conf", "hypervisor.version"]);
-        assert!(names[2].starts_with("vmcore-") && names[2].ends_with(".elf"), "{names:?}");
+        assert_eq!(names[..3], ["hypervisor.conf", "hypervisor.state", "hypervisor.version"]);
+        assert!(names[3].starts_with("vmcore-") && names[3].ends_with(".elf"), "{names:?}");
+        assert_eq!(fs::read_to_string(dump.directory.join("hypervisor.state")).unwrap(), "a record");
     }
 
     #[tokio::test]
     async fn b6_without_room_for_it_there_is_no_dump_and_no_half_of_one() {
         let (qmp, mut peer) = connected(Duration::from_secs(5)).await;
         let dir = tempfile::tempdir().unwrap();
-        let dump = PanicDump { directory: dir.path().to_owned(), paging: false };
-        let (facts, size) = (facts(), tell_size(&mut peer, 1 << 60));
+        let dump = PanicDump { directory: dir.path().join("s1"), paging: false };
+        let (facts, size) = (facts(dir.path()), tell_size(&mut peer, 1 << 60));
         let (result, ()) = tokio::join!(write(&qmp, &dump, &facts), size);
         let error = result.unwrap_err();
         assert!(matches!(error, DumpError::Space { .. }), "{error}");
-        assert!(files(dir.path()).is_empty());
+        assert!(files(&dump.directory).is_empty());
     }
 }

@@ -98,6 +98,7 @@ async fn stuck(qmp: &Qmp, events: &mut Receiver<Event>) -> Option<String> {
 mod tests {
     use super::*;
     use crate::qemu::qmp::tests::{Peer, connected};
+    use crate::record::RECORD;
     use slog::{Discard, o};
     use std::time::Duration;
 
@@ -118,7 +119,9 @@ mod tests {
     async fn b6_a_panic_is_an_exit_at_once_and_qemu_is_needed_until_the_memory_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let dump = PanicDump { directory: dir.path().to_owned(), paging: false };
-        let facts = Facts { version: "7.2.0".into(), configuration: "[]".into() };
+        std::fs::write(dir.path().join(RECORD), "").unwrap();
+        let facts =
+            Facts { version: "7.2.0".into(), configuration: "[]".into(), run_dir: dir.path().to_owned() };
         let (monitor, mut peer, mut exit) = watched_with(Some((dump, facts))).await;
         monitor.has_kept_memory().await;
         peer.say(r#"{"event": "GUEST_PANICKED", "data": {"action": "pause"}}"#).await;
@@ -139,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn r06_a_guest_in_a_state_without_return_is_an_exit() {
+    async fn b5_r06_a_guest_in_a_state_without_return_is_an_exit() {
         let (_monitor, mut peer, mut exit) = watched().await;
         peer.say(r#"{"event": "STOP"}"#).await;
         peer.answer(r#"{"status": "internal-error", "running": false}"#).await;

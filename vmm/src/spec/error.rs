@@ -102,7 +102,10 @@ pub enum SpecError {
     )]
     NumaDistances(Vec<Vec<u8>>),
     /// More devices than the root bus has room for.
-    #[error("{0} bridges, ports and devices on the root PCI bus: at most 30 would do")]
+    #[error(
+        "{0} bridges, ports and devices on the root PCI bus, which has room for 30: lower default_bridges or \
+         pcie_root_port, or take away guest_extension_images"
+    )]
     RootBus(u32),
     /// More ports of a switch than make sense.
     #[error("{0} ports of a PCI Express switch: at most 16 would do")]

@@ -71,7 +71,7 @@ fn has(lines: &[String], line: &str) -> bool {
 }
 
 #[test]
-fn a_machine_with_kvm_and_an_initrd_is_this_line() {
+fn a14_a35_a_machine_with_kvm_and_an_initrd_is_this_line() {
     let expected = r#"-name sandbox-pod-1
 -uuid 01234567-89ab-4def-8123-456789abcdef
 -no-user-config

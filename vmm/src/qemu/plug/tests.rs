@@ -203,7 +203,7 @@ async fn emulated_processors_stay() {
 }
 
 #[tokio::test]
-async fn b13_processors_come_into_the_first_free_place_and_the_last_one_goes_first() {
+async fn b13_b16_processors_come_into_the_first_free_place_and_the_last_one_goes_first() {
     let (plugs, mut peer) = machine().await;
     grow(&plugs, &mut peer).await;
     let shrinkage = async {

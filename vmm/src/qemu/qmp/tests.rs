@@ -46,7 +46,7 @@ pub(crate) async fn connected(patience: Duration) -> (Qmp, Peer) {
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test]
-async fn answers_find_their_callers_in_any_order() {
+async fn b4_answers_find_their_callers_in_any_order() {
     let (qmp, mut peer) = connected(SOON).await;
     let script = async {
         let (first, second) = (peer.hear().await, peer.hear().await);

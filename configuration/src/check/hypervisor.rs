@@ -26,6 +26,7 @@ const QUEUE_SIZE: &str = "hypervisor.qemu.virtio_fs_queue_size";
 const EXTRA_ARGS: &str = "hypervisor.qemu.virtio_fs_extra_args";
 const CPU_FEATURES: &str = "hypervisor.qemu.cpu_features";
 const SHARED_FS: &str = "hypervisor.qemu.shared_fs";
+const SECCOMP: &str = "hypervisor.qemu.seccompsandbox";
 const VIRTIO_MEM: &str = "hypervisor.qemu.enable_virtio_mem";
 const MSIZE: &str = "hypervisor.qemu.msize_9p";
 const VIRTIO_FS_DAEMON: &str = "hypervisor.qemu.virtio_fs_daemon";
@@ -38,6 +39,7 @@ impl Checker<'_> {
         let cpu_features = self.note(CPU_FEATURES, CpuFeatures::parse(&raw.cpu_features).map_err(text));
         let kernel_params = self.kernel_params(&raw.kernel_params);
         self.host_has(&raw);
+        self.seccomp(&raw.seccompsandbox);
         let extension_images = self.extension_images(&raw);
         self.files(&raw);
         let default_bridges = self.at_most(BRIDGES, raw.default_bridges, 5);
@@ -137,6 +139,23 @@ impl Checker<'_> {
             self.problem(MEMORY_DUMP, format!("{:?} is not an absolute path", path.display().to_string()));
         }
         Some(GuestMemoryDump { path: path.clone(), paging: raw.guest_memory_dump_paging })
+    }
+
+    /// The value of `-sandbox`, as QEMU's manual page has it.
+    fn seccomp(&mut self, text: &str) {
+        let known = |word: &&str| match word.split_once('=') {
+            None => ["on", "off"].contains(word),
+            Some(("enable", value)) => ["on", "off"].contains(&value),
+            Some(("obsolete" | "spawn" | "resourcecontrol", value)) => ["allow", "deny"].contains(&value),
+            Some(("elevateprivileges", value)) => ["allow", "deny", "children"].contains(&value),
+            Some(_) => false,
+        };
+        if let Some(word) = text.split(',').filter(|_| !text.is_empty()).find(|word| !known(word)) {
+            let what = format!(
+                "{word:?} is nothing QEMU's filter knows; write on,obsolete=deny,spawn=deny,resourcecontrol=deny"
+            );
+            self.problem(SECCOMP, what);
+        }
     }
 
     fn files(&mut self, raw: &RawHypervisor) {

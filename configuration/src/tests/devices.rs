@@ -360,6 +360,18 @@ fn e3_a_guest_has_a_node_for_each_of_the_host_s_or_those_it_is_given() {
 }
 
 #[test]
+fn a31_a_filter_of_system_calls_is_what_qemu_knows() {
+    let place = Place::new();
+    let key = "hypervisor.qemu.seccompsandbox";
+    for wrong in ["maybe", "on,spawn=perhaps", "on,", "spawn", "on,all=deny"] {
+        refused(&place, &[(&format!("{key} = '{wrong}'"), key, "nothing QEMU's filter knows; write on,")]);
+    }
+    for right in ["", "on", "off", "enable=on,elevateprivileges=children,obsolete=allow"] {
+        place.load_with(&format!("{key} = '{right}'")).unwrap();
+    }
+}
+
+#[test]
 fn a33_rootless_and_a_share_that_qemu_serves_exclude_each_other() {
     let place = Place::new();
     let (key, wrong) =

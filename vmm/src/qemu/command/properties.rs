@@ -1,8 +1,10 @@
 //! What holds for every specification.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
 use serde_json::Value;
 
 use super::*;
@@ -79,6 +81,16 @@ fn any_extras() -> impl Strategy<Value = (Block, Firmware, Vec<VhostUser>, Optio
     (block, firmware, prop::collection::vec(vhost_user, 0..=12), numa, any::<[bool; 3]>())
 }
 
+fn any_origin() -> impl Strategy<Value = Origin> {
+    let (memory, state) = (PathBuf::from("/template/memory"), PathBuf::from("/template/state"));
+    let copy = |restore| Origin::Copy { memory: memory.clone(), state: state.clone(), restore };
+    prop_oneof![
+        Just(Origin::Template { memory: memory.clone() }),
+        Just(copy(Restore::Load)),
+        Just(copy(Restore::CopyOnWrite)),
+    ]
+}
+
 fn any_pass_through() -> impl Strategy<Value = PassThrough> {
     let port = prop_oneof![Just(VfioPort::Bridge), Just(VfioPort::Root), Just(VfioPort::Switch)];
     let some = prop::sample::subsequence(forty(), 0..=40).prop_shuffle();
@@ -96,10 +108,13 @@ fn claims(arguments: &[OsString]) -> Vec<String> {
             "-blockdev" => "block",
             "-chardev" => "chardev",
             "-fsdev" => "fsdev",
+            "-netdev" => "netdev",
+            "-add-fd" => "fdset",
             _ => continue,
         };
         let Ok(json) = serde_json::from_str::<Value>(&value) else {
-            let id = value.split(',').find_map(|word| word.strip_prefix("id=")).unwrap();
+            let name = if kind == "fdset" { "set=" } else { "id=" };
+            let id = value.split(',').find_map(|word| word.strip_prefix(name)).unwrap();
             claims.push(format!("{kind} {id}"));
             continue;
         };
@@ -124,6 +139,45 @@ fn is_on_root_bus(device: &OsString) -> bool {
     device["bus"] == "pcie.0" || device.get("bus").is_none() && driver.ends_with("-pci")
 }
 
+/// Renders the machine with descriptors that are made up.
+fn rendered(spec: &VmSpec, vsock: VsockEnd, shares: u8) -> (Vec<OsString>, bool) {
+    let (tag, fs) = (Tag::new("kataShared").unwrap(), super::tests::fs(0));
+    // What other programs serve comes later to a machine that has its state from elsewhere.
+    let is_first = spec.origin == Origin::Boot;
+    let share = match shares {
+        0 => None,
+        1 => Some(ShareEnd::Virtio9p { tag: &tag, source: Path::new("/run/kata/a,b/share") }),
+        _ => is_first.then_some(ShareEnd::VirtioFs { tag: &tag, fs: &fs, fd: 31 }),
+    };
+    let has_share = share.is_some();
+    let inherited = Inherited {
+        qmp: 10,
+        console: 11,
+        extra_monitor: Some(12),
+        image: matches!(spec.boot, Boot::Image { .. }).then_some(ImageEnd { fd: 20, size: 64 << 20 }),
+        extensions: vec![21, 22],
+        share,
+        vsock: is_first.then_some(vsock),
+        memory: (!is_first).then_some(9),
+        ticks_per_ms: None,
+    };
+    (render(spec, &inherited), has_share)
+}
+
+fn nothing_is_given_twice(spec: &VmSpec, vsock: VsockEnd, shares: u8) -> Result<(), TestCaseError> {
+    let (arguments, has_share) = rendered(spec, vsock, shares);
+    let claims = claims(&arguments);
+    let distinct: HashSet<&String> = claims.iter().collect();
+    prop_assert_eq!(distinct.len(), claims.len(), "{:?}", claims);
+    // Whether there is room is told from the specification alone.
+    let counted =
+        arguments.windows(2).filter(|pair| pair[0] == "-device" && is_on_root_bus(&pair[1])).count();
+    let expected =
+        spec.root_bus_slots() as usize - usize::from(spec.share.is_some()) + usize::from(has_share);
+    prop_assert_eq!(counted, expected);
+    Ok(())
+}
+
 proptest! {
     #[test]
     fn no_identifier_slot_or_address_is_given_twice(
@@ -134,7 +188,6 @@ proptest! {
         pass_through in any_pass_through(),
         shares in 0..3_u8,
     ) {
-        let image = matches!(boot, Boot::Image { .. }).then_some(ImageEnd { fd: 20, size: 64 << 20 });
         let spec = VmSpec {
             accelerator, vcpus, memory, backing, prealloc, boot, console, extra_monitor, iommu, pci,
             block, firmware, vhost_user, numa, reclaim_freed_memory, virtio_mem, pass_through,
@@ -142,22 +195,29 @@ proptest! {
             panic_dump: pvpanic.then(super::tests::panic_dump).flatten(),
             ..super::tests::spec()
         };
-        let tag = Tag::new("kataShared").unwrap();
-        let share = match shares {
-            0 => None,
-            1 => Some(ShareEnd::Virtio9p { tag: &tag, source: Path::new("/run/kata/a,b/share") }),
-            _ => Some(ShareEnd::VirtioFs { tag: &tag, fs: &super::tests::fs(0), fd: 31 }),
-        };
-        let arguments = render(&spec, &Inherited { qmp: 10, console: 11, extra_monitor: Some(12), image, extensions: vec![21, 22], share, vsock: Some(vsock), memory: None, ticks_per_ms: None });
-        let claims = claims(&arguments);
-        let distinct: HashSet<&String> = claims.iter().collect();
-        prop_assert_eq!(distinct.len(), claims.len(), "{:?}", claims);
-        let counted = arguments.windows(2).filter(|pair| pair[0] == "-device" && is_on_root_bus(&pair[1])).count();
+        nothing_is_given_twice(&spec, vsock, shares)?;
         if let (Ok(found), PassThrough::Cold { devices, .. }) = (spec.passed_through(), &spec.pass_through) {
             let places: HashSet<String> = found.iter().map(|device| device.at.to_string()).collect();
             prop_assert_eq!(places.len(), devices.len());
         }
-        // Whether there is room is told from the specification alone.
-        prop_assert_eq!(counted, spec.root_bus_slots() as usize - usize::from(spec.share.is_some()) + usize::from(share.is_some()));
+    }
+
+    #[test]
+    fn nor_is_it_to_templates_and_their_copies(
+        (accelerator, vcpus, memory, ..) in any_board(),
+        (_, console, vsock, extra_monitor, _) in any_ends(),
+        pci in any_pci(),
+        (block, firmware, _, _, [_, pvpanic, virtio_mem]) in any_extras(),
+        origin in any_origin(),
+        shares in 0..3_u8,
+    ) {
+        let spec = VmSpec {
+            accelerator, vcpus, memory, console, extra_monitor, pci, block, firmware, virtio_mem, origin,
+            extensions: super::tests::extensions(),
+            panic_dump: pvpanic.then(super::tests::panic_dump).flatten(),
+            ..super::tests::spec()
+        };
+        prop_assert_eq!(spec.against_template(), None);
+        nothing_is_given_twice(&spec, vsock, shares)?;
     }
 }

@@ -88,7 +88,7 @@ e2e-templates: guest build ## the same with every sandbox a copy of a template
 		cargo test --locked --package tests -- $(TESTS)
 
 .PHONY: test
-test: setup check e2e ## set up, check, e2e: everything, on a machine that has only the Rust toolchain
+test: setup check e2e e2e-templates ## set up, check, e2e both ways: everything, on a machine that has only the Rust toolchain
 
 .PHONY: matrix
 matrix: guest build ## e2e and whole machines again with a newer containerd and QEMU, unpacked into the cache

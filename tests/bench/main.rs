@@ -6,6 +6,7 @@
 mod guest;
 mod measure;
 mod report;
+mod templates;
 mod translation;
 
 use std::process::ExitCode;

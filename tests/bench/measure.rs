@@ -13,6 +13,7 @@ use tests::{Case, Context, Failure, Result, World, check_eq};
 
 use crate::guest::{self, rate};
 use crate::report::{Report, median, say};
+use crate::templates;
 
 const EXECS: usize = 30;
 const STREAM: usize = 64 << 20;
@@ -36,6 +37,8 @@ pub(crate) fn all(world: &World, report: &mut Report) -> Result<()> {
     world.case(|case| start_action(case, report))?;
     step("cold starts");
     world.case(|case| cold_starts(case, report))?;
+    step("starts from a template");
+    world.case(|case| templates::measure(case, report))?;
     step("execs, streams and memory");
     world.case(|case| running_pod(case, report))?;
     step("a guest without a shim");

@@ -59,7 +59,13 @@ pub(crate) fn say(line: &str) {
 }
 
 /// The middle one of some measurements.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(values: Vec<f64>) -> f64 {
+    percentile(values, 50)
+}
+
+/// The least of some measurements that so many percent of them are no larger than.
+pub(crate) fn percentile(mut values: Vec<f64>, percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let above = (values.len() * percent).div_ceil(100).max(1);
+    values.get(above - 1).copied().unwrap_or(f64::NAN)
 }

@@ -44,8 +44,9 @@ impl Maker<'_> {
         let vm = self.hypervisor.boot(template).await.map_err(|error| error.to_string())?;
         let made = self.save(vm.as_ref(), spec, &making.files).await;
         // Whatever came of it, the machine is of no more use.
-        vm.stop(Duration::ZERO).await.map_err(|error| error.to_string())?;
+        let stopped = vm.stop(Duration::ZERO).await;
         made?;
+        stopped.map_err(|error| error.to_string())?;
         let memory = making.files.memory.clone();
         let sparse = tokio::task::spawn_blocking(move || vmm::make_sparse(&memory)).await;
         sparse

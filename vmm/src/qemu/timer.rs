@@ -48,7 +48,7 @@ impl Drop for TimerWatch {
 
 /// What the guest's first processor does with its timer.
 #[derive(Debug, PartialEq, Eq)]
-enum Timer {
+pub(super) enum Timer {
     /// Nothing yet.
     Unset,
     /// It counts, and nobody is to be told.
@@ -88,7 +88,7 @@ async fn runs(qmp: &Qmp, computed: impl Fn() -> Option<Duration>) -> Result<bool
     }
 }
 
-async fn timer(qmp: &Qmp) -> Result<Timer, QmpError> {
+pub(super) async fn timer(qmp: &Qmp) -> Result<Timer, QmpError> {
     let text = qmp.execute(HumanMonitorCommand { command_line: "info lapic 0".to_owned() }).await?;
     Ok(timer_in(&text))
 }

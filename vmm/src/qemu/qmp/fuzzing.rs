@@ -6,7 +6,11 @@ use slog::{Discard, Logger, o};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use super::{Qmp, QueryStatus};
+use super::{
+    Qmp, QomGet, QueryBalloon, QueryCpusFast, QueryHotpluggableCpus, QueryMemorySize, QueryMigrate,
+    QueryStatus,
+};
+use crate::qemu::timer;
 
 /// Enough for a peer in the same process.
 const PATIENCE: Duration = Duration::from_millis(2);
@@ -27,10 +31,16 @@ async fn ask(stream: UnixStream) {
     let log = Logger::root(Discard, o!());
     let Ok((qmp, _)) = Qmp::negotiate(stream, PATIENCE, log).await else { return };
     let mut events = qmp.events();
-    for _ in 0..3 {
-        let _ = qmp.execute(QueryStatus {}).await;
-        while events.try_recv().is_ok() {}
-    }
+    // A reply of every shape that there is.
+    let _ = qmp.execute(QueryStatus {}).await;
+    let _ = qmp.execute(QueryMemorySize {}).await;
+    let _ = qmp.execute(QueryHotpluggableCpus {}).await;
+    let _ = qmp.execute(QueryCpusFast {}).await;
+    let _ = qmp.execute(QueryMigrate {}).await;
+    let _ = qmp.execute(QueryBalloon {}).await;
+    let _ = qmp.execute(QomGet { path: "/".to_owned(), property: "size" }).await;
+    let _ = timer::timer(&qmp).await;
+    while events.try_recv().is_ok() {}
 }
 
 /// Ends with the other side, so that nothing is written to a closed socket.

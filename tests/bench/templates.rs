@@ -1,0 +1,98 @@
+//! What a start from a template costs, beside a cold one and one by runc: each a whole `ctr run --rm` of `true`.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use tests::case::PATIENCE;
+use tests::command::run;
+use tests::{Case, Result, operator};
+
+use crate::report::{Report, median, percentile};
+
+/// Starts one after the other, and starts at once.
+const IN_A_ROW: usize = 64;
+const AT_ONCE: usize = 8;
+/// Starts of what is only compared with.
+const FEW: usize = 5;
+
+/// Measures them all, in guests of 256 MiB.
+pub(crate) fn measure(case: &Case<'_>, report: &mut Report) -> Result<()> {
+    report.heading("Start from a template: ctr run --rm of true, until it returns");
+    let cache = &case.world.assets().cache;
+    let stock = cold(case, "stock", &cache.join("guest"))?;
+    report.add("stock_cold_start_s", stock, "without a template, Debian's kernel");
+    let trimmed = cache.join("guest/trimmed");
+    if trimmed.join("initrd.img").exists() {
+        let trimmed = cold(case, "trimmed", &trimmed)?;
+        report.add("trimmed_cold_start_s", trimmed, "the same, the trimmed kernel");
+    }
+    let runc = (0..FEW).map(|round| took(case, &format!("runc-rm-{round}"), None));
+    report.add("runc_run_s", median(runc.collect::<Result<Vec<f64>>>()?), "the same with runc");
+    copies(case, report)
+}
+
+/// The median of a few starts of a guest without a template.
+fn cold(case: &Case<'_>, name: &str, guest: &Path) -> Result<f64> {
+    let file = case.configuration(|file| {
+        file.set("factory.enable_template", false)
+            .set("hypervisor.qemu.kernel", operator::path(&guest.join("vmlinuz")))
+            .set("hypervisor.qemu.initrd", operator::path(&guest.join("initrd.img")))
+            .set("hypervisor.qemu.default_memory", 256);
+    })?;
+    let starts = (0..FEW).map(|round| took(case, &format!("{name}-{round}"), Some(&file)));
+    Ok(median(starts.collect::<Result<Vec<f64>>>()?))
+}
+
+fn copies(case: &Case<'_>, report: &mut Report) -> Result<()> {
+    let templates = case.dir().join("templates");
+    let file = case.configuration(|file| {
+        file.set("factory.enable_template", true)
+            .set("factory.template_path", operator::path(&templates))
+            .set("hypervisor.qemu.default_memory", 256);
+    })?;
+    let init = || -> Result<f64> {
+        let mut command = Command::new(&case.world.assets().shim);
+        command.args(["factory", "init", "-config"]).arg(&file);
+        Ok(run(&mut command, PATIENCE)?.exits(0)?.took.as_secs_f64())
+    };
+    report.add("factory_init_s", init()?, "factory init");
+    report.add("template_bytes", bytes_below(&templates)? as f64, "what the template takes on disk");
+    let starts = (0..IN_A_ROW).map(|round| took(case, &format!("copy-{round}"), Some(&file)));
+    let starts = starts.collect::<Result<Vec<f64>>>()?;
+    report.add("template_start_s", median(starts.clone()), "the median of 64 in a row");
+    report.add("template_start_p99_s", percentile(starts, 99), "all but one in a hundred are as fast");
+    report.add("concurrent8_s", at_once(case, &file)?, "eight at once, until the last returns");
+    Ok(())
+}
+
+fn took(case: &Case<'_>, id: &str, configuration: Option<&Path>) -> Result<f64> {
+    let container = case.container(id);
+    let container = match configuration {
+        Some(file) => container.configured(file),
+        None => container.by_runc(),
+    };
+    Ok(container.run(["true"])?.exits(0)?.took.as_secs_f64())
+}
+
+fn at_once(case: &Case<'_>, file: &Path) -> Result<f64> {
+    let began = Instant::now();
+    let start = |number| case.container(&format!("at-once-{number}")).configured(file).start(["true"]);
+    let running = (0..AT_ONCE).map(start).collect::<Result<Vec<_>>>()?;
+    for running in running {
+        running.wait(PATIENCE)?.exits(0)?;
+    }
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// What the files below a directory take, holes not counted.
+fn bytes_below(directory: &Path) -> Result<u64> {
+    let paths = fs::read_dir(directory)?.map(|entry| Ok(entry?.path()));
+    let sizes = paths
+        .collect::<Result<Vec<PathBuf>>>()?
+        .into_iter()
+        .map(|path| if path.is_dir() { bytes_below(&path) } else { Ok(fs::metadata(&path)?.blocks() * 512) });
+    sizes.sum()
+}

@@ -12,6 +12,7 @@ const KATA_4: &str = include_str!("../../tests/data/kata-4-qemu.toml");
 const EVERY: &str = include_str!("../../tests/data/kata-every-key-qemu.toml");
 /// The keys that Kata does not have.
 const OURS: [&str; 2] = ["accelerator", "vsock"];
+const KATA_3: &str = include_str!("../../tests/data/kata-3-qemu.toml");
 const KATA_2: &str = include_str!("../../tests/data/kata-2-qemu.toml");
 
 #[test]
@@ -31,6 +32,24 @@ fn a_file_of_kata_4_with_all_its_keys_loads_without_a_warning() {
     );
     assert_eq!(hypervisor.shared_fs, SharedFs::VirtioFs);
     assert_eq!(words(&hypervisor.kernel_params), ["cgroup_no_v1=all", "systemd.unified_cgroup_hierarchy=1"]);
+}
+
+#[test]
+fn a_file_of_kata_3_loads_and_warns_of_what_it_asks_for_in_vain() {
+    let place = Place::new();
+    let loaded = place.load(KATA_3).unwrap();
+    let main = place.path("configuration.toml");
+    let vain = |key: &str| format!("{}: {key}: recognised, not honoured by this version", main.display());
+    let expected = [
+        vain("hypervisor.qemu.disable_block_device_use"),
+        format!("{}: image: unknown, ignored", main.display()),
+        vain("runtime.disable_guest_empty_dir"),
+    ];
+    assert_eq!(texts(&loaded.warnings), expected);
+    let Configuration { hypervisor, .. } = loaded.configuration;
+    let args: Vec<_> = hypervisor.virtio_fs_extra_args.iter().collect();
+    assert_eq!(args, ["--thread-pool-size=1", "--announce-submounts"]);
+    assert!(matches!(hypervisor.boot, Boot::Image { driver: ImageDriver::Nvdimm, .. }));
 }
 
 #[test]

@@ -90,7 +90,9 @@ impl Survey<'_> {
         }
         let tables = ["hypervisor", "agent", "runtime", "factory"];
         let path = bare(name);
-        if let Some(section) = SECTIONS.iter().find(|section| section.key(name).is_some()) {
+        // Files of Kata 3 have a table `image`, whose name a key of another table has too.
+        let is_key = matches!(node.content, Content::Value(_));
+        if let Some(section) = SECTIONS.iter().find(|section| is_key && section.key(name).is_some()) {
             self.problem(&path, node, format!("outside of any table; it belongs in [{}]", section.table));
         } else if let Some(near) = keys::nearest(name, tables.into_iter()) {
             self.problem(&path, node, format!("unknown table; did you mean {near}?"));

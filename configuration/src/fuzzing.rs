@@ -23,6 +23,7 @@ fn host() -> Host {
         vhost_vsock: true,
         protection: Available { tdx: true, amd: None },
         c_bit: None,
+        address_bits: 46,
         nodes: "/sys/devices/system/node".into(),
     }
 }

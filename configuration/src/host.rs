@@ -1,5 +1,6 @@
 //! What the host has, as far as a configuration depends on it.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{SysconfVar, sysconf};
@@ -7,6 +8,9 @@ use vmm::VHOST_VSOCK;
 use vmm::accelerator::{self, Choice};
 use vmm::protection::{self, Available};
 use vmm::spec::Accelerator;
+
+/// Bits of an address of memory that QEMU's translator gives a guest.
+pub(crate) const TRANSLATED_BITS: u32 = 40;
 
 /// The host's size, and which of its devices there are.
 #[derive(Debug, Clone)]
@@ -21,6 +25,8 @@ pub(crate) struct Host {
     /// What it can protect a guest's memory with, and the bit of an address that says so.
     pub(crate) protection: Available,
     pub(crate) c_bit: Option<u32>,
+    /// Bits of an address of its memory.
+    pub(crate) address_bits: u32,
     /// Where the kernel shows its NUMA nodes.
     pub(crate) nodes: PathBuf,
 }
@@ -40,11 +46,33 @@ impl Host {
             vhost_vsock: Path::new(VHOST_VSOCK).exists(),
             protection: protection::detect(Path::new("/")),
             c_bit: protection::c_bit(),
+            address_bits: address_bits(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             nodes: "/sys/devices/system/node".into(),
         }
     }
 }
 
+/// As `/proc/cpuinfo` has them; where it has none, as many as QEMU's own processors.
+fn address_bits(cpus: &str) -> u32 {
+    let line = cpus.lines().find_map(|line| line.strip_prefix("address sizes"));
+    let bits =
+        line.and_then(|line| line.trim_start_matches(['\t', ' ', ':']).split(' ').next()?.parse().ok());
+    bits.unwrap_or(TRANSLATED_BITS)
+}
+
 fn ask(variable: SysconfVar) -> u64 {
     sysconf(variable).ok().flatten().and_then(|value| u64::try_from(value).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_tells_how_much_memory_it_can_address() {
+        let cpus = "processor\t: 0\naddress sizes\t: 46 bits physical, 48 bits virtual\n";
+        assert_eq!(address_bits(cpus), 46);
+        assert_eq!(address_bits("address sizes\t: many"), 40);
+        assert_eq!(address_bits(""), 40);
+    }
 }

@@ -30,6 +30,7 @@ fn rich(nodes: PathBuf) -> Host {
         vhost_vsock: true,
         protection: Available { tdx: false, amd: Some(Amd { encrypted_state: true, snp: true }) },
         c_bit: Some(51),
+        address_bits: 46,
         nodes,
     }
 }

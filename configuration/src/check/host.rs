@@ -29,12 +29,17 @@ impl Checker<'_> {
         self.share(raw);
     }
 
-    /// Files of a share are the containers' users'; with virtio-9p it would be QEMU that serves them.
-    fn share(&mut self, raw: &RawHypervisor) {
-        let translated = match raw.accelerator {
+    /// Whether QEMU's translator runs the guest.
+    pub(super) fn translated(&self, raw: &RawHypervisor) -> bool {
+        match raw.accelerator {
             AcceleratorChoice::Auto => self.host.accelerator == Accelerator::Tcg,
             choice => choice == AcceleratorChoice::Tcg,
-        };
+        }
+    }
+
+    /// Files of a share are the containers' users'; with virtio-9p it would be QEMU that serves them.
+    fn share(&mut self, raw: &RawHypervisor) {
+        let translated = self.translated(raw);
         let what = match raw.shared_fs {
             SharedFs::None => {
                 let what = "none leaves the guest without root filesystems: set auto, virtio-fs or virtio-9p";

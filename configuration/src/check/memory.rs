@@ -1,10 +1,12 @@
 //! How big the virtual machine is.
 
 use super::Checker;
+use crate::host::TRANSLATED_BITS;
 use crate::raw::RawHypervisor;
 
 const MEMORY: &str = "hypervisor.qemu.default_memory";
 const MAX_MEMORY: &str = "hypervisor.qemu.default_maxmemory";
+const OFFSET: &str = "hypervisor.qemu.memory_offset";
 const VCPUS: &str = "hypervisor.qemu.default_vcpus";
 const MAX_VCPUS: &str = "hypervisor.qemu.default_maxvcpus";
 
@@ -12,6 +14,9 @@ const MAX_VCPUS: &str = "hypervisor.qemu.default_maxvcpus";
 const LEAST_MEMORY_MIB: u32 = 256;
 /// More than QEMU's boards were made for.
 const MOST_VCPUS: u32 = 240;
+
+const MIB: u64 = 1 << 20;
+const HOLES_MIB: u64 = (4 + 32) << 10;
 
 /// The sizes of a virtual machine, in CPUs and MiB.
 pub(super) struct Size {
@@ -89,7 +94,9 @@ impl Checker<'_> {
 
     fn max_memory(&mut self, raw: &RawHypervisor, memory_mib: u32) -> u64 {
         let (asked, memory) = (raw.default_maxmemory, u64::from(memory_mib));
-        let limit = if asked == 0 { self.host.memory_mib } else { asked.min(self.host.memory_mib) };
+        let room = self.addressable(raw);
+        let host = self.host.memory_mib.min(room);
+        let limit = if asked == 0 { host } else { asked.min(host) };
         if self.is_annotated(MEMORY) && memory > limit {
             let what =
                 format!("{memory} MiB is above default_maxmemory, which is {limit}; ask for at most that");
@@ -101,7 +108,22 @@ impl Checker<'_> {
             );
             self.problem(MAX_MEMORY, what);
         }
-        limit.max(memory)
+        let (limit, offset) = (limit.max(memory), u64::from(raw.memory_offset));
+        if limit + offset > room && self.sound(&[MEMORY, MAX_MEMORY, OFFSET]) {
+            let what = format!(
+                "{offset} MiB on top of the {limit} of default_maxmemory are more than the {room} that the guest's \
+                 processors can address; lower it"
+            );
+            self.problem(OFFSET, what);
+        }
+        limit
+    }
+
+    /// MiB of memory that the guest's processors can address, less the holes that the board leaves for devices: up to
+    /// 4 GiB, and 32 GiB above all memory.
+    fn addressable(&self, raw: &RawHypervisor) -> u64 {
+        let bits = if self.translated(raw) { TRANSLATED_BITS } else { self.host.address_bits };
+        (1 << bits.clamp(TRANSLATED_BITS - 1, 63)) / MIB - HOLES_MIB
     }
 
     /// An initial RAM file system is unpacked into the guest's memory; an image is only read through it.

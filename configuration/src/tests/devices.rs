@@ -360,6 +360,21 @@ fn e3_a_guest_has_a_node_for_each_of_the_host_s_or_those_it_is_given() {
 }
 
 #[test]
+fn a10_memory_is_no_more_than_processors_can_address() {
+    let mut place = Place::new();
+    let key = "hypervisor.qemu.memory_offset";
+    let tcg = "hypervisor.qemu = {accelerator = 'tcg', memory_offset = 1048576}";
+    refused(&place, &[(tcg, key, "1048576 MiB on top of the 16384 of default_maxmemory")]);
+    place.load_with(&tcg.replace("tcg", "kvm")).unwrap();
+    // The host may have more than the translator's processors reach.
+    place.host.memory_mib = 4 << 20;
+    for (accelerator, most) in [("tcg", (1 << 20) - (36 << 10)), ("kvm", 4 << 20)] {
+        let loaded = place.load_with(&format!("hypervisor.qemu.accelerator = '{accelerator}'")).unwrap();
+        assert_eq!(loaded.configuration.hypervisor.default_maxmemory_mib, most, "{accelerator}");
+    }
+}
+
+#[test]
 fn a31_a_filter_of_system_calls_is_what_qemu_knows() {
     let place = Place::new();
     let key = "hypervisor.qemu.seccompsandbox";

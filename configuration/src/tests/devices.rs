@@ -365,10 +365,12 @@ fn a10_memory_is_no_more_than_processors_can_address() {
     let key = "hypervisor.qemu.memory_offset";
     let tcg = "hypervisor.qemu = {accelerator = 'tcg', memory_offset = 1048576}";
     refused(&place, &[(tcg, key, "1048576 MiB on top of the 16384 of default_maxmemory")]);
+    let memory = "hypervisor.qemu = {accelerator = 'tcg', default_memory = 1048576}";
+    refused(&place, &[(memory, "hypervisor.qemu.default_memory", "more than the 989184 that the guest's")]);
     place.load_with(&tcg.replace("tcg", "kvm")).unwrap();
     // The host may have more than the translator's processors reach.
     place.host.memory_mib = 4 << 20;
-    for (accelerator, most) in [("tcg", (1 << 20) - (36 << 10)), ("kvm", 4 << 20)] {
+    for (accelerator, most) in [("tcg", (1012 - 36 - 10) << 10), ("kvm", 4 << 20)] {
         let loaded = place.load_with(&format!("hypervisor.qemu.accelerator = '{accelerator}'")).unwrap();
         assert_eq!(loaded.configuration.hypervisor.default_maxmemory_mib, most, "{accelerator}");
     }

@@ -12,6 +12,7 @@ mod memory;
 mod numa;
 mod plugs;
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -123,6 +124,11 @@ impl Checker<'_> {
     fn sound(&self, keys: &[&str]) -> bool {
         !keys.iter().any(|key| self.report.doubts(key))
     }
+}
+
+/// Whether a path is there: a drop-in cannot remove a key, so that an empty one counts as absent.
+fn is_given(path: &Path) -> bool {
+    !path.as_os_str().is_empty()
 }
 
 /// The words of a value that cannot be.

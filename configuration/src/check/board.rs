@@ -2,7 +2,7 @@
 
 use vmm::spec::{Machine, MachineOptions};
 
-use super::{Checker, text};
+use super::{Checker, is_given, text};
 use crate::choice::MachineType;
 use crate::raw::RawHypervisor;
 
@@ -17,11 +17,12 @@ impl Checker<'_> {
             let what = "virt is a board of ARM; on this processor there are q35 and microvm";
             self.problem(MACHINE, what.to_owned());
         }
+        let options = options.unwrap_or_default();
         let machine = match raw.machine_type {
-            MachineType::Q35 => Machine::Q35,
-            MachineType::Virt => Machine::Virt,
-            MachineType::Microvm => Machine::Microvm,
-        }(options.unwrap_or_default());
+            MachineType::Q35 => Machine::Q35(options),
+            MachineType::Virt => Machine::Virt(options),
+            MachineType::Microvm => Machine::Microvm(options),
+        };
         self.fits(&machine, raw);
         self.sound(&[MACHINE, OPTIONS]).then_some(machine)
     }
@@ -35,8 +36,8 @@ impl Checker<'_> {
             (can.iommu, raw.enable_iommu, "enable_iommu", "IOMMU"),
             (can.pci, raw.enable_iommu_platform, "enable_iommu_platform", "IOMMU"),
             (can.numa, raw.enable_numa, "enable_numa", "NUMA nodes"),
-            (can.flash, !raw.pflashes.is_empty(), "pflashes", flash),
-            (can.flash, !raw.firmware_volume.as_os_str().is_empty(), "firmware_volume", flash),
+            (can.flash, raw.pflashes.iter().any(|path| is_given(path)), "pflashes", flash),
+            (can.flash, is_given(&raw.firmware_volume), "firmware_volume", flash),
             (
                 can.pci,
                 raw.hotplug_vfio_on_root_bus,
@@ -47,7 +48,7 @@ impl Checker<'_> {
             (can.pci, port(&raw.cold_plug_vfio), "cold_plug_vfio", "place for devices of the host"),
             (
                 can.pci,
-                !raw.guest_memory_dump_path.as_os_str().is_empty(),
+                is_given(&raw.guest_memory_dump_path),
                 "guest_memory_dump_path",
                 "device that tells of a panic",
             ),

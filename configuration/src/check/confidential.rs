@@ -1,11 +1,9 @@
 //! Memory that is kept from the host.
 
-use std::path::Path;
-
 use vmm::spec::{CBit, Firmware, Protection, SnpIdentity};
 
-use super::{Checker, text};
-use crate::choice::{AcceleratorChoice, MachineType};
+use super::{Checker, is_given, text};
+use crate::choice::MachineType;
 use crate::raw::RawHypervisor;
 
 const CONFIDENTIAL: &str = "hypervisor.qemu.confidential_guest";
@@ -57,10 +55,9 @@ impl Checker<'_> {
 
     /// The guest is measured as it starts, and its memory stays where it is.
     fn not_with_protected_memory(&mut self, raw: &RawHypervisor) {
-        let given = |path: &Path| !path.as_os_str().is_empty();
         for (asked, key, what) in [
             (raw.machine_type != MachineType::Q35, "machine_type", "only the board q35 has protected memory"),
-            (raw.accelerator == AcceleratorChoice::Tcg, "accelerator", "TCG has no protected memory"),
+            (self.translated(raw), "accelerator", "TCG has no protected memory"),
             (raw.enable_iommu, "enable_iommu", "an IOMMU cannot reach protected memory"),
             (
                 raw.reclaim_guest_freed_memory,
@@ -72,9 +69,9 @@ impl Checker<'_> {
                 "block_device_driver",
                 "memory that the host provides is not protected",
             ),
-            (given(&raw.firmware_volume), "firmware_volume", "what can be changed cannot be measured"),
+            (is_given(&raw.firmware_volume), "firmware_volume", "what can be changed cannot be measured"),
             (
-                raw.sev_snp_guest && raw.pflashes.iter().any(|flash| given(flash)),
+                raw.sev_snp_guest && raw.pflashes.iter().any(|flash| is_given(flash)),
                 "pflashes",
                 "SEV-SNP starts from hypervisor.qemu.firmware",
             ),

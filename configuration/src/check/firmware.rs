@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use vmm::spec::Firmware;
 
-use super::Checker;
+use super::{Checker, is_given};
 use crate::program;
 use crate::raw::RawHypervisor;
 
@@ -16,8 +16,7 @@ impl Checker<'_> {
     pub(super) fn firmware(&mut self, raw: &RawHypervisor) -> Firmware {
         let firmware = self.given(FIRMWARE, &raw.firmware);
         let volume = self.given(VOLUME, &raw.firmware_volume);
-        let flashes: Vec<PathBuf> =
-            raw.pflashes.iter().filter(|flash| !flash.as_os_str().is_empty()).cloned().collect();
+        let flashes: Vec<PathBuf> = raw.pflashes.iter().filter(|flash| is_given(flash)).cloned().collect();
         self.each(FLASHES, flashes.iter().map(|flash| program::content(flash)));
         match (flashes.as_slice(), firmware, volume) {
             ([], None, None) => return Firmware::BuiltIn,
@@ -43,7 +42,7 @@ impl Checker<'_> {
 
     /// A file that is there; an empty path counts as absent.
     fn given(&mut self, key: &'static str, path: &Path) -> Option<PathBuf> {
-        let given = !path.as_os_str().is_empty();
+        let given = is_given(path);
         if given {
             self.note(key, program::content(path));
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use vmm::spec::{CpuFeatures, ExtraArgs, KernelParam};
 
 use super::memory::Size;
-use super::{Checker, text};
+use super::{Checker, is_given, text};
 use crate::choice::SharedFs;
 use crate::hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking};
 use crate::keys;
@@ -132,7 +132,7 @@ impl Checker<'_> {
     /// The directory is made when it is needed, so it need not be there.
     fn guest_memory_dump(&mut self, raw: &RawHypervisor) -> Option<GuestMemoryDump> {
         let path = &raw.guest_memory_dump_path;
-        if path.as_os_str().is_empty() {
+        if !is_given(path) {
             return None;
         }
         if !path.is_absolute() && self.sound(&[MEMORY_DUMP]) {
@@ -174,15 +174,15 @@ impl Checker<'_> {
 
     fn memory_backing(&mut self, raw: &RawHypervisor) -> MemoryBacking {
         let directory = &raw.file_mem_backend;
-        match (directory.as_os_str().is_empty(), raw.enable_hugepages) {
-            (true, false) => return MemoryBacking::Anonymous,
-            (true, true) => return MemoryBacking::HugePages,
-            (false, true) if self.sound(&[MEMORY_FILE, HUGE_PAGES]) => {
+        match (is_given(directory), raw.enable_hugepages) {
+            (false, false) => return MemoryBacking::Anonymous,
+            (false, true) => return MemoryBacking::HugePages,
+            (true, true) if self.sound(&[MEMORY_FILE, HUGE_PAGES]) => {
                 let what =
                     format!("set together with {HUGE_PAGES}; huge pages are in no file, so choose one");
                 self.problem(MEMORY_FILE, what);
             }
-            (false, _) => {
+            (true, _) => {
                 self.note(MEMORY_FILE, program::directory(directory));
             }
         }

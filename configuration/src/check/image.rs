@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use vmm::spec::{Boot, Extension, ExtensionName, ImageDriver, ImageFs, Verity};
 
-use super::{Checker, text};
+use super::{Checker, is_given, text};
 use crate::choice::{FsType, MachineType};
 use crate::program;
 use crate::raw::RawHypervisor;
@@ -19,7 +19,7 @@ const EXTENSIONS: &str = "hypervisor.qemu.guest_extension_images";
 impl Checker<'_> {
     /// Exactly one of `initrd` and `image`. An empty string counts as absent: a drop-in cannot remove a key.
     pub(super) fn boot(&mut self, raw: &RawHypervisor, memory_mib: u32) -> Option<Boot> {
-        let given = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        let given = |path: &Option<PathBuf>| path.clone().filter(|path| is_given(path));
         if !self.sound(&[INITRD, IMAGE]) {
             return None;
         }

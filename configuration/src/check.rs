@@ -10,6 +10,7 @@ mod hypervisor;
 mod image;
 mod memory;
 mod numa;
+mod places;
 mod plugs;
 
 use std::path::Path;

@@ -17,8 +17,14 @@ impl Checker<'_> {
     /// What protects the guest's memory, by what the host has.
     pub(super) fn protection(&mut self, raw: &RawHypervisor, firmware: &Firmware) -> Option<Protection> {
         if !raw.confidential_guest {
-            if raw.sev_snp_guest {
-                self.warning(SNP, format!("means nothing without {CONFIDENTIAL}"));
+            for (key, set) in [
+                (SNP, raw.sev_snp_guest),
+                (ID_BLOCK, !raw.snp_id_block.is_empty()),
+                (ID_AUTH, !raw.snp_id_auth.is_empty()),
+            ] {
+                if set {
+                    self.warning(key, format!("means nothing without {CONFIDENTIAL}"));
+                }
             }
             return None;
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use vmm::spec::{CpuFeatures, ExtraArgs, KernelParam};
 
 use super::memory::Size;
+use super::places::Places;
 use super::{Checker, is_given, text};
 use crate::choice::SharedFs;
 use crate::hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking};
@@ -15,11 +16,9 @@ use crate::raw::RawHypervisor;
 const PATH: &str = "hypervisor.qemu.path";
 const KERNEL: &str = "hypervisor.qemu.kernel";
 const KERNEL_PARAMS: &str = "hypervisor.qemu.kernel_params";
-const BRIDGES: &str = "hypervisor.qemu.default_bridges";
-const ROOT_PORTS: &str = "hypervisor.qemu.pcie_root_port";
-const SWITCH_PORTS: &str = "hypervisor.qemu.pcie_switch_port";
 const HUGE_PAGES: &str = "hypervisor.qemu.enable_hugepages";
 const MEMORY_DUMP: &str = "hypervisor.qemu.guest_memory_dump_path";
+const DUMP_PAGING: &str = "hypervisor.qemu.guest_memory_dump_paging";
 const MEMORY_FILE: &str = "hypervisor.qemu.file_mem_backend";
 const ENTROPY: &str = "hypervisor.qemu.entropy_source";
 const QUEUE_SIZE: &str = "hypervisor.qemu.virtio_fs_queue_size";
@@ -28,6 +27,7 @@ const CPU_FEATURES: &str = "hypervisor.qemu.cpu_features";
 const SHARED_FS: &str = "hypervisor.qemu.shared_fs";
 const SECCOMP: &str = "hypervisor.qemu.seccompsandbox";
 const VIRTIO_MEM: &str = "hypervisor.qemu.enable_virtio_mem";
+const DAX: &str = "hypervisor.qemu.virtio_fs_cache_size";
 const MSIZE: &str = "hypervisor.qemu.msize_9p";
 const VIRTIO_FS_DAEMON: &str = "hypervisor.qemu.virtio_fs_daemon";
 
@@ -42,13 +42,13 @@ impl Checker<'_> {
         self.seccomp(&raw.seccompsandbox);
         let extension_images = self.extension_images(&raw);
         self.files(&raw);
-        let default_bridges = self.at_most(BRIDGES, raw.default_bridges, 5);
-        let pcie_root_port = self.at_most(ROOT_PORTS, raw.pcie_root_port, 16);
-        let pcie_switch_port = self.at_most(SWITCH_PORTS, raw.pcie_switch_port, 16);
+        let Places { bridges, root_ports, switch_ports } =
+            self.places(&raw, extension_images.len(), boot.as_ref());
         let memory_backing = self.memory_backing(&raw);
         let needs_daemon = matches!(raw.shared_fs, SharedFs::VirtioFs | SharedFs::VirtioFsNydus);
         let virtio_fs_daemon = self.program(VIRTIO_FS_DAEMON, &raw.virtio_fs_daemon, needs_daemon);
         self.daemon_serves(&raw);
+        self.not_yet(&raw);
         let virtio_fs_queue_size = self.queue_size(raw.virtio_fs_queue_size);
         let virtio_fs_extra_args = self.extra_args(&raw);
         let msize_9p = self.msize(raw.msize_9p);
@@ -59,10 +59,6 @@ impl Checker<'_> {
         let firmware = self.firmware(&raw);
         let guest_memory_dump = self.guest_memory_dump(&raw);
         let protection = self.protection(&raw, &firmware);
-        if raw.enable_virtio_mem {
-            let what = "the machine can grow by it, but this version makes no pod larger while it runs";
-            self.warning(VIRTIO_MEM, what.to_owned());
-        }
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
         Some(Hypervisor {
             path: raw.path,
@@ -87,9 +83,9 @@ impl Checker<'_> {
             enable_iommu: raw.enable_iommu,
             enable_iommu_platform: raw.enable_iommu_platform,
             disable_nesting_checks: raw.disable_nesting_checks,
-            default_bridges,
-            pcie_root_port,
-            pcie_switch_port,
+            default_bridges: bridges,
+            pcie_root_port: root_ports,
+            pcie_switch_port: switch_ports,
             pass_through,
             enable_mem_prealloc: raw.enable_mem_prealloc,
             reclaim_guest_freed_memory: raw.reclaim_guest_freed_memory,
@@ -133,24 +129,31 @@ impl Checker<'_> {
     fn guest_memory_dump(&mut self, raw: &RawHypervisor) -> Option<GuestMemoryDump> {
         let path = &raw.guest_memory_dump_path;
         if !is_given(path) {
+            if raw.guest_memory_dump_paging {
+                self.warning(DUMP_PAGING, format!("means nothing without {MEMORY_DUMP}"));
+            }
             return None;
         }
         if !path.is_absolute() && self.sound(&[MEMORY_DUMP]) {
             self.problem(MEMORY_DUMP, format!("{:?} is not an absolute path", path.display().to_string()));
+        }
+        if path.exists() {
+            self.note(MEMORY_DUMP, program::directory(path));
         }
         Some(GuestMemoryDump { path: path.clone(), paging: raw.guest_memory_dump_paging })
     }
 
     /// The value of `-sandbox`, as QEMU's manual page has it.
     fn seccomp(&mut self, text: &str) {
-        let known = |word: &&str| match word.split_once('=') {
-            None => ["on", "off"].contains(word),
+        let known = |(at, word): &(usize, &str)| match word.split_once('=') {
+            None => *at == 0 && ["on", "off"].contains(word),
             Some(("enable", value)) => ["on", "off"].contains(&value),
             Some(("obsolete" | "spawn" | "resourcecontrol", value)) => ["allow", "deny"].contains(&value),
             Some(("elevateprivileges", value)) => ["allow", "deny", "children"].contains(&value),
             Some(_) => false,
         };
-        if let Some(word) = text.split(',').filter(|_| !text.is_empty()).find(|word| !known(word)) {
+        let mut words = text.split(',').filter(|_| !text.is_empty()).enumerate();
+        if let Some((_, word)) = words.find(|word| !known(word)) {
             let what = format!(
                 "{word:?} is nothing QEMU's filter knows; write on,obsolete=deny,spawn=deny,resourcecontrol=deny"
             );
@@ -162,14 +165,6 @@ impl Checker<'_> {
         self.note(PATH, program::executable(&raw.path));
         self.note(KERNEL, program::content(&raw.kernel));
         self.note(ENTROPY, program::readable_source(&raw.entropy_source));
-    }
-
-    /// Kata takes a larger number for the largest, so a file of its may have one.
-    fn at_most(&mut self, key: &'static str, asked: u32, most: u32) -> u32 {
-        if asked > most {
-            self.warning(key, format!("{asked} is more than the board has room for; {most} is used"));
-        }
-        asked.min(most)
     }
 
     fn memory_backing(&mut self, raw: &RawHypervisor) -> MemoryBacking {
@@ -195,6 +190,17 @@ impl Checker<'_> {
             self.problem(key, finding.what);
         }
         program
+    }
+
+    /// Warns of what is honoured and of no use yet, or with no QEMU as it is released.
+    fn not_yet(&mut self, raw: &RawHypervisor) {
+        if raw.enable_virtio_mem {
+            let what = "the machine can grow by it, but this version makes no pod larger while it runs";
+            self.warning(VIRTIO_MEM, what.to_owned());
+        }
+        if raw.virtio_fs_cache_size > 0 {
+            self.warning(DAX, "QEMU as released has no such window and starts with 0 only".to_owned());
+        }
     }
 
     fn queue_size(&mut self, asked: u32) -> u16 {

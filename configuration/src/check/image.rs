@@ -14,37 +14,37 @@ const INITRD: &str = "hypervisor.qemu.initrd";
 const IMAGE: &str = "hypervisor.qemu.image";
 const DRIVER: &str = "hypervisor.qemu.vm_rootfs_driver";
 const VERITY: &str = "hypervisor.qemu.kernel_verity_params";
+const FS: &str = "hypervisor.qemu.rootfs_type";
+/// Most extension images: boards without PCI have places for few more devices.
+const MOST_EXTENSIONS: usize = 16;
 const EXTENSIONS: &str = "hypervisor.qemu.guest_extension_images";
 
 impl Checker<'_> {
     /// Exactly one of `initrd` and `image`. An empty string counts as absent: a drop-in cannot remove a key.
     pub(super) fn boot(&mut self, raw: &RawHypervisor, memory_mib: u32) -> Option<Boot> {
         let given = |path: &Option<PathBuf>| path.clone().filter(|path| is_given(path));
-        if !self.sound(&[INITRD, IMAGE]) {
-            return None;
-        }
         let (initrd, image) = (given(&raw.initrd), given(&raw.image));
-        let driver = self.image_driver(raw, image.is_some());
-        match (initrd, image) {
-            (Some(initrd), None) => self.initrd(raw, initrd, memory_mib),
-            (None, Some(image)) => self.image(raw, image, driver, memory_mib),
-            (Some(_), Some(_)) => {
-                let what = "set together with hypervisor.qemu.image; set exactly one of the two";
-                self.problem(INITRD, what.to_owned());
-                None
-            }
-            (None, None) => {
-                let what = "neither this nor hypervisor.qemu.image is set; set exactly one of the two";
-                self.problem(INITRD, what.to_owned());
-                None
-            }
+        // A value of the wrong type is told already, and may have been meant for an image.
+        let (sound, has_image) = (self.sound(&[INITRD, IMAGE]), image.is_some() || !self.sound(&[IMAGE]));
+        let which = match (&initrd, &image) {
+            (Some(_), Some(_)) => "set together with hypervisor.qemu.image; set exactly one of the two",
+            (None, None) => "neither this nor hypervisor.qemu.image is set; set exactly one of the two",
+            (Some(_), None) | (None, Some(_)) => "",
+        };
+        if sound && !which.is_empty() {
+            self.problem(INITRD, which.to_owned());
         }
+        let driver = self.image_driver(raw, has_image);
+        let verity = if has_image { self.verity(raw) } else { None };
+        if !has_image {
+            self.only_for_images(raw);
+        }
+        let initrd = initrd.map(|path| self.initrd(path, memory_mib));
+        let image = image.map(|path| self.image(raw, path, driver, verity, memory_mib));
+        initrd.xor(image).flatten()
     }
 
-    fn initrd(&mut self, raw: &RawHypervisor, initrd: PathBuf, memory_mib: u32) -> Option<Boot> {
-        if !raw.kernel_verity_params.trim().is_empty() {
-            self.warning(VERITY, "has no effect with an initrd, which has no blocks to check".to_owned());
-        }
+    fn initrd(&mut self, initrd: PathBuf, memory_mib: u32) -> Option<Boot> {
         let size = self.note(INITRD, program::content(&initrd))?;
         let fits = self.fits_memory(INITRD, size, memory_mib);
         self.note(INITRD, fits);
@@ -56,9 +56,9 @@ impl Checker<'_> {
         raw: &RawHypervisor,
         path: PathBuf,
         driver: Option<ImageDriver>,
+        verity: Option<Verity>,
         memory_mib: u32,
     ) -> Option<Boot> {
-        let verity = self.verity(raw);
         let size = self.note(IMAGE, program::content(&path))?;
         if let Err(what) = self.fits_memory(IMAGE, size, memory_mib) {
             self.warning(IMAGE, what);
@@ -69,6 +69,19 @@ impl Checker<'_> {
             FsType::Erofs => ImageFs::Erofs,
         };
         Some(Boot::Image { path, fs, driver: driver?, verity })
+    }
+
+    /// Warns of what is about an image where there is none.
+    fn only_for_images(&mut self, raw: &RawHypervisor) {
+        for (key, set) in [
+            (VERITY, !raw.kernel_verity_params.trim().is_empty()),
+            (DRIVER, !raw.vm_rootfs_driver.is_empty()),
+            (FS, raw.rootfs_type != FsType::Ext4),
+        ] {
+            if set {
+                self.warning(key, "has no effect with an initrd, which is no image".to_owned());
+            }
+        }
     }
 
     fn verity(&mut self, raw: &RawHypervisor) -> Option<Verity> {
@@ -98,6 +111,13 @@ impl Checker<'_> {
 
     pub(super) fn extension_images(&mut self, raw: &RawHypervisor) -> Vec<Extension> {
         let images = self.each(EXTENSIONS, raw.guest_extension_images.iter().map(extension));
+        if raw.guest_extension_images.len() > MOST_EXTENSIONS {
+            let count = raw.guest_extension_images.len();
+            self.problem(
+                EXTENSIONS,
+                format!("{count} images are more than the {MOST_EXTENSIONS} there can be"),
+            );
+        }
         for (at, image) in images.iter().enumerate() {
             if images[..at].iter().any(|other| other.name == image.name) {
                 let name = image.name.as_str();

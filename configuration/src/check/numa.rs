@@ -11,6 +11,8 @@ use crate::raw::RawHypervisor;
 const MAPPING: &str = "hypervisor.qemu.numa_mapping";
 /// Most nodes that QEMU can name.
 const MOST: u32 = 128;
+/// Most nodes of a guest: QEMU shows programs that share the guest's memory, such as virtiofsd, 8 pieces of it.
+const MOST_OF_GUEST: usize = 8;
 
 impl Checker<'_> {
     pub(super) fn numa(&mut self, raw: &RawHypervisor) -> Option<Numa> {
@@ -39,6 +41,12 @@ fn mapping(lists: &[String], present: &[u32]) -> Result<Vec<Vec<u32>>, String> {
 }
 
 fn of(hosts: Vec<Vec<u32>>, host: &Path) -> Result<Numa, String> {
+    if hosts.len() > MOST_OF_GUEST {
+        return Err(format!(
+            "{} nodes are more than the {MOST_OF_GUEST} a guest can have; group the host's",
+            hosts.len()
+        ));
+    }
     let distances = distances(host, &present(host), &hosts);
     let numa = Numa::new(hosts).map_err(text)?;
     // A host that does not know its distances has a guest that does not.

@@ -354,6 +354,14 @@ fn e3_a_guest_has_a_node_for_each_of_the_host_s_or_those_it_is_given() {
     let two = Numa::new(vec![vec![10], vec![0, 2]]).unwrap();
     let expected = two.with_distances(vec![vec![10, 31], vec![30, 10]]).unwrap();
     assert_eq!(numa(", numa_mapping = ['10', '0,2']"), Some(expected));
+    for number in 11..=18 {
+        place.file(&format!("nodes/node{number}/cpulist"), "");
+    }
+    let all = "hypervisor.qemu.enable_numa = true";
+    refused(
+        &place,
+        &[(all, "hypervisor.qemu.numa_mapping", "11 nodes are more than the 8 a guest can have")],
+    );
     // A kernel without NUMA has no nodes to divide among.
     let none = "hypervisor.qemu.enable_numa = true";
     refused(&Place::new(), &[(none, "hypervisor.qemu.numa_mapping", "1 to 128 of them")]);
@@ -377,10 +385,70 @@ fn a10_memory_is_no_more_than_processors_can_address() {
 }
 
 #[test]
+fn a8_options_of_the_board_that_other_keys_decide_are_refused() {
+    let place = Place::new();
+    let key = "hypervisor.qemu.machine_accelerators";
+    for option in ["accel=kvm", "smp.cpus=9", "nosmm,firmware=bios.bin"] {
+        refused(
+            &place,
+            &[(&format!("{key} = '{option}'"), key, "is not for this list: other keys decide that")],
+        );
+    }
+    let text = "hypervisor.qemu.enable_annotations = ['machine_accelerators']";
+    let pod = [("io.katacontainers.config.hypervisor.machine_accelerators", "accel=kvm")];
+    assert_eq!(problems(place.load_for(text, &pod)).len(), 1);
+}
+
+#[test]
+fn a15_a17_a30_the_board_has_room_for_what_the_keys_ask_together() {
+    let place = Place::new();
+    let images = |count: usize| {
+        let list: Vec<_> =
+            (0..count).map(|one| format!("{{name = 'i{one}', path = '@DIR@/image'}}")).collect();
+        list.join(", ")
+    };
+    let with = |ports: u32, count: usize| {
+        let images = images(count);
+        format!(
+            "hypervisor.qemu = {{default_bridges = 5, pcie_root_port = {ports}, guest_extension_images = [{images}]}}"
+        )
+    };
+    place.load_with(&with(16, 0)).unwrap();
+    place.load_with(&with(0, 16)).unwrap();
+    place.load_with(&with(16, 5)).unwrap();
+    let what = "are 27, and the board has room for 26";
+    refused(&place, &[(&with(16, 6), "hypervisor.qemu.pcie_root_port", what)]);
+    let what = "17 images are more than the 16 there can be";
+    refused(&place, &[(&with(0, 17), "hypervisor.qemu.guest_extension_images", what)]);
+    let text = "hypervisor.qemu.enable_annotations = ['pcie_root_port']";
+    let pod = [("io.katacontainers.config.hypervisor.pcie_root_port", "17")];
+    assert!(problems(place.load_for(text, &pod))[0].what.contains("more than the 16"));
+}
+
+#[test]
+fn e3_what_means_nothing_where_it_is_is_said() {
+    let place = Place::new();
+    for text in [
+        "guest_memory_dump_paging = true",
+        "snp_id_block = 'AAAA'",
+        "snp_id_auth = 'AAAA'",
+        "vm_rootfs_driver = 'virtio-blk'",
+        "rootfs_type = 'xfs'",
+        "virtio_fs_cache_size = 1",
+    ] {
+        let loaded = place.load_with(&format!("hypervisor.qemu.{text}")).unwrap();
+        let key = format!("hypervisor.qemu.{}", text.split(' ').next().unwrap());
+        assert!(loaded.warnings.len() == 1 && loaded.warnings[0].concerns(&key), "{:?}", loaded.warnings);
+    }
+    let dump = "hypervisor.qemu.guest_memory_dump_path";
+    refused(&place, &[(&format!("{dump} = '@DIR@/image'"), dump, "is not a directory")]);
+}
+
+#[test]
 fn a31_a_filter_of_system_calls_is_what_qemu_knows() {
     let place = Place::new();
     let key = "hypervisor.qemu.seccompsandbox";
-    for wrong in ["maybe", "on,spawn=perhaps", "on,", "spawn", "on,all=deny"] {
+    for wrong in ["on,on", "spawn=deny,on", "maybe", "on,spawn=perhaps", "on,", "spawn", "on,all=deny"] {
         refused(&place, &[(&format!("{key} = '{wrong}'"), key, "nothing QEMU's filter knows; write on,")]);
     }
     for right in ["", "on", "off", "enable=on,elevateprivileges=children,obsolete=allow"] {

@@ -100,6 +100,26 @@ fn what_is_wrong_with_several_values_of_one_key_is_all_told() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(expected.iter().all(|part| found[0].what.contains(part)), "{found:?}");
     }
+    // Neither which of the two is right nor its type keeps the rest from being told.
+    for (text, keys) in [
+        (
+            "{initrd = '/no1', image = '/no2', vm_rootfs_driver = 'y', kernel_verity_params = 'x=1'}",
+            &["initrd", "image", "vm_rootfs_driver", "kernel_verity_params"][..],
+        ),
+        (
+            "{initrd = '/no1', image = 5, vm_rootfs_driver = 'y', kernel_verity_params = 'x=1'}",
+            &["image", "vm_rootfs_driver", "kernel_verity_params", "initrd"],
+        ),
+    ] {
+        let found = problems(place.load_with(&format!("hypervisor.qemu = {text}")));
+        assert_eq!(found.len(), keys.len(), "{found:?}");
+        for key in keys {
+            assert!(
+                found.iter().any(|one| one.concerns(&format!("hypervisor.qemu.{key}"))),
+                "{key}: {found:?}"
+            );
+        }
+    }
     let image = "hypervisor.qemu = {initrd = '', image = '@DIR@/image', kernel_verity_params = 'x=1', vm_rootfs_driver = 'y'}";
     assert_eq!(problems(place.load_with(image)).len(), 2);
     // Firmware that is not there is no reason to ask for some.

@@ -21,6 +21,11 @@ pub enum SpecError {
     /// A machine option that is not a switch or an assignment.
     #[error("machine option {0:?} is neither 'name=value' nor a switch such as 'smm' or 'nosmm'")]
     MachineOption(String),
+    /// A machine option that would undo what other keys say.
+    #[error(
+        "machine option {0:?} is not for this list: other keys decide that, such as accelerator, firmware, default_memory and default_vcpus"
+    )]
+    DecidedElsewhere(String),
     /// A list of CPU features with an empty or blank entry.
     #[error("cpu feature {0:?} is not of the form 'name=value', '+name' or '-name'")]
     CpuFeature(String),

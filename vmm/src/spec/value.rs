@@ -146,12 +146,38 @@ impl fmt::Display for MachineOptions {
     }
 }
 
+/// Options of `-machine` that other parts of a specification decide, with those below them, such as `smp.cpus`.
+const DECIDED_ELSEWHERE: [&str; 18] = [
+    "accel",
+    "append",
+    "confidential-guest-support",
+    "cxl-fmw",
+    "dtb",
+    "dumpdtb",
+    "firmware",
+    "initrd",
+    "kernel",
+    "memory",
+    "memory-backend",
+    "memory-encryption",
+    "nvdimm",
+    "pflash0",
+    "pflash1",
+    "sgx-epc",
+    "smp",
+    "type",
+];
+
 fn machine_option(entry: &str) -> Result<String, SpecError> {
     let refuse = || SpecError::MachineOption(entry.to_owned());
     let (name, value) = match entry.split_once('=') {
         Some((name, value)) => (name, value),
         None => entry.strip_prefix("no").map_or((entry, "on"), |name| (name, "off")),
     };
+    let whole = name.split('.').next().unwrap_or_default();
+    if DECIDED_ELSEWHERE.contains(&whole) {
+        return Err(SpecError::DecidedElsewhere(name.to_owned()));
+    }
     let plain = |c: char| c.is_ascii_graphic();
     if !is_word(name, 64) || value.is_empty() || !value.chars().all(plain) {
         return Err(refuse());
@@ -404,6 +430,12 @@ mod tests {
         assert_eq!(options.iter().collect::<Vec<_>>(), ["smm=on", "smbus=off", "kernel_irqchip=split"]);
         for list in ["=on", "a=", "a b=on", "no"] {
             assert!(MachineOptions::parse(list).is_err(), "{list:?}");
+        }
+        for list in
+            ["accel=kvm", "smp.cpus=9", "memory.size=9G", "firmware=x", "nonvdimm", "pflash0=x", "type=pc"]
+        {
+            let error = MachineOptions::parse(list).unwrap_err();
+            assert!(matches!(error, SpecError::DecidedElsewhere(_)), "{list}: {error}");
         }
     }
 

@@ -39,13 +39,25 @@ const KEYS: [(&str, &[&str]); 30] = [
     ("confidential_guest", &["true"]),
 ];
 
+/// As many as there can be.
+const MANY_IMAGES: &str = "image = '@DIR@/image'\nguest_extension_images = [\
+    {name = 'a', path = '@DIR@/image'}, {name = 'b', path = '@DIR@/image'}, \
+    {name = 'c', path = '@DIR@/image'}, {name = 'd', path = '@DIR@/image'}, \
+    {name = 'e', path = '@DIR@/image'}, {name = 'f', path = '@DIR@/image'}, \
+    {name = 'g', path = '@DIR@/image'}, {name = 'h', path = '@DIR@/image'}, \
+    {name = 'i', path = '@DIR@/image'}, {name = 'j', path = '@DIR@/image'}, \
+    {name = 'k', path = '@DIR@/image'}, {name = 'l', path = '@DIR@/image'}, \
+    {name = 'm', path = '@DIR@/image'}, {name = 'n', path = '@DIR@/image'}, \
+    {name = 'o', path = '@DIR@/image'}, {name = 'p', path = '@DIR@/image'}]";
+
 /// What the guest starts from, and files beside it.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "initrd = '@DIR@/initrd'",
     "image = '@DIR@/image'",
     "image = '@DIR@/image'\nvm_rootfs_driver = 'virtio-pmem'",
     "image = '@DIR@/image'\ndisable_image_nvdimm = true",
     "image = '@DIR@/image'\nguest_extension_images = [{name = 'a', path = '@DIR@/image'}]",
+    MANY_IMAGES,
     "pflashes = ['@DIR@/firmware', '@DIR@/image']",
     "firmware = '@DIR@/firmware'",
 ];

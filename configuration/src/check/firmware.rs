@@ -12,12 +12,17 @@ const FIRMWARE: &str = "hypervisor.qemu.firmware";
 const VOLUME: &str = "hypervisor.qemu.firmware_volume";
 const FLASHES: &str = "hypervisor.qemu.pflashes";
 
+/// Bytes that flash memory, and read-only memory, comes in.
+const PAGE: u64 = 4096;
+const BIOS: u64 = 65536;
+
 impl Checker<'_> {
     pub(super) fn firmware(&mut self, raw: &RawHypervisor) -> Firmware {
-        let firmware = self.given(FIRMWARE, &raw.firmware);
-        let volume = self.given(VOLUME, &raw.firmware_volume);
+        let in_flash = is_given(&raw.firmware_volume);
+        let firmware = self.given(FIRMWARE, &raw.firmware, if in_flash { PAGE } else { BIOS });
+        let volume = self.given(VOLUME, &raw.firmware_volume, PAGE);
         let flashes: Vec<PathBuf> = raw.pflashes.iter().filter(|flash| is_given(flash)).cloned().collect();
-        self.each(FLASHES, flashes.iter().map(|flash| program::content(flash)));
+        self.each(FLASHES, flashes.iter().map(|flash| program::blocks(flash, PAGE)));
         match (flashes.as_slice(), firmware, volume) {
             ([], None, None) => return Firmware::BuiltIn,
             ([], Some(firmware), None) => return Firmware::Bios(firmware),
@@ -40,11 +45,11 @@ impl Checker<'_> {
         Firmware::BuiltIn
     }
 
-    /// A file that is there; an empty path counts as absent.
-    fn given(&mut self, key: &'static str, path: &Path) -> Option<PathBuf> {
+    /// A file that is there, of whole blocks; an empty path counts as absent.
+    fn given(&mut self, key: &'static str, path: &Path, block: u64) -> Option<PathBuf> {
         let given = is_given(path);
         if given {
-            self.note(key, program::content(path));
+            self.note(key, program::blocks(path, block));
         }
         given.then(|| path.to_owned())
     }

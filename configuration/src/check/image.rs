@@ -14,6 +14,8 @@ const INITRD: &str = "hypervisor.qemu.initrd";
 const IMAGE: &str = "hypervisor.qemu.image";
 const DRIVER: &str = "hypervisor.qemu.vm_rootfs_driver";
 const VERITY: &str = "hypervisor.qemu.kernel_verity_params";
+/// Bytes that memory comes in.
+const PAGE: u64 = 4096;
 const FS: &str = "hypervisor.qemu.rootfs_type";
 /// Most extension images: boards without PCI have places for few more devices.
 const MOST_EXTENSIONS: usize = 16;
@@ -59,7 +61,8 @@ impl Checker<'_> {
         verity: Option<Verity>,
         memory_mib: u32,
     ) -> Option<Boot> {
-        let size = self.note(IMAGE, program::content(&path))?;
+        let block = if driver.is_some_and(ImageDriver::is_memory) { PAGE } else { 1 };
+        let size = self.note(IMAGE, program::blocks(&path, block))?;
         if let Err(what) = self.fits_memory(IMAGE, size, memory_mib) {
             self.warning(IMAGE, what);
         }

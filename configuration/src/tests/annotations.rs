@@ -51,7 +51,7 @@ fn permissive() -> (Place, String) {
         place.mode(program, 0o755);
     }
     for file in ["other", "directory/file"] {
-        place.file(file, "something else");
+        place.file(file, &"y".repeat(65536));
     }
     let lists = ["hypervisor", "jailer", "ctl", "virtio_fs_daemon", "vhost_user_store"].map(|what| {
         let list = if what == "ctl" { "valid_ctlpaths".into() } else { format!("valid_{what}_paths") };
@@ -285,10 +285,10 @@ fn e7_a_hash_is_that_of_the_file_in_the_end() {
         Sha512::digest(content).iter().map(|byte| format!("{byte:02X}")).collect()
     };
     let (kernel, hash) = (full("hypervisor.kernel"), full("hypervisor.kernel_hash"));
-    place.load_for(ALL, &[(&hash, &hash_of("something"))]).unwrap();
+    place.load_for(ALL, &[(&hash, &hash_of(&"x".repeat(65536)))]).unwrap();
     let both = |hash_value: &str| place.load_for(ALL, &[(&kernel, "@DIR@/other"), (&hash, hash_value)]);
     assert_eq!(both(&hash_of("other content")).unwrap().configuration.hypervisor.kernel, place.path("other"));
-    let text = only_problem(both(&hash_of("something")), "hypervisor.kernel_hash");
+    let text = only_problem(both(&hash_of(&"x".repeat(65536))), "hypervisor.kernel_hash");
     assert!(
         text.contains("other has another SHA-512")
             && !text.contains(&hash_of("other content").to_lowercase()),

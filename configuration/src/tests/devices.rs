@@ -208,6 +208,23 @@ fn a26_firmware_is_in_read_only_memory_or_in_flash() {
             ),
         ],
     );
+    place.file("odd", &"x".repeat(5000));
+    place.file("page", &"x".repeat(4096));
+    let image = "hypervisor.qemu = {initrd = '', image = '@DIR@/odd'}";
+    refused(
+        &place,
+        &[
+            ("hypervisor.qemu.firmware = '@DIR@/page'", "hypervisor.qemu.firmware", "no multiple of 65536"),
+            (
+                "hypervisor.qemu.pflashes = ['@DIR@/odd']",
+                flashes,
+                "5000 bytes, which are no multiple of 4096",
+            ),
+            (image, "hypervisor.qemu.image", "no multiple of 4096"),
+        ],
+    );
+    place.load_with(&image.replace('}', ", disable_image_nvdimm = true}")).unwrap();
+    place.load_with("hypervisor.qemu.pflashes = ['@DIR@/page']").unwrap();
     let firmware = |text| place.load_with(text).unwrap().configuration.hypervisor.firmware;
     let (code, variables) = (place.path("kernel"), Some(place.path("image")));
     assert_eq!(firmware(""), Firmware::BuiltIn);

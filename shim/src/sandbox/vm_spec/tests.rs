@@ -22,7 +22,7 @@ fn configuration(keys: &str) -> (TempDir, Configuration) {
 fn load(keys: &str) -> (TempDir, std::result::Result<Configuration, LoadError>) {
     let dir = tempfile::tempdir().unwrap();
     for file in ["kernel", "initrd", "image", "firmware"] {
-        fs::write(dir.path().join(file), [1; 4096]).unwrap();
+        fs::write(dir.path().join(file), [1; 65536]).unwrap();
     }
     let at = dir.path().display();
     let least = [

@@ -23,6 +23,7 @@ use crate::Configuration;
 use crate::factory::Factory;
 use crate::finding::{Finding, Origin};
 use crate::host::Host;
+use crate::kernel_line;
 use crate::keys::{AGENT, FACTORY, HYPERVISOR, RUNTIME};
 use crate::raw::{RawFactory, RawRuntime};
 use crate::runtime::Runtime;
@@ -37,9 +38,14 @@ pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Repor
     let agent = checker.raw(AGENT, values.agent).map(|raw| checker.agent(raw));
     let runtime = checker.raw(RUNTIME, values.runtime).map(|raw| checker.runtime(raw));
     let factory = checker.raw(FACTORY, values.factory).map(|raw| checker.factory(raw));
+    if let (Some(hypervisor), Some(agent)) = (&hypervisor, &agent) {
+        let fits = kernel_line::check(hypervisor, agent).map_err(text);
+        checker.note(KERNEL_PARAMS, fits);
+    }
     Some(Configuration { hypervisor: hypervisor?, agent: agent?, runtime: runtime?, factory: factory? })
 }
 
+const KERNEL_PARAMS: &str = "hypervisor.qemu.kernel_params";
 const TEMPLATES: &str = "factory.template_path";
 const GUEST_LABEL: &str = "runtime.guest_selinux_label";
 

@@ -22,6 +22,7 @@ mod finding;
 pub mod fuzzing;
 mod host;
 mod hypervisor;
+mod kernel_line;
 pub mod keys;
 mod program;
 mod raw;
@@ -92,6 +93,13 @@ impl Configuration {
     pub fn load(explicit: Option<&Path>, annotations: &HashMap<String, String>) -> Result<Loaded, LoadError> {
         let search = Search::of_this_machine(explicit);
         Self::load_from(&search, &Annotations::of(annotations), &Host::this())
+    }
+
+    /// The last words of the guest kernel's command line: what the agent and the guest's security need, then the
+    /// operator's and the pod's own, which win.
+    #[must_use]
+    pub fn kernel_params(&self) -> Vec<vmm::spec::KernelParam> {
+        kernel_line::words(&self.hypervisor, &self.agent)
     }
 
     fn load_from(search: &Search, annotations: &Annotations, host: &Host) -> Result<Loaded, LoadError> {

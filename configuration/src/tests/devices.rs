@@ -126,6 +126,15 @@ fn a3_kernel_parameters_keep_their_quoted_blanks() {
 }
 
 #[test]
+fn a3_a_kernel_reads_all_of_its_command_line() {
+    let place = Place::new();
+    let key = "hypervisor.qemu.kernel_params";
+    place.load_with(&format!("{key} = 'a={}'", "b".repeat(1000))).unwrap();
+    let long = format!("{key} = 'a={}'", "b".repeat(1900));
+    refused(&place, &[(&long, key, "and the kernel reads 2047: shorten kernel_params")]);
+}
+
+#[test]
 fn e3_what_containers_do_not_get_yet_is_said() {
     let place = Place::new();
     for key in [

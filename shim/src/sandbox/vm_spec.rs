@@ -17,8 +17,8 @@ use vmm::{
     VHOST_VSOCK, VmSpec, accelerator,
     spec::{
         Accelerator, Backing, Block, BlockDriver, Capabilities, Console, ExtraMonitor, FsCache, FsServer,
-        HOST_DEVICES, KernelParam, Memory, Origin, PanicDump, PciPlaces, SelinuxLabel, SgxEpc, Share,
-        ShareKind, SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
+        HOST_DEVICES, Memory, Origin, PanicDump, PciPlaces, SelinuxLabel, SgxEpc, Share, ShareKind,
+        SpecError, Tag, Vcpus, VirtioFs, VmName, VmUuid, VsockSpec, Window,
     },
 };
 
@@ -90,7 +90,7 @@ pub(super) fn of(
             .guest_memory_dump
             .as_ref()
             .map(|dump| PanicDump { directory: dump.path.join(plan.id), paging: dump.paging }),
-        kernel_params: kernel_params_of(configuration)?,
+        kernel_params: configuration.kernel_params(),
         console: if hypervisor.use_legacy_serial { Console::Serial } else { Console::Virtio },
         entropy: hypervisor.entropy_source.clone(),
         share,
@@ -317,20 +317,4 @@ fn places_of(hypervisor: &Hypervisor, board: Capabilities) -> Result<PciPlaces> 
     let places = PciPlaces::new(hypervisor.default_bridges, hypervisor.pcie_root_port, window)
         .map_err(unusable("default_bridges"))?;
     places.with_switch(hypervisor.pcie_switch_port).map_err(unusable("pcie_switch_port"))
-}
-
-/// What the agent and the guest's security need on the kernel's command line, then the operator's own words, which win.
-fn kernel_params_of(configuration: &Configuration) -> Result<Vec<KernelParam>> {
-    let agent = &configuration.agent;
-    let debug = agent.debug.then_some("agent.log=debug");
-    let console = if agent.debug_console {
-        &["agent.debug_console", "agent.debug_console_vport=1026"][..]
-    } else {
-        &[]
-    };
-    let selinux = (!configuration.hypervisor.disable_guest_selinux).then_some("selinux=1");
-    let own = debug.into_iter().chain(console.iter().copied()).chain(selinux);
-    let own = own.map(KernelParam::new).collect::<std::result::Result<Vec<_>, _>>();
-    let own = own.map_err(unusable("kernel_params"))?;
-    Ok(own.into_iter().chain(configuration.hypervisor.kernel_params.iter().cloned()).collect())
 }

@@ -129,13 +129,19 @@ impl VmSpec {
             return Err(SpecError::RootBus(self.root_bus_slots()));
         }
         self.extensions_differ()?;
-        let line = kernel_params::command_line(self, None).len() + TICKS;
-        if line >= COMMAND_LINE {
-            return Err(SpecError::CommandLine(line));
-        }
+        self.check_kernel_line()?;
         let clash = clashes.into_iter().find(|(clash, _)| *clash);
         clash.map_or(Ok(()), |(_, what)| Err(SpecError::Clash { what, with: self.machine.name() }))?;
         self.seats().map(drop)
+    }
+
+    /// Checks that the guest's kernel reads all of its command line, which is made of much of the specification.
+    ///
+    /// # Errors
+    /// [`SpecError::CommandLine`] if it would not.
+    pub fn check_kernel_line(&self) -> Result<(), SpecError> {
+        let line = kernel_params::command_line(self, None).len() + TICKS;
+        if line < COMMAND_LINE { Ok(()) } else { Err(SpecError::CommandLine(line)) }
     }
 
     /// How many slots of the root bus are taken from the start.

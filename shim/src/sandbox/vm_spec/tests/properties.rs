@@ -10,7 +10,7 @@ const KEYS: [(&str, &[&str]); 30] = [
     ("machine_type", &["'q35'", "'microvm'", "'virt'"]),
     ("machine_accelerators", &["'nosmm,vmport=off'", "'=on'"]),
     ("cpu_features", &["'avx2=off,+sse4.2'"]),
-    ("kernel_params", &["'a=1 b=\"c d\"'"]),
+    ("kernel_params", &["'a=1 b=\"c d\"'", "'LONG'"]),
     ("accelerator", &["'auto'", "'kvm'", "'tcg'"]),
     ("vsock", &["'auto'", "'vhost'", "'vhost-user'"]),
     ("shared_fs", &["'auto'", "'virtio-fs'", "'virtio-9p'", "'none'"]),
@@ -76,7 +76,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn whatever_the_configuration_takes_a_machine_can_be_made_of(keys in any_keys()) {
+    fn whatever_the_configuration_takes_a_machine_can_be_made_of(keys in any_keys(), long in 1200..2048_usize) {
+        // About as long as the kernel's command line has room for.
+        let keys = keys.replace("LONG", &"x".repeat(long));
         let (_dir, loaded) = load(&format!("virtio_fs_daemon = '/bin/true'\n{keys}"));
         if let Ok(configuration) = loaded {
             let planned = planned(&configuration, &Spec::default());

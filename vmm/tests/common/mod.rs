@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub(crate) mod backend;
 pub(crate) mod monitor;
 pub(crate) mod storage;
 

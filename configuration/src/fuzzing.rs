@@ -3,9 +3,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use vmm::protection::Available;
-use vmm::spec::Accelerator;
-
 use crate::annotations::kernel_params::REFUSED;
 use crate::annotations::{Annotations, PREFIX};
 use crate::finding::{LoadError, Origin};
@@ -14,19 +11,6 @@ use crate::survey::Report;
 use crate::tree::{self, Tree};
 use crate::{Configuration, Finding};
 
-fn host() -> Host {
-    Host {
-        cpus: 8,
-        memory_mib: 16384,
-        no_kvm: None,
-        accelerator: Accelerator::Kvm,
-        vhost_vsock: true,
-        protection: Available { tdx: true, amd: None },
-        c_bit: None,
-        address_bits: 46,
-        nodes: "/sys/devices/system/node".into(),
-    }
-}
 /// Files that every machine has, and every annotation allowed that can be.
 const PERMISSIVE: &str = "
 [hypervisor.qemu]
@@ -69,7 +53,12 @@ pub fn annotations(asked: &str) {
 }
 
 fn load(tree: Tree, annotations: &HashMap<String, String>) -> Option<Configuration> {
-    match Configuration::from_tree(tree, &Annotations::of(annotations), &host(), Report::default()) {
+    match Configuration::from_tree(
+        tree,
+        &Annotations::of(annotations),
+        &Host::rich("/sys/devices/system/node".into()),
+        Report::default(),
+    ) {
         Ok((configuration, warnings)) => {
             warnings.iter().for_each(seen);
             Some(configuration)

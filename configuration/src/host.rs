@@ -52,6 +52,25 @@ impl Host {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+impl Host {
+    /// One that has everything, whatever machine the tests run on; `nodes` is where it shows its NUMA nodes.
+    pub(crate) fn rich(nodes: PathBuf) -> Self {
+        let amd = protection::Amd { encrypted_state: true, snp: true };
+        Self {
+            cpus: 8,
+            memory_mib: 16384,
+            no_kvm: None,
+            accelerator: Accelerator::Kvm,
+            vhost_vsock: true,
+            protection: Available { tdx: false, amd: Some(amd) },
+            c_bit: Some(51),
+            address_bits: 46,
+            nodes,
+        }
+    }
+}
+
 /// As `/proc/cpuinfo` has them; where it has none, as many as QEMU's own processors.
 fn address_bits(cpus: &str) -> u32 {
     let line = cpus.lines().find_map(|line| line.strip_prefix("address sizes"));

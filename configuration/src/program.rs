@@ -66,9 +66,10 @@ pub(crate) fn content(path: &Path) -> Result<u64, String> {
 /// The same for a file that QEMU maps or copies in blocks of so many bytes.
 pub(crate) fn blocks(path: &Path, block: u64) -> Result<u64, String> {
     match content(path)? {
-        size if size % block != 0 => {
-            Err(format!("{} has {size} bytes, which are no multiple of {block}", path.display()))
-        }
+        size if size % block != 0 => Err(format!(
+            "{} has {size} bytes, which are no multiple of {block}; set the path of a complete file",
+            path.display()
+        )),
         size => Ok(size),
     }
 }

@@ -12,28 +12,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use vmm::protection::{Amd, Available};
+use vmm::protection::Available;
 use vmm::spec::{Accelerator, KernelParam};
 
 use crate::annotations::Annotations;
 use crate::find::Search;
 use crate::host::Host;
 use crate::{Configuration, Finding, LoadError, Loaded};
-
-/// A host that has everything, whatever machine the tests run on; `nodes` is where it shows its NUMA nodes.
-fn rich(nodes: PathBuf) -> Host {
-    Host {
-        cpus: 8,
-        memory_mib: 16384,
-        no_kvm: None,
-        accelerator: Accelerator::Kvm,
-        vhost_vsock: true,
-        protection: Available { tdx: false, amd: Some(Amd { encrypted_state: true, snp: true }) },
-        c_bit: Some(51),
-        address_bits: 46,
-        nodes,
-    }
-}
 
 /// A directory with everything a configuration names, and a main file.
 struct Place {
@@ -44,7 +29,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let host = rich(directory.path().join("nodes"));
+        let host = Host::rich(directory.path().join("nodes"));
         let place = Self { directory, host };
         for program in ["qemu", "virtiofsd"] {
             place.file(program, "#!");
@@ -64,7 +49,7 @@ impl Place {
             accelerator: Accelerator::Tcg,
             vhost_vsock: false,
             protection: Available::default(),
-            ..rich(place.path("nodes"))
+            ..Host::rich(place.path("nodes"))
         };
         place
     }

@@ -29,12 +29,12 @@ impl Checker<'_> {
         // A value of the wrong type is told already, and may have been meant for an image.
         let (sound, has_image) = (self.sound(&[INITRD, IMAGE]), image.is_some() || !self.sound(&[IMAGE]));
         let which = match (&initrd, &image) {
-            (Some(_), Some(_)) => "set together with hypervisor.qemu.image; set exactly one of the two",
-            (None, None) => "neither this nor hypervisor.qemu.image is set; set exactly one of the two",
-            (Some(_), None) | (None, Some(_)) => "",
+            (Some(_), Some(_)) => Some("set together with"),
+            (None, None) => Some("is not set, and neither is"),
+            (Some(_), None) | (None, Some(_)) => None,
         };
-        if sound && !which.is_empty() {
-            self.problem(INITRD, which.to_owned());
+        if let Some(which) = which.filter(|_| sound) {
+            self.problem(INITRD, format!("{which} {IMAGE}; set exactly one of the two"));
         }
         let driver = self.image_driver(raw, has_image);
         let verity = if has_image { self.verity(raw) } else { None };
@@ -118,7 +118,7 @@ impl Checker<'_> {
             let count = raw.guest_extension_images.len();
             self.problem(
                 EXTENSIONS,
-                format!("{count} images are more than the {MOST_EXTENSIONS} there can be"),
+                format!("{count} images are more than the {MOST_EXTENSIONS} there can be; take some away"),
             );
         }
         for (at, image) in images.iter().enumerate() {

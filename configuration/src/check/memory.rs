@@ -101,8 +101,9 @@ impl Checker<'_> {
             self.problem(MAX_MEMORY, what);
         }
         if memory > room && self.sound(&[MEMORY]) {
-            let what =
-                format!("{memory} MiB are more than the {room} that the guest's processors can address");
+            let what = format!(
+                "{memory} MiB are more than the {room} that the guest's processors can address; lower it"
+            );
             self.problem(MEMORY, what);
         }
         let (limit, offset) = (limit.max(memory), u64::from(raw.memory_offset));

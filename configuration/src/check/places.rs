@@ -3,6 +3,7 @@
 use vmm::spec::{Boot, ImageDriver};
 
 use super::Checker;
+use crate::choice::MachineType;
 use crate::raw::RawHypervisor;
 
 const BRIDGES: &str = "hypervisor.qemu.default_bridges";
@@ -30,7 +31,10 @@ impl Checker<'_> {
     /// Kata takes a larger number for the largest, so a file of its may have one.
     fn at_most(&mut self, key: &'static str, asked: u32, most: u32) -> u32 {
         if asked > most && self.is_annotated(key) {
-            self.problem(key, format!("{asked} is more than the {most} that the board has room for"));
+            self.problem(
+                key,
+                format!("{asked} is more than the {most} that the board has room for; ask for at most that"),
+            );
         } else if asked > most {
             self.warning(key, format!("{asked} is more than the board has room for; {most} is used"));
         }
@@ -53,7 +57,8 @@ impl Checker<'_> {
         ];
         let own = own.into_iter().filter(|is_there| *is_there).count();
         let asked = places.iter().sum::<u32>() as usize + images;
-        if asked + own > SLOTS && self.sound(&[ROOT_PORTS, EXTENSIONS]) {
+        let has_bus = raw.machine_type != MachineType::Microvm;
+        if has_bus && asked + own > SLOTS && self.sound(&[ROOT_PORTS, EXTENSIONS]) {
             let room = SLOTS - own;
             let what = format!(
                 "bridges, root ports, a switch and extension images are {asked}, and the board has room for {room}: \

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use toml::{Table, Value};
 
-use super::rich;
 use crate::annotations::Annotations;
+use crate::host::Host;
 use crate::keys::{Kind, SECTIONS};
 use crate::survey::Report;
 use crate::tree::{self, Tree};
@@ -21,7 +21,7 @@ fn problems(files: Vec<Table>) -> Vec<Finding> {
     match Configuration::from_tree(
         tree,
         &Annotations::default(),
-        &rich("/nonexistent".into()),
+        &Host::rich("/nonexistent".into()),
         Report::default(),
     ) {
         Err(LoadError::Invalid { problems }) => problems,

@@ -91,7 +91,7 @@ fn exactly_one_of_initrd_and_image_is_wanted() {
             (
                 "hypervisor.qemu.initrd = ''",
                 "hypervisor.qemu.initrd",
-                "neither this nor hypervisor.qemu.image is set",
+                "is not set, and neither is hypervisor.qemu.image",
             ),
         ],
     );

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::statvfs::statvfs;
-use slog::{Logger, error};
+use slog::{Logger, error, warn};
 use time::OffsetDateTime;
 
 use super::qmp::{DumpGuestMemory, Getfd, Qmp, QueryMemorySize};
@@ -46,13 +46,13 @@ pub(crate) struct Facts {
 
 /// Writes the guest's memory, and says in the log where it is, or why there is none.
 pub(crate) async fn keep(qmp: &Qmp, dump: &PanicDump, facts: &Facts, log: &Logger) {
-    match write(qmp, dump, facts).await {
+    match write(qmp, dump, facts, log).await {
         Ok(file) => error!(log, "the guest panicked; its memory is kept"; "file" => %file.display()),
         Err(why) => error!(log, "the guest panicked; its memory is not kept"; "why" => %why),
     }
 }
 
-async fn write(qmp: &Qmp, dump: &PanicDump, facts: &Facts) -> Result<PathBuf, DumpError> {
+async fn write(qmp: &Qmp, dump: &PanicDump, facts: &Facts, log: &Logger) -> Result<PathBuf, DumpError> {
     let dir = &dump.directory;
     // A guest's memory holds its secrets.
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))?;
@@ -62,8 +62,11 @@ async fn write(qmp: &Qmp, dump: &PanicDump, facts: &Facts) -> Result<PathBuf, Du
         let path = dir.join(name);
         fs::write(&path, text).map_err(at(&path))?;
     }
-    let (record, state) = (facts.run_dir.join(RECORD), dir.join("hypervisor.state"));
-    fs::copy(&record, &state).map_err(at(&record))?;
+    let record = facts.run_dir.join(RECORD);
+    // The memory is worth keeping without it.
+    if let Err(why) = fs::copy(&record, dir.join("hypervisor.state")) {
+        warn!(log, "the record of the machine's processes is not kept"; "file" => %record.display(), "why" => %why);
+    }
     let path = dir.join(format!("vmcore-{}.elf", stamp(SystemTime::now())));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
     match memory(qmp, file, dump.paging).await {
@@ -172,8 +175,9 @@ mod tests {
         let (qmp, mut peer) = connected(Duration::from_secs(5)).await;
         let dir = tempfile::tempdir().unwrap();
         let dump = PanicDump { directory: dir.path().join("s1"), paging: false };
-        let (facts, size) = (facts(dir.path()), tell_size(&mut peer, 1 << 60));
-        let (result, ()) = tokio::join!(write(&qmp, &dump, &facts), size);
+        let (log, facts) = (Logger::root(Discard, o!()), facts(dir.path()));
+        let size = tell_size(&mut peer, 1 << 60);
+        let (result, ()) = tokio::join!(write(&qmp, &dump, &facts, &log), size);
         let error = result.unwrap_err();
         assert!(matches!(error, DumpError::Space { .. }), "{error}");
         assert!(files(&dump.directory).is_empty());

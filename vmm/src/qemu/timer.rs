@@ -18,7 +18,7 @@ use super::qmp::{HumanMonitorCommand, Qmp, SetAction, SystemReset};
 use crate::child::Child;
 use crate::error::QmpError;
 
-/// How often the timer is looked at.
+/// How often the timer is looked at: QEMU has no event for it.
 const PAUSE: Duration = Duration::from_millis(100);
 /// What QEMU may compute for a guest that measures its timer. Every processor does so for a tenth of a second.
 const MEASURES: Duration = Duration::from_secs(1);

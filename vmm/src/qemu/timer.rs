@@ -1,9 +1,10 @@
-//! A guest that has lost its timer before it ran.
+//! A guest that has mistaken its timer before it ran.
 //!
 //! On the board with ACPI and without PCI nothing wakes a processor but the timer of its own local APIC. Linux finds out
 //! once how fast that is: it has it count down and looks at it again a tenth of a second later
-//! (`calibrate_APIC_clock`). Where the host did not let QEMU run meanwhile, both looks are at the same moment, the timer
-//! seems to stand still, and the kernel does without it, which here is without any: it waits for ever. KVM has other
+//! (`calibrate_APIC_clock`). Where the host did not let QEMU run meanwhile, both looks are at nearly the same moment. The
+//! timer seems to stand still, and the kernel does without it, which here is without any: it waits for ever. Or it seems
+//! to be so slow that the kernel has it end at once, again and again, and does nothing but be told so. KVM has other
 //! timers, and the other boards have some to compare with.
 
 use std::sync::Arc;
@@ -22,10 +23,12 @@ use crate::error::QmpError;
 const PAUSE: Duration = Duration::from_millis(100);
 /// What QEMU may compute for a guest that measures its timer. Every processor does so for a tenth of a second.
 const MEASURES: Duration = Duration::from_secs(1);
+/// Linux's own ticks are a thousandth of a second apart, or more (`CONFIG_HZ`).
+const SHORTEST_TICK: Duration = Duration::from_micros(500);
 /// How often a guest is started again.
 const ATTEMPTS: u32 = 3;
 
-/// Has the guest start again when it has lost its timer. Dropping it ends that.
+/// Has the guest start again when it has mistaken its timer. Dropping it ends that.
 #[derive(Debug)]
 pub(super) struct TimerWatch(JoinHandle<()>);
 
@@ -53,6 +56,8 @@ pub(super) enum Timer {
     Unset,
     /// It counts, and nobody is to be told.
     Measured,
+    /// It wakes the processor more often than any kernel means to.
+    Rushes,
     /// It wakes the processor.
     Runs,
 }
@@ -62,20 +67,21 @@ async fn watch(qmp: &Qmp, computed: impl Fn() -> Option<Duration>, log: &Logger)
         if runs(qmp, &computed).await? {
             return Ok(());
         }
-        warn!(log, "the guest has lost its timer, as the host was too busy to run it for a while: it starts again";
+        warn!(log, "the guest has mistaken its timer, as the host was too busy to run it for a while: it starts again";
             "attempt" => attempt);
         restart(qmp).await?;
     }
     Ok(())
 }
 
-/// Waits until the timer runs, which is true, or is lost.
+/// Waits until the timer runs, which is true, or is mistaken.
 async fn runs(qmp: &Qmp, computed: impl Fn() -> Option<Duration>) -> Result<bool, QmpError> {
     let mut since = None;
     loop {
         tokio::time::sleep(PAUSE).await;
         match timer(qmp).await? {
             Timer::Runs => return Ok(true),
+            Timer::Rushes => return Ok(false),
             Timer::Unset => since = None,
             Timer::Measured => {
                 // A QEMU that is gone is somebody else's to tell of.
@@ -93,19 +99,31 @@ pub(super) async fn timer(qmp: &Qmp) -> Result<Timer, QmpError> {
     Ok(timer_in(&text))
 }
 
-/// By the register of QEMU's description (Intel's manual, volume 3, "APIC Timer"). What it does not describe is taken
+/// By the registers of QEMU's description (Intel's manual, volume 3, "APIC Timer"). What it does not describe is taken
 /// for a timer that runs.
 fn timer_in(text: &str) -> Timer {
     const MASKED: u32 = 1 << 16;
     const PERIODIC: u32 = 1 << 17;
-    let line = text.lines().find_map(|line| line.trim_start().strip_prefix("LVTT\t"));
-    let register = line.and_then(|line| line.split_whitespace().next()?.strip_prefix("0x"));
-    match register.and_then(|register| u32::from_str_radix(register, 16).ok()) {
-        Some(register) if register & MASKED == 0 => Timer::Runs,
-        Some(register) if register & PERIODIC != 0 => Timer::Measured,
-        Some(_) => Timer::Unset,
-        None => Timer::Runs,
+    let register = word(text, "LVTT\t").and_then(|word| u32::from_str_radix(word.strip_prefix("0x")?, 16).ok());
+    let Some(register) = register else { return Timer::Runs };
+    match (register & PERIODIC != 0, register & MASKED != 0) {
+        (true, true) => Timer::Measured,
+        (false, true) => Timer::Unset,
+        (true, false) if tick(text).is_some_and(|tick| tick < SHORTEST_TICK) => Timer::Rushes,
+        (_, false) => Timer::Runs,
     }
+}
+
+/// How long a timer counts that starts again by itself: QEMU's takes a nanosecond, divided, for a count.
+fn tick(text: &str) -> Option<Duration> {
+    let divisor: u64 = word(text, "(divide by")?.trim_end_matches(')').parse().ok()?;
+    let count: u64 = word(text, "initial_count =")?.parse().ok()?;
+    Some(Duration::from_nanos(count.saturating_mul(divisor)))
+}
+
+/// What stands after a name.
+fn word<'text>(text: &'text str, name: &str) -> Option<&'text str> {
+    text.split_once(name)?.1.split_whitespace().next()
 }
 
 /// QEMU ends at a reset of the guest's own, and takes no difference.
@@ -131,13 +149,17 @@ mod tests {
     use crate::qemu::qmp::tests::{Peer, connected};
 
     /// As QEMU 7.2 and 10.0 print it.
-    fn lapic(register: &str) -> String {
-        serde_json::json!(format!(
+    fn lapic(register: &str, count: u32) -> String {
+        format!(
             "dumping local APIC state for CPU 0 \r\n\r\nLVT0\t 0x00010700 active-hi edge  masked  ExtINT (vec 0)\r\n\
+             LVTTHMR\t 0x00010000 active-hi edge  masked                      Fixed  (vec 0)\r\n\
              LVTT\t {register} active-hi edge  masked         periodic     Fixed  (vec 236)\r\n\
-             Timer\t DCR=0x3 (divide by 16) initial_count = 268435455 current_count = 124915103\r\n"
-        ))
-        .to_string()
+             Timer\t DCR=0x3 (divide by 16) initial_count = {count} current_count = 4915103\r\n"
+        )
+    }
+
+    async fn answer(peer: &mut Peer, register: &str, count: u32) {
+        peer.answer(&serde_json::json!(lapic(register, count)).to_string()).await;
     }
 
     async fn asked(peer: &mut Peer) -> String {
@@ -156,13 +178,13 @@ mod tests {
         let watched = watch(&qmp, clock, &log);
         let script = async {
             for register in ["0x00010000", "0x000300ec", "0x000300ec", "0x000300ec", "0x000300ec"] {
-                peer.answer(&lapic(register)).await;
+                answer(&mut peer, register, 268_435_455).await;
             }
             assert_eq!(asked(&mut peer).await, "set-action \"reset\"");
             assert_eq!(asked(&mut peer).await, "system_reset null");
             assert_eq!(asked(&mut peer).await, "set-action \"shutdown\"");
             for register in ["0x00010000", "0x000300ec", "0x000300ec", "0x000000ec"] {
-                peer.answer(&lapic(register)).await;
+                answer(&mut peer, register, 268_435_455).await;
             }
         };
         let (result, ()) = tokio::join!(watched, script);
@@ -170,8 +192,17 @@ mod tests {
     }
 
     #[test]
+    fn a8_a_timer_that_would_end_at_once_is_mistaken_whatever_the_kernels_own_tick() {
+        let timer = |register, count| timer_in(&lapic(register, count));
+        assert_eq!(timer("0x000200ec", 249_991), Timer::Runs, "four milliseconds");
+        assert_eq!(timer("0x000200ec", 62_500), Timer::Runs, "one millisecond");
+        assert_eq!(timer("0x000200ec", 31_249), Timer::Rushes);
+        assert_eq!(timer("0x000000ec", 31_249), Timer::Runs, "set anew for every time");
+    }
+
+    #[test]
     fn a8_what_cannot_be_read_is_no_reason_to_start_a_guest_again() {
-        for text in ["", "LVTT", "LVTT\t0x", "unknown command: 'info lapic'"] {
+        for text in ["", "LVTT", "LVTT\t0x", "LVTT\t 0x000200ec", "unknown command: 'info lapic'"] {
             assert_eq!(timer_in(text), Timer::Runs, "{text:?}");
         }
     }

@@ -50,8 +50,7 @@ pub(crate) const PID_FILE: &str = "shim.pid";
 pub(crate) fn start(flags: &Flags) -> Result<()> {
     let call = Call::read(flags)?;
     let bundle = std::env::current_dir().map_err(Error::io("working directory"))?;
-    let spec = bundle::read_spec(&bundle)?;
-    let sandbox = bundle::sandbox_of(&spec, &call.opts.id)?;
+    let (_, sandbox) = bundle::read(&bundle, &call.opts.id)?;
     let address = call.opts.socket_address(&sandbox.id);
     let socket = PathBuf::from(address.trim_start_matches("unix://"));
     if !sandbox.is_own {

@@ -48,9 +48,7 @@ const DEATH: Duration = Duration::from_secs(2);
 pub(crate) fn delete(flags: &Flags) -> Result<()> {
     let bundle = if flags.bundle.is_empty() { PathBuf::from(".") } else { PathBuf::from(&flags.bundle) };
     // A bundle that is gone, or was never right, says nothing of a pod: the sandbox's name is the container's then.
-    let owns_sandbox = bundle::read_spec(&bundle)
-        .and_then(|spec| bundle::sandbox_of(&spec, &flags.id))
-        .map_or(true, |sandbox| sandbox.is_own);
+    let owns_sandbox = bundle::read(&bundle, &flags.id).map_or(true, |(_, sandbox)| sandbox.is_own);
     if owns_sandbox && !shim_lives(&bundle, &flags.id) {
         clear(&run_dir::path_of(&flags.namespace, &flags.id), &bundle);
     }

@@ -105,8 +105,7 @@ impl TaskService {
             terminal: request.terminal,
         };
         let bundle = PathBuf::from(&request.bundle);
-        let spec = bundle::read_spec(&bundle)?;
-        let wanted = bundle::sandbox_of(&spec, &request.id)?;
+        let (spec, wanted) = bundle::read(&bundle, &request.id)?;
         let (sandbox, made) = self.sandbox.obtain(&wanted, &spec, request.options.as_ref()).await?;
         let new = NewContainer {
             id: request.id.clone(),

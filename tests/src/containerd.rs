@@ -15,6 +15,12 @@ use crate::{Context, Result, fail};
 /// How long containerd may take to serve.
 const READY: Duration = Duration::from_secs(30);
 
+/// Where network plugins keep what they have given, wherever they are told to keep the rest.
+const CNI_STATE: &str = "/var/lib/cni";
+
+/// Becomes its first argument, in the namespaces it is run in.
+const APART: &str = "ip link set lo up && mount -t tmpfs tmpfs /var/lib/cni && exec \"$0\" \"$@\"";
+
 /// A running containerd, ended with the value.
 pub struct Containerd {
     child: Child,
@@ -26,13 +32,36 @@ impl Containerd {
     ///
     /// `environment` reaches the shims too, since containerd hands its own on.
     pub fn start(assets: &Assets, dir: &Path, environment: &[(&str, &Path)]) -> Result<Containerd> {
+        // CRI stays out: it would look for a network and for a sandbox image, and no case uses it.
+        let plugins = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+        Self::spawn(Command::new(&assets.containerd), plugins, assets, dir, environment)
+    }
+
+    /// The same with CRI, as `plugins` has it, in a network and mounts of its own: what its network plugins make there
+    /// is nowhere else, and goes with it.
+    pub fn for_pods(assets: &Assets, dir: &Path, plugins: &str) -> Result<Containerd> {
+        let mut apart = Command::new("unshare");
+        apart
+            .args(["--net", "--mount", "--propagation", "private", "sh", "-c", APART])
+            .arg(&assets.containerd);
+        fs::create_dir_all(CNI_STATE).context(CNI_STATE)?;
+        Self::spawn(apart, plugins, assets, dir, &[])
+    }
+
+    fn spawn(
+        mut command: Command,
+        plugins: &str,
+        assets: &Assets,
+        dir: &Path,
+        environment: &[(&str, &Path)],
+    ) -> Result<Containerd> {
         let file = dir.join("containerd.toml");
-        fs::write(&file, configuration(dir)).context(file.display())?;
+        fs::write(&file, configuration(dir, plugins)).context(file.display())?;
         // containerd speaks systemd's notify protocol, so its being ready is an event.
         let notify = UnixDatagram::bind(dir.join("notify"))?;
         notify.set_read_timeout(Some(READY))?;
         let log = File::create(dir.join("containerd.log"))?;
-        let child = Command::new(&assets.containerd)
+        let child = command
             .arg("--config")
             .arg(&file)
             .env("PATH", assets.search_path())
@@ -57,6 +86,11 @@ impl Containerd {
         }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its GRPC socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("containerd.sock")
@@ -76,14 +110,13 @@ impl Drop for Containerd {
     }
 }
 
-fn configuration(dir: &Path) -> String {
+fn configuration(dir: &Path, plugins: &str) -> String {
     let dir = dir.display();
-    // CRI stays out: it would look for a network and for a sandbox image, and no case uses it.
     format!(
         "version = 2\n\
          root = \"{dir}/root\"\n\
          state = \"{dir}/state\"\n\
-         disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+         {plugins}\
          [grpc]\naddress = \"{dir}/containerd.sock\"\n\
          [ttrpc]\naddress = \"{dir}/containerd.sock.ttrpc\"\n\
          [debug]\nlevel = \"debug\"\n"

@@ -25,32 +25,39 @@ pub(crate) struct SandboxRef {
     pub(crate) is_own: bool,
 }
 
-/// Reads `config.json` of a bundle and checks what every later step relies on.
+/// Reads `config.json` of container `id`'s bundle, checks what every later step relies on, and whose sandbox it is for.
 ///
 /// # Errors
-/// `InvalidArgument` that names the file and what is wrong in it.
-pub(crate) fn read_spec(bundle: &Path) -> Result<Spec> {
+/// `InvalidArgument` that names the file and what is wrong in it, or the annotation.
+pub(crate) fn read(bundle: &Path, id: &str) -> Result<(Spec, SandboxRef)> {
     let path = bundle.join("config.json");
     let wrong = |why: &dyn std::fmt::Display| Error::InvalidArgument(format!("{}: {why}", path.display()));
-    let mut text = Vec::new();
-    File::open(&path)
-        .and_then(|file| file.take(LONGEST_SPEC + 1).read_to_end(&mut text))
-        .map_err(|error| wrong(&error))?;
-    if text.len() as u64 > LONGEST_SPEC {
-        return Err(wrong(&"larger than 10 MiB, which no OCI configuration is"));
-    }
-    let spec: Spec = serde_json::from_slice(&text).map_err(|error| wrong(&error))?;
-    let process = spec.process().as_ref().ok_or_else(|| wrong(&"has no process: nothing to run"))?;
-    if process.args().as_ref().is_none_or(|args| args.is_empty()) {
-        return Err(wrong(&"process.args is empty: the first is the program to run"));
-    }
-    spec.root().as_ref().ok_or_else(|| wrong(&"has no root: it names the root filesystem"))?;
-    if shares_the_hosts_network(&spec) {
+    let spec = read_spec(&path).map_err(|why| wrong(&why))?;
+    let sandbox = sandbox_of(&spec, id)?;
+    // The others of a pod are given their sandbox's network by what stands for the sandbox, which is a process here.
+    if sandbox.is_own && shares_the_hosts_network(&spec) {
         return Err(wrong(
             &"host networking is asked for (linux.namespaces has no network entry, or the host's own), which a \
               virtual machine cannot give: leave out hostNetwork or --net-host",
         ));
     }
+    Ok((spec, sandbox))
+}
+
+fn read_spec(path: &Path) -> std::result::Result<Spec, String> {
+    let mut text = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(LONGEST_SPEC + 1).read_to_end(&mut text))
+        .map_err(|error| error.to_string())?;
+    if text.len() as u64 > LONGEST_SPEC {
+        return Err("larger than 10 MiB, which no OCI configuration is".into());
+    }
+    let spec: Spec = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let process = spec.process().as_ref().ok_or("has no process: nothing to run")?;
+    if process.args().as_ref().is_none_or(|args| args.is_empty()) {
+        return Err("process.args is empty: the first is the program to run".into());
+    }
+    spec.root().as_ref().ok_or("has no root: it names the root filesystem")?;
     Ok(spec)
 }
 
@@ -67,12 +74,18 @@ fn is_the_hosts(path: &Path) -> bool {
     identity(path).is_some_and(|given| identity(Path::new("/proc/self/ns/net")) == Some(given))
 }
 
+/// Whether it is of a pod, rather than of a container that stands alone.
+pub(crate) fn is_pod(spec: &Spec) -> bool {
+    let annotations = spec.annotations().as_ref();
+    annotations.is_some_and(|annotations| TYPE_ANNOTATIONS.iter().any(|key| annotations.contains_key(*key)))
+}
+
 /// Whose sandbox the container `id` belongs to: its own when it stands alone or *is* a pod's sandbox container, else
 /// its pod's.
 ///
 /// # Errors
 /// `InvalidArgument` for a container type nobody knows, or a pod's container that names no (or no proper) sandbox.
-pub(crate) fn sandbox_of(spec: &Spec, id: &str) -> Result<SandboxRef> {
+fn sandbox_of(spec: &Spec, id: &str) -> Result<SandboxRef> {
     let empty = HashMap::new();
     let annotations = spec.annotations().as_ref().unwrap_or(&empty);
     let any_of = |keys: [&'static str; 2]| {
@@ -101,10 +114,10 @@ pub(crate) fn sandbox_of(spec: &Spec, id: &str) -> Result<SandboxRef> {
 mod tests {
     use super::*;
 
-    fn read(config: &str) -> Result<Spec> {
+    fn read(config: &str) -> Result<(Spec, SandboxRef)> {
         let bundle = tempfile::tempdir().unwrap();
         std::fs::write(bundle.path().join("config.json"), config).unwrap();
-        read_spec(bundle.path())
+        super::read(bundle.path(), "c1")
     }
 
     fn spec_with(annotations: &[(&str, &str)]) -> Spec {
@@ -128,8 +141,11 @@ mod tests {
         assert!(refused(host).contains("host networking"));
         let by_path = host.replace("\"pid\"", "\"network\",\"path\":\"/proc/self/ns/net\"");
         assert!(refused(&by_path).contains("host networking"));
+        let pods = r#""annotations":{"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.sandbox-id":"p"},"linux""#;
+        let joined = read(&by_path.replace("\"linux\"", pods)).unwrap().1;
+        assert_eq!(joined, SandboxRef { id: "p".into(), is_own: false }, "the network is the pod's");
         assert!(
-            read_spec(Path::new("/nonexistent"))
+            super::read(Path::new("/nonexistent"), "c1")
                 .unwrap_err()
                 .to_string()
                 .contains("/nonexistent/config.json")

@@ -23,7 +23,10 @@ use vmm::{
 };
 
 use super::{boot::Plan, share};
-use crate::error::{Error, Result};
+use crate::{
+    container::bundle,
+    error::{Error, Result},
+};
 
 /// The annotation that asks for memory of enclaves.
 const SGX_EPC: &str = "sgx.intel.com/epc";
@@ -283,9 +286,11 @@ fn mount_point_of(share: &Share) -> &'static str {
     }
 }
 
+/// The containers of a pod come with their volumes when the guest has mounted the share long since.
 fn shares_volumes(plan: &Plan<'_>) -> bool {
     let mounts = plan.spec.mounts().as_ref();
-    mounts.is_some_and(|mounts| mounts.iter().any(|mount| mount.typ().as_deref() == Some("bind")))
+    bundle::is_pod(plan.spec)
+        || mounts.is_some_and(|mounts| mounts.iter().any(|mount| mount.typ().as_deref() == Some("bind")))
 }
 
 /// A board that takes no more processors later has those it starts with, and nodes are divided among those.

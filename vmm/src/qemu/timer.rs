@@ -104,7 +104,8 @@ pub(super) async fn timer(qmp: &Qmp) -> Result<Timer, QmpError> {
 fn timer_in(text: &str) -> Timer {
     const MASKED: u32 = 1 << 16;
     const PERIODIC: u32 = 1 << 17;
-    let register = word(text, "LVTT\t").and_then(|word| u32::from_str_radix(word.strip_prefix("0x")?, 16).ok());
+    let register =
+        word(text, "LVTT\t").and_then(|word| u32::from_str_radix(word.strip_prefix("0x")?, 16).ok());
     let Some(register) = register else { return Timer::Runs };
     match (register & PERIODIC != 0, register & MASKED != 0) {
         (true, true) => Timer::Measured,

@@ -1,0 +1,50 @@
+//! Pods by CRI: real containerd with its CRI plugin, real network plugins, real shim, real QEMU, real guest.
+//!
+//! `cargo test -p tests --test pods` runs all of it, `cargo test -p tests --test pods -- <part of a name>` what matches.
+//! All cases share one containerd, in a network and mounts of its own. Every case removes its pods, and ends with a
+//! search for anything left that carries their names.
+
+mod containers;
+
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use libtest_mimic::{Arguments, Failed, Trial, run};
+use tests::pods::PodWorld;
+use tests::{Failure, Result};
+
+/// A case: its name is a sentence about pods.
+type Listed = (&'static str, fn(&PodWorld) -> Result<()>);
+
+macro_rules! listed {
+    ($($name:ident),* $(,)?) => {
+        /// The cases of this file.
+        pub(crate) fn listed() -> Vec<crate::Listed> {
+            vec![$((stringify!($name), $name)),*]
+        }
+    };
+}
+pub(crate) use listed;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // A guest without KVM keeps a core busy while it boots; more at once only make each other late.
+    arguments.test_threads.get_or_insert(2);
+    let world = Arc::new(OnceLock::new());
+    let files = [("containers", containers::listed())];
+    let trial = |file: &str, (name, body): Listed| {
+        let world = world.clone();
+        let body = move || in_world(&world, body).map_err(|failure| Failed::from(failure.to_string()));
+        Trial::test(format!("{file}::{name}"), body)
+    };
+    let all = files.into_iter().flat_map(|(file, cases)| cases.into_iter().map(move |case| (file, case)));
+    run(&arguments, all.map(|(file, case)| trial(file, case)).collect()).exit_code()
+}
+
+fn in_world(world: &OnceLock<Result<PodWorld>>, body: fn(&PodWorld) -> Result<()>) -> Result<()> {
+    // Made by the first case, so that `--list` starts nothing.
+    match world.get_or_init(PodWorld::new) {
+        Ok(world) => body(world),
+        Err(failure) => Err(Failure::new(failure.to_string())),
+    }
+}

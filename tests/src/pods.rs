@@ -1,0 +1,223 @@
+//! Pods by containerd's CRI, as kubelet makes them: a containerd in a network of its own, with a bridge for the pods.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use k8s_cri::v1::{
+    ContainerConfig, ContainerMetadata, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata,
+};
+use tempfile::TempDir;
+
+use crate::assets::Assets;
+use crate::case::{IMAGE, PATIENCE};
+use crate::command::{run, tail};
+use crate::containerd::Containerd;
+use crate::cri::{Cri, image_of};
+use crate::leak::Suspects;
+use crate::{Context, Failure, Result, fail, operator};
+
+/// The handler of containerd's configuration that is this project's shim.
+pub const HANDLER: &str = "kata";
+
+/// The image that a sandbox's own container is of.
+const PAUSE: &str = "localhost/pause:latest";
+
+/// containerd's namespace for pods.
+const NAMESPACE: &str = "k8s.io";
+
+/// How long CRI may take to see an image that was imported.
+const IMAGES: Duration = Duration::from_secs(30);
+
+/// A containerd with CRI and the test images.
+pub struct PodWorld {
+    // Fields drop in this order: what is inside the directory goes before the directory.
+    cri: Cri,
+    containerd: Containerd,
+    dir: TempDir,
+    assets: Assets,
+    pods: AtomicUsize,
+}
+
+impl PodWorld {
+    /// Starts containerd, and waits until CRI knows the images.
+    pub fn new() -> Result<PodWorld> {
+        let assets = Assets::find()?;
+        // Short, for the sake of socket names below it: sun_path has 108 bytes.
+        let dir = tempfile::Builder::new().prefix("kp").tempdir_in("/tmp")?;
+        operator::written(&assets, dir.path(), "configuration.toml", |_| {})?;
+        fs::create_dir(dir.path().join("cni"))?;
+        fs::write(dir.path().join("cni/10-bridge.conflist"), network(dir.path()))?;
+        let containerd = Containerd::for_pods(&assets, dir.path(), &plugins(dir.path()))?;
+        let cri = Cri::connect(&containerd.socket())?;
+        let world = PodWorld { cri, containerd, dir, assets, pods: AtomicUsize::new(0) };
+        world.import().map_err(|failure| world.with_log(0, &failure))?;
+        Ok(world)
+    }
+
+    /// containerd's CRI.
+    pub fn cri(&self) -> &Cri {
+        &self.cri
+    }
+
+    /// containerd's process, whose network and mounts are the pods' host's.
+    pub fn host(&self) -> u32 {
+        self.containerd.pid()
+    }
+
+    /// A directory of this world.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn import(&self) -> Result<()> {
+        let mut ctr = Command::new(&self.assets.ctr);
+        ctr.arg("--address").arg(self.containerd.socket()).args([
+            "--namespace",
+            NAMESPACE,
+            "images",
+            "import",
+        ]);
+        run(ctr.arg(self.assets.image()), PATIENCE)?.exits(0)?;
+        let deadline = Instant::now() + IMAGES;
+        for image in [IMAGE, PAUSE] {
+            while !self.cri.has_image(image)? {
+                if Instant::now() > deadline {
+                    fail!(
+                        "CRI does not see the image {image}; containerd's log: {}",
+                        tail(&self.containerd.log())
+                    );
+                }
+                // CRI tells nobody when it has taken note of an image.
+                sleep(Duration::from_millis(50));
+            }
+        }
+        Ok(())
+    }
+
+    /// A pod's configuration, of its own name.
+    pub fn config(&self) -> PodSandboxConfig {
+        let number = self.pods.fetch_add(1, Ordering::Relaxed);
+        PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: format!("pod-{number}"),
+                uid: format!("uid-{}-{number}", std::process::id()),
+                namespace: "default".to_owned(),
+                attempt: 0,
+            }),
+            hostname: format!("pod-{number}"),
+            linux: Some(LinuxPodSandboxConfig::default()),
+            ..Default::default()
+        }
+    }
+
+    /// Makes a pod, hands it to `body`, removes it and checks that nothing of it is left. Fails with what `body` said,
+    /// what was left, and the end of containerd's log.
+    pub fn pod(&self, config: PodSandboxConfig, body: impl FnOnce(&Pod<'_>) -> Result<()>) -> Result<()> {
+        let from = self.containerd.log().len();
+        let outcome = self.cri.run_pod(&config, HANDLER).and_then(|id| {
+            let pod = Pod { world: self, id, config };
+            let outcome = body(&pod);
+            let removed = self.cri.stop_pod(&pod.id).and_then(|()| self.cri.remove_pod(&pod.id));
+            outcome.and(removed).and_then(|()| pod.expect_nothing())
+        });
+        outcome.map_err(|failure| self.with_log(from, &failure))
+    }
+
+    /// A failure and the end of what containerd has said since.
+    fn with_log(&self, from: usize, failure: &Failure) -> Failure {
+        let log = self.containerd.log();
+        let log = tail(log.get(from..).unwrap_or_default());
+        Failure::new(format!("--- end of containerd's log\n{log}\n---\n{failure}"))
+    }
+}
+
+/// A pod that runs.
+pub struct Pod<'w> {
+    /// Where it is.
+    pub world: &'w PodWorld,
+    /// Its sandbox's id.
+    pub id: String,
+    config: PodSandboxConfig,
+}
+
+impl Pod<'_> {
+    /// A container's configuration, to be changed and created.
+    pub fn container<'a>(&self, name: &str, command: impl IntoIterator<Item = &'a str>) -> ContainerConfig {
+        ContainerConfig {
+            metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
+            image: Some(image_of(IMAGE)),
+            command: command.into_iter().map(str::to_owned).collect(),
+            ..Default::default()
+        }
+    }
+
+    /// Makes and starts a container; returns its id.
+    pub fn run(&self, container: &ContainerConfig) -> Result<String> {
+        let id = self.world.cri.create(&self.id, container, &self.config)?;
+        self.world.cri.start(&id)?;
+        Ok(id)
+    }
+
+    /// What a shell in a container prints; it has to end well.
+    pub fn sh(&self, container: &str, script: &str) -> Result<String> {
+        let output = self.world.cri.exec(container, ["sh", "-c", script]).context(script)?;
+        Ok(output.exits(0).context(script)?.out().trim_end().to_owned())
+    }
+
+    fn expect_nothing(&self) -> Result<()> {
+        let suspects = Suspects {
+            namespace: self.id.clone(),
+            address: self.world.containerd.socket(),
+            ids: Vec::new(),
+            cgroup_may_stay: false,
+        };
+        suspects.expect_nothing()?;
+        let run_dir = Path::new("/run/kata").join(NAMESPACE).join(&self.id);
+        if run_dir.exists() {
+            fail!("left behind: {}", run_dir.display());
+        }
+        Ok(())
+    }
+}
+
+/// CRI's configuration, as docs/kubernetes.md gives it, in a world of its own.
+fn plugins(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        "[plugins.\"io.containerd.grpc.v1.cri\"]\n\
+         sandbox_image = \"{PAUSE}\"\n\
+         stream_server_address = \"127.0.0.1\"\n\
+         stream_server_port = \"0\"\n\
+         netns_mounts_under_state_dir = true\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
+         bin_dir = \"/usr/lib/cni\"\n\
+         conf_dir = \"{dir}/cni\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
+         runtime_type = \"io.containerd.runc.v2\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{HANDLER}]\n\
+         runtime_type = \"io.containerd.kata.v2\"\n\
+         privileged_without_host_devices = true\n\
+         pod_annotations = [\"io.katacontainers.*\"]\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{HANDLER}.options]\n\
+         ConfigPath = \"{dir}/configuration.toml\"\n"
+    )
+}
+
+/// A bridge on the pods' host, and addresses of both families.
+fn network(dir: &Path) -> String {
+    serde_json::json!({
+        "cniVersion": "0.4.0", "name": "pods",
+        "plugins": [{
+            "type": "bridge", "bridge": "kt0", "isGateway": true, "isDefaultGateway": true,
+            "ipam": {
+                "type": "host-local", "dataDir": dir.join("addresses"),
+                "ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "fd88::/64"}]]
+            }
+        }]
+    })
+    .to_string()
+}

@@ -10,6 +10,7 @@ mod exec;
 mod rootfs;
 pub(crate) mod spec;
 mod supervise;
+mod volumes;
 
 use std::{
     path::{Path, PathBuf},
@@ -110,6 +111,7 @@ impl Container {
         let request = CreateContainerRequest {
             container_id: new.id.clone(),
             exec_id: new.id.clone(),
+            storages: guest.storages,
             oci: MessageField::some(convert::spec_to_wire(&guest.spec)),
             sandbox_pidns: guest.sandbox_pidns,
             stdin_port: ports.stdin,

@@ -106,6 +106,7 @@ impl Sandbox {
         }
         let pod = self.pod().take().unwrap_or_default();
         first = first.and(self.mounts.remove(&self.reaper, &pod.mounted).await);
+        first = first.and(self.mounts.clear(&self.reaper).await);
         namespaces::release();
         first
     }

@@ -46,13 +46,30 @@ impl Mounts {
         let mut users = self.0.lock().await;
         let missing: Vec<Plan> =
             plans.into_iter().filter(|plan| !users.contains_key(plan.mount_point())).collect();
+        let kept: Vec<PathBuf> = missing
+            .iter()
+            .filter(|plan| plan.is_the_pods())
+            .map(|plan| plan.mount_point().to_owned())
+            .collect();
         if !missing.is_empty() {
             worker::run(reaper, "mount storages", &[], MOUNT, move || plan::mount_all(&missing)).await?;
         }
-        for point in &points {
+        // A container may be made anew, and finds what the one before it has left: the pod is one more user.
+        for point in points.iter().chain(&kept) {
             *users.entry(point.clone()).or_default() += 1;
         }
         Ok(points)
+    }
+
+    /// Unmounts everything that the pod is a user of.
+    pub(crate) async fn clear(&self, reaper: &Reaper) -> Result<(), Error> {
+        let points: Vec<PathBuf> = self.0.lock().await.drain().map(|(point, _)| point).collect();
+        if points.is_empty() {
+            return Ok(());
+        }
+        worker::run(reaper, "unmount storages", &[], MOUNT, move || plan::unmount_all(&points))
+            .await
+            .map(drop)
     }
 
     /// Counts one user less of each, and unmounts those without, the last one mounted first.

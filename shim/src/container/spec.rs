@@ -1,14 +1,17 @@
 //! From the OCI configuration containerd wrote for the host to the one the guest's agent can carry out.
 //!
-//! Pure: it says which host files the guest must see ([`Bind`]) and leaves the mounting to others.
+//! It says which host files the guest must see ([`Bind`]) and what it is to mount by itself, and leaves the mounting to
+//! others.
 
 use std::path::{Path, PathBuf};
 
+use agent_protocol::agent::Storage;
 use configuration::Configuration;
 use oci_spec::runtime::{
     Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, Process, RootBuilder, Spec,
 };
 
+use super::volumes;
 use crate::{
     error::{Error, Result},
     sandbox::share::GUEST_DIR,
@@ -29,6 +32,8 @@ pub(crate) struct Bind {
 pub(crate) struct GuestSpec {
     pub(crate) spec: Spec,
     pub(crate) binds: Vec<Bind>,
+    /// What the guest mounts of its own.
+    pub(crate) storages: Vec<Storage>,
     /// The container joins the sandbox's PID namespace instead of getting one of its own.
     pub(crate) sandbox_pidns: bool,
 }
@@ -80,16 +85,18 @@ pub(crate) fn for_guest(
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
     let root = RootBuilder::default().path(rootfs).readonly(read_only).build();
     spec.set_root(Some(root.map_err(|error| Error::Failed(format!("root filesystem {rootfs}: {error}")))?));
-    let mut binds = Vec::new();
+    let mut volumes = Volumes::default();
     let mounts = spec.mounts_mut().take().unwrap_or_default();
-    spec.set_mounts(Some(guest_mounts(mounts, id, &mut binds)?));
+    let mounts = mounts.into_iter().map(|mount| volumes.guest_mount(mount, id));
+    let mounts = mounts.filter_map(Result::transpose).collect::<Result<_>>()?;
+    spec.set_mounts(Some(mounts));
     if let Some(process) = spec.process_mut() {
         with_guest_labels(process, &confinement.selinux);
     }
     let mut linux = spec.linux_mut().take().unwrap_or_default();
     let sandbox_pidns = guest_linux(&mut linux, confinement.disables_seccomp);
     spec.set_linux(Some(linux));
-    Ok(GuestSpec { spec, binds, sandbox_pidns })
+    Ok(GuestSpec { spec, binds: volumes.binds, storages: volumes.storages, sandbox_pidns })
 }
 
 /// The host's security modules know these labels, the guest's kernel knows one of SELinux's if the operator says so.
@@ -154,22 +161,35 @@ fn guest_cgroup(path: &Path) -> PathBuf {
     }
 }
 
-fn guest_mounts(mounts: Vec<Mount>, id: &str, binds: &mut Vec<Bind>) -> Result<Vec<Mount>> {
-    let mut kept = Vec::with_capacity(mounts.len());
-    for mut mount in mounts {
+/// What the guest needs for a container's mounts.
+#[derive(Default)]
+struct Volumes {
+    binds: Vec<Bind>,
+    storages: Vec<Storage>,
+}
+
+impl Volumes {
+    /// The mount in the guest's terms, or nothing where it has none.
+    fn guest_mount(&mut self, mut mount: Mount, id: &str) -> Result<Option<Mount>> {
         let options = mount.options().clone().unwrap_or_default();
         let is_bind =
             mount.typ().as_deref() == Some("bind") || options.iter().any(|o| o == "bind" || o == "rbind");
         if !is_bind {
-            kept.push(mount);
-            continue;
+            return Ok(Some(mount));
         }
-        let Some(bind) = bind_of(&mount, &options, id, binds.len())? else { continue };
-        mount.set_source(Some(Path::new(GUEST_DIR).join(&bind.name)));
-        kept.push(mount);
-        binds.push(bind);
+        let Some(bind) = bind_of(&mount, &options, id, self.binds.len())? else { return Ok(None) };
+        if let Some(storage) = volumes::of_the_guest(&bind.source, mount.destination())? {
+            mount.set_source(Some(storage.mount_point.clone().into()));
+            // One volume may be mounted in several places.
+            if self.storages.iter().all(|known| known.mount_point != storage.mount_point) {
+                self.storages.push(storage);
+            }
+        } else {
+            mount.set_source(Some(Path::new(GUEST_DIR).join(&bind.name)));
+            self.binds.push(bind);
+        }
+        Ok(Some(mount))
     }
-    Ok(kept)
 }
 
 /// Bytes of a mount's name that are from its destination.

@@ -100,12 +100,24 @@ fn adapt_linux(linux: &mut Linux, id: &Id, shared: &Shared, hostname: Option<&st
     }
     let own = linux.namespaces().as_deref().unwrap_or_default();
     let namespaces = namespaces(own, shared, hostname);
+    let propagation = propagation(linux.rootfs_propagation().as_deref())?;
     linux
         .set_namespaces(Some(namespaces))
         .set_cgroups_path(Some(Cgroup::oci_path(id)))
+        .set_rootfs_propagation(propagation)
         .set_mount_label(None)
         .set_intel_rdt(None);
     Ok(())
+}
+
+/// libcontainer knows the words of the OCI's text, callers those of mount(8), too; what it does goes for everything below.
+fn propagation(asked: Option<&str>) -> Result<Option<String>, Error> {
+    const WORDS: [&str; 4] = ["shared", "slave", "private", "unbindable"];
+    let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return Ok(None) };
+    let known = WORDS.iter().find(|word| asked.strip_prefix('r').unwrap_or(asked) == **word);
+    let refused =
+        || Error::invalid(format!("linux.rootfsPropagation: {asked:?} is none of {}", WORDS.join(", ")));
+    known.map(|word| Some((*word).to_owned())).ok_or_else(refused)
 }
 
 /// A filter that asks a supervisor needs one to be there.
@@ -257,6 +269,14 @@ mod tests {
         process.set_selinux_label(Some("u:r:t".into()));
         let error = adapt_process(&mut process, None, None).unwrap_err();
         assert!(error.to_string().contains("process.selinuxLabel"), "{error}");
+    }
+
+    #[test]
+    fn propagation_is_known_by_the_words_of_mount_too() {
+        assert_eq!(propagation(Some("rslave")).unwrap().as_deref(), Some("slave"));
+        assert_eq!(propagation(Some("private")).unwrap().as_deref(), Some("private"));
+        assert_eq!(propagation(Some("")).unwrap(), None);
+        assert!(propagation(Some("everywhere")).unwrap_err().to_string().contains("rootfsPropagation"));
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub(super) struct Plan {
     action: Action,
     mount_point: PathBuf,
     group: Option<u32>,
+    is_the_pods: bool,
 }
 
 #[derive(Debug)]
@@ -60,14 +61,20 @@ impl Plan {
             return Err(refused(&format!("the mount point is not an absolute path below {BUNDLES}")));
         }
         let group = storage.fs_group.as_ref().map(|group| group.group_id);
-        Ok(Self { action: action(storage).map_err(|what| refused(&what))?, mount_point, group })
+        let action = action(storage).map_err(|what| refused(&what))?;
+        Ok(Self { action, mount_point, group, is_the_pods: storage.driver == "ephemeral" })
     }
 
     /// A directory of a share which may be a file system of its own. The kernel mounts that for whoever comes first, in
     /// the mount namespace of that. If it were a container's, the file system would end with the container's last
     /// process, when files are still being closed: Linux 6.1 finds inodes in use then, and the process never ends.
     pub(super) fn arrive(directory: PathBuf) -> Self {
-        Self { action: Action::Arrive, mount_point: directory, group: None }
+        Self { action: Action::Arrive, mount_point: directory, group: None, is_the_pods: false }
+    }
+
+    /// Whether it is there for as long as the pod, whoever of its containers uses it.
+    pub(super) fn is_the_pods(&self) -> bool {
+        self.is_the_pods
     }
 
     pub(super) fn mount_point(&self) -> &Path {

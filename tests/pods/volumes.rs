@@ -1,0 +1,193 @@
+//! Volumes, as kubelet prepares them: written on one side, read on the other.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use k8s_cri::v1::{DnsConfig, Mount, MountPropagation};
+use tests::command::run;
+use tests::pods::{Pod, PodWorld};
+use tests::{Context, Result, check, check_eq, fail};
+
+crate::listed![
+    d10_d12_files_and_directories_of_the_host_are_seen_on_both_sides,
+    d13_a_configmap_that_changes_is_seen_within_two_seconds,
+    d14_d15_memory_that_containers_share_is_the_pods,
+];
+
+/// How long an update of a volume may take to be seen.
+const UPDATE: Duration = Duration::from_secs(2);
+
+fn mount(host: &Path, container: &str) -> Mount {
+    Mount {
+        host_path: host.to_string_lossy().into_owned(),
+        container_path: container.to_owned(),
+        ..Default::default()
+    }
+}
+
+fn read_only(host: &Path, container: &str) -> Mount {
+    Mount { readonly: true, ..mount(host, container) }
+}
+
+/// A container that only waits, with volumes.
+fn with(pod: &Pod<'_>, name: &str, mounts: Vec<Mount>) -> Result<String> {
+    let mut container = pod.container(name, ["sleep", "1000"]);
+    container.mounts = mounts;
+    pod.run(&container)
+}
+
+/// A volume's directory where kubelet has those of its pods.
+fn volume(world: &PodWorld, plugin: &str, name: &str) -> Result<PathBuf> {
+    let pods = world.dir().join("kubelet/pods").join(format!("{plugin}-{name}"));
+    let dir = pods.join("volumes").join(plugin).join(name);
+    fs::create_dir_all(&dir).context(dir.display())?;
+    fs::set_permissions(&dir, Permissions::from_mode(0o777))?;
+    Ok(dir)
+}
+
+fn d10_d12_files_and_directories_of_the_host_are_seen_on_both_sides(world: &PodWorld) -> Result<()> {
+    let dir = volume(world, "host-path", "data")?;
+    let disk = volume(world, "kubernetes.io~empty-dir", "scratch")?;
+    chown(&disk, None, Some(4242))?;
+    fs::write(dir.join("from-host"), "hello")?;
+    fs::create_dir(dir.join("sub"))?;
+    fs::write(dir.join("sub/file"), "below")?;
+    // What is mounted later is to arrive, so the directory is a mount that tells of it.
+    on_host(world, &format!("mount --bind {0} {0} && mount --make-shared {0}", dir.display()))?;
+    let mut config = world.config();
+    config.dns_config = Some(DnsConfig {
+        servers: vec!["10.88.0.53".into()],
+        searches: vec!["example.test".into()],
+        options: vec!["ndots:5".into()],
+    });
+    world.pod(config, |pod| {
+        let later = Mount {
+            propagation: MountPropagation::PropagationHostToContainer.into(),
+            ..mount(&dir, "/later")
+        };
+        let one = with(
+            pod,
+            "one",
+            vec![
+                mount(&dir, "/data"),
+                read_only(&dir, "/fixed"),
+                mount(&dir.join("sub/file"), "/etc/one-file"),
+                mount(&dir.join("sub"), "/part"),
+                mount(&disk, "/scratch"),
+                later,
+            ],
+        )?;
+        let two = with(pod, "two", vec![mount(&disk, "/scratch")])?;
+        check_eq!(
+            pod.sh(&one, "cat /data/from-host /etc/one-file /part/file")?,
+            "hellobelowbelow",
+            "what the host has written"
+        );
+        pod.sh(&one, "echo -n changed > /etc/one-file; echo -n back > /data/from-guest")?;
+        check_eq!(fs::read_to_string(dir.join("sub/file"))?, "changed", "a file's content");
+        check_eq!(fs::read_to_string(dir.join("from-guest"))?, "back", "what the guest has written");
+        let refused = world.cri().exec(&one, ["sh", "-c", "echo x > /fixed/from-guest"])?;
+        check!(refused.status != 0 && refused.err().contains("Read-only"), "a read-only mount: {refused:?}");
+        pod.sh(&one, "echo -n shared > /scratch/file; chgrp 77 /scratch/file")?;
+        check_eq!(
+            pod.sh(&two, "cat /scratch/file; stat -c ' %g' /scratch /scratch/file")?,
+            "shared 4242\n 77",
+            "content and groups"
+        );
+        let resolv = pod.sh(&one, "cat /etc/resolv.conf")?;
+        for line in ["nameserver 10.88.0.53", "search example.test", "options ndots:5"] {
+            check!(resolv.contains(line), "{line} in {resolv:?}");
+        }
+        on_host(
+            world,
+            &format!("mount -t tmpfs later {0}/sub && echo mounted > {0}/sub/file", dir.display()),
+        )?;
+        check_eq!(pod.sh(&one, "cat /later/sub/file")?, "mounted", "what is mounted later");
+        on_host(world, &format!("umount {}/sub", dir.display()))
+    })?;
+    on_host(world, &format!("umount {}", dir.display()))
+}
+
+/// The volume's files are links into a directory that is exchanged for another as a whole.
+fn d13_a_configmap_that_changes_is_seen_within_two_seconds(world: &PodWorld) -> Result<()> {
+    let volumes = [
+        "kubernetes.io~configmap",
+        "kubernetes.io~secret",
+        "kubernetes.io~projected",
+        "kubernetes.io~downward-api",
+    ];
+    let dirs = volumes.map(|plugin| volume(world, plugin, "settings"));
+    let dirs = dirs.into_iter().collect::<Result<Vec<_>>>()?;
+    dirs.iter().try_for_each(|dir| publish(dir, "old"))?;
+    world.pod(world.config(), |pod| {
+        let mounts = dirs.iter().enumerate().map(|(at, dir)| read_only(dir, &format!("/volumes/{at}")));
+        let id = with(pod, "reader", mounts.collect())?;
+        let all = "cat /volumes/*/key-* | sort | uniq -c | tr -s ' '";
+        check_eq!(pod.sh(&id, all)?.trim(), "48 old", "the first content");
+        dirs.iter().try_for_each(|dir| publish(dir, "new"))?;
+        let published = Instant::now();
+        loop {
+            let seen = pod.sh(&id, all)?;
+            if seen.trim() == "48 new" {
+                return Ok(());
+            }
+            if published.elapsed() > UPDATE {
+                fail!("{:?} after the update: {seen}", published.elapsed());
+            }
+            sleep(Duration::from_millis(50));
+        }
+    })
+}
+
+/// Twelve keys of that value, as kubelet writes them.
+fn publish(dir: &Path, value: &str) -> Result<()> {
+    let content = dir.join(format!("..{value}"));
+    fs::create_dir(&content)?;
+    for key in 0..12 {
+        fs::write(content.join(format!("key-{key}")), format!("{value}\n"))?;
+        let link = dir.join(format!("key-{key}"));
+        if fs::symlink_metadata(&link).is_err() {
+            symlink(format!("..data/key-{key}"), link)?;
+        }
+    }
+    symlink(content.file_name().context("the content's name")?, dir.join("..data_tmp"))?;
+    fs::rename(dir.join("..data_tmp"), dir.join("..data"))?;
+    Ok(())
+}
+
+fn d14_d15_memory_that_containers_share_is_the_pods(world: &PodWorld) -> Result<()> {
+    let cache = volume(world, "kubernetes.io~empty-dir", "cache")?;
+    on_host(world, &format!("mount -t tmpfs -o size=8m,mode=2770,gid=4242 cache {}", cache.display()))?;
+    world.pod(world.config(), |pod| {
+        let volume = || vec![mount(&cache, "/cache")];
+        let (one, two) = (with(pod, "one", volume())?, with(pod, "two", volume())?);
+        pod.sh(&one, "echo -n kept > /cache/file; echo -n seen > /dev/shm/file")?;
+        check_eq!(
+            pod.sh(&two, "cat /dev/shm/file /cache/file; stat -c ' %g %a' /cache")?,
+            "seenkept 4242 2770",
+            "content, group and mode"
+        );
+        let sizes = "df -k /cache /dev/shm | awk 'NR>1 {print $2}' | tr '\\n' ' '";
+        check_eq!(pod.sh(&two, sizes)?.trim(), "8192 65536", "the sizes of the host's, in KiB");
+        check!(fs::read_dir(&cache)?.next().is_none(), "it is memory of the guest's");
+        for id in [&one, &two] {
+            world.cri().stop(id, 0)?;
+            world.cri().remove(id)?;
+        }
+        let again = with(pod, "again", volume())?;
+        check_eq!(pod.sh(&again, "cat /cache/file")?, "kept", "what outlives its containers");
+        Ok(())
+    })?;
+    on_host(world, &format!("umount {}", cache.display()))
+}
+
+/// Runs a script where containerd has its mounts.
+fn on_host(world: &PodWorld, script: &str) -> Result<()> {
+    let mut nsenter = Command::new("nsenter");
+    nsenter.args(["--target", &world.host().to_string(), "--mount", "sh", "-c", script]);
+    run(&mut nsenter, Duration::from_secs(10))?.exits(0).context(script).map(drop)
+}

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use k8s_cri::v1::{
     ContainerState, LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
-    LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
+    LinuxSandboxSecurityContext, NamespaceMode,
 };
-use tests::pods::{HANDLER, Pod, PodWorld};
+use tests::pods::{HANDLER, Pod, PodWorld, namespaces};
 use tests::{Result, check, check_eq, fail};
 
 crate::listed![
@@ -92,7 +92,7 @@ fn c5_c9_a_container_that_ends_is_made_anew_in_its_pod(world: &PodWorld) -> Resu
 }
 
 fn containers_see_each_others_processes_when_the_pod_says_so(world: &PodWorld) -> Result<()> {
-    let shared = || Some(NamespaceOption { pid: NamespaceMode::Pod.into(), ..Default::default() });
+    let shared = || Some(namespaces(NamespaceMode::Pod));
     let mut config = world.config();
     let context = LinuxSandboxSecurityContext { namespace_options: shared(), ..Default::default() };
     config.linux.get_or_insert_default().security_context = Some(context);
@@ -117,7 +117,7 @@ fn c19_a_container_that_runs_out_of_memory_is_told_of_and_the_others_live(world:
         let calm = pod.run(&pod.container("calm", ["sleep", "1000"]))?;
         let mut greedy = pod.container("greedy", ["sh", "-c", "head -c 64m /dev/zero | tail -n 1"]);
         let resources = LinuxContainerResources { memory_limit_in_bytes: 16 << 20, ..Default::default() };
-        greedy.linux = Some(LinuxContainerConfig { resources: Some(resources), ..Default::default() });
+        greedy.linux.get_or_insert_default().resources = Some(resources);
         let id = pod.run(&greedy)?;
         check_eq!(ended(world, &id)?, 137, "its exit status");
         check_eq!(world.cri().status(&id)?.reason, "OOMKilled", "the reason");

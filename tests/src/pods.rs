@@ -8,7 +8,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use k8s_cri::v1::{
-    ContainerConfig, ContainerMetadata, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata,
+    ContainerConfig, ContainerMetadata, LinuxContainerConfig, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    PodSandboxMetadata,
 };
 use tempfile::TempDir;
 
@@ -109,7 +111,13 @@ impl PodWorld {
                 attempt: 0,
             }),
             hostname: format!("pod-{number}"),
-            linux: Some(LinuxPodSandboxConfig::default()),
+            linux: Some(LinuxPodSandboxConfig {
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces(NamespaceMode::Container)),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -151,6 +159,13 @@ impl Pod<'_> {
             metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
             image: Some(image_of(IMAGE)),
             command: command.into_iter().map(str::to_owned).collect(),
+            linux: Some(LinuxContainerConfig {
+                security_context: Some(LinuxContainerSecurityContext {
+                    namespace_options: Some(namespaces(NamespaceMode::Container)),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -182,6 +197,11 @@ impl Pod<'_> {
         }
         Ok(())
     }
+}
+
+/// The namespaces that kubelet asks for, with that one for processes.
+pub fn namespaces(pid: NamespaceMode) -> NamespaceOption {
+    NamespaceOption { pid: pid.into(), ..Default::default() }
 }
 
 /// CRI's configuration, as docs/kubernetes.md gives it, in a world of its own.

@@ -6,6 +6,7 @@
 //! ```
 
 pub(crate) mod bundle;
+mod disks;
 mod exec;
 mod rootfs;
 pub(crate) mod spec;
@@ -30,6 +31,8 @@ use containerd_shim_protos::{
 use oci_spec::runtime::{LinuxResources, Spec};
 use slog::{Logger, info, warn};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+
+use disks::Plugged;
 
 use crate::{
     error::{Error, Result},
@@ -78,6 +81,8 @@ pub(crate) struct Container {
     io: Mutex<Option<Io>>,
     /// The root filesystem and volumes in the shared tree.
     shared: Mutex<Vec<Mounted>>,
+    /// The disks that the machine has for it.
+    plugged: Mutex<Vec<Plugged>>,
     events: Events,
     log: Logger,
 }
@@ -107,11 +112,18 @@ impl Container {
             shared.push(sandbox.tree().attach(&bind.source, &bind.name, bind.recursive, bind.read_only)?);
         }
         shared.push(rootfs);
+        let (mut plugged, mut devices) = (Vec::new(), Vec::new());
+        for disk in &guest.disks {
+            let (disk, device) = disks::plug(&sandbox, disk).await?;
+            plugged.push(disk);
+            devices.push(device);
+        }
         warn_of_what_is_lost(&guest.spec, &new.log);
         let request = CreateContainerRequest {
             container_id: new.id.clone(),
             exec_id: new.id.clone(),
             storages: guest.storages,
+            devices,
             oci: MessageField::some(convert::spec_to_wire(&guest.spec)),
             sandbox_pidns: guest.sandbox_pidns,
             stdin_port: ports.stdin,
@@ -134,6 +146,7 @@ impl Container {
             phase: AsyncMutex::new(()),
             io: Mutex::new(Some(Io { input: None, output, wires, terminal })),
             shared: Mutex::new(shared),
+            plugged: Mutex::new(plugged),
             events,
             log: new.log,
         });
@@ -267,6 +280,7 @@ impl Container {
         }
         drop(take(&self.io));
         self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        self.plugged.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         info!(self.log, "deleted");
         Ok(exit)
     }

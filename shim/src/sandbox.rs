@@ -23,7 +23,10 @@ use std::{
 use agent_client::AgentClient;
 use slog::{Logger, error, info, warn};
 use tokio::{sync::watch, time::timeout};
-use vmm::Vm;
+use vmm::{
+    Vm,
+    plug::{DeviceId, PlugError, Pluggable, Plugged},
+};
 
 use crate::{
     container::spec::Confinement,
@@ -109,6 +112,24 @@ impl Sandbox {
     /// What confines containers inside the guest.
     pub(crate) fn confinement(&self) -> &Confinement {
         &self.confinement
+    }
+
+    /// Adds a device to the machine.
+    ///
+    /// # Errors
+    /// What is wrong with it, or with the machine's room for it.
+    pub(crate) async fn plug(&self, device: Pluggable) -> std::result::Result<Plugged, PlugError> {
+        self.vm.plug(device).await
+    }
+
+    /// Takes a device away, unless the machine goes anyway.
+    pub(crate) async fn unplug(&self, id: &DeviceId) {
+        if self.is_up().is_ok()
+            && let Err(error) = self.vm.unplug(id).await
+            && self.is_up().is_ok()
+        {
+            warn!(self.log, "a device stays in the machine"; "device" => id.to_string(), "why" => error.to_string());
+        }
     }
 
     pub(crate) fn mark(&self, phase: &'static str) {

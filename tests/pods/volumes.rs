@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use k8s_cri::v1::{DnsConfig, Mount, MountPropagation};
+use k8s_cri::v1::{Device, DnsConfig, Mount, MountPropagation};
 use tests::command::run;
 use tests::pods::{Pod, PodWorld};
 use tests::{Context, Result, check, check_eq, fail};
@@ -16,6 +16,7 @@ crate::listed![
     d10_d12_files_and_directories_of_the_host_are_seen_on_both_sides,
     d13_a_configmap_that_changes_is_seen_within_two_seconds,
     d14_d15_memory_that_containers_share_is_the_pods,
+    d17_a_block_volume_is_a_disk_of_the_container_for_as_long_as_that_is_there,
 ];
 
 /// How long an update of a volume may take to be seen.
@@ -183,6 +184,80 @@ fn d14_d15_memory_that_containers_share_is_the_pods(world: &PodWorld) -> Result<
         Ok(())
     })?;
     on_host(world, &format!("umount {}", cache.display()))
+}
+
+fn d17_a_block_volume_is_a_disk_of_the_container_for_as_long_as_that_is_there(
+    world: &PodWorld,
+) -> Result<()> {
+    let disk = LoopDevice::of(&world.dir().join("disk.img"))?;
+    let device = |permissions: &str| Device {
+        container_path: "/dev/data".into(),
+        host_path: disk.file.clone(),
+        permissions: permissions.into(),
+    };
+    world.pod(world.config(), |pod| {
+        let run = |name: &str, permissions: &str| {
+            let mut container = pod.container(name, ["sleep", "1000"]);
+            container.devices = vec![device(permissions)];
+            pod.run(&container)
+        };
+        let writer = run("writer", "rwm")?;
+        pod.sh(&writer, "echo written in the guest > /dev/data; sync /dev/data")?;
+        world.cri().stop(&writer, 0)?;
+        world.cri().remove(&writer)?;
+        let content = fs::read(&disk.file)?;
+        check!(content.starts_with(b"written in the guest\n"), "what the disk has on the host");
+        let reader = run("reader", "rm")?;
+        check_eq!(
+            pod.sh(&reader, "head -n 1 /dev/data")?,
+            "written in the guest",
+            "what the next container reads"
+        );
+        let refused = world.cri().exec(&reader, ["sh", "-c", "echo x > /dev/data"])?;
+        check!(refused.status != 0, "a device that may only be read: {refused:?}");
+        let other = pod.run(&pod.container("other", ["sleep", "1000"]))?;
+        check_eq!(pod.sh(&other, "ls /dev/data 2>/dev/null || echo none")?, "none", "another container");
+        Ok(())
+    })?;
+    disk.detach()
+}
+
+/// A block device of the host's, made of a file of 8 MiB.
+struct LoopDevice {
+    file: String,
+}
+
+impl LoopDevice {
+    fn of(image: &Path) -> Result<LoopDevice> {
+        fs::File::create(image)?.set_len(8 << 20)?;
+        let made =
+            run(Command::new("losetup").args(["--find", "--show"]).arg(image), Duration::from_secs(10))?;
+        Ok(LoopDevice { file: made.exits(0)?.out().trim().to_owned() })
+    }
+
+    /// Fails where somebody still has it open.
+    fn detach(mut self) -> Result<()> {
+        // From now on it may be anybody's.
+        let file = std::mem::take(&mut self.file);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        run(Command::new("losetup").args(["--detach", &file]), Duration::from_secs(10))?.exits(0)?;
+        // The kernel waits with it for the last who has it open, and tells nobody.
+        while run(Command::new("losetup").arg(&file), Duration::from_secs(10))?.status == 0 {
+            if Instant::now() > deadline {
+                fail!("somebody has {file} open");
+            }
+            sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        if !self.file.is_empty() {
+            let _ = run(Command::new("losetup").args(["--detach", &self.file]), Duration::from_secs(10));
+        }
+    }
 }
 
 /// Runs a script where containerd has its mounts.

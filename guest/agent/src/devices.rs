@@ -3,9 +3,15 @@
 mod block;
 mod uevents;
 
-use std::{fs::File, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use agent_protocol::agent::Storage;
+use agent_protocol::agent::{Device, Storage};
 use tokio::sync::Notify;
 
 use crate::{error::Error, modules};
@@ -17,6 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where the kernel shows devices.
 const SYS: &str = "/sys";
+
+/// A disk of a container.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Disk {
+    /// Its device file in the container.
+    pub(crate) path: PathBuf,
+    /// The device's numbers in the guest.
+    pub(crate) numbers: u64,
+}
 
 /// Knows when there is a new device.
 pub(crate) struct Devices {
@@ -61,6 +76,21 @@ impl Devices {
             }
         }
         Ok(named)
+    }
+
+    /// The disks that a container gets as devices. Waits for those that are not there yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::named`].
+    pub(crate) async fn of_container(&self, devices: &[Device]) -> Result<Vec<Disk>, Error> {
+        let mut disks = Vec::with_capacity(devices.len());
+        for device in devices {
+            let file = self.disk(Address::of_device(device)?).await?;
+            let numbers = fs::metadata(&file).map_err(Error::system(format!("look at {file}")))?.rdev();
+            disks.push(Disk { path: device.container_path.clone().into(), numbers });
+        }
+        Ok(disks)
     }
 
     /// The device file of the disk in the slots `path` of the root bus and of the bridge there. Waits for it.

@@ -1,6 +1,7 @@
 //! Containers and their processes, made with libcontainer. Everything here runs in a worker, except
-//! [`spec`], which only computes, and [`let_go`].
+//! [`spec`] and [`disks`], which only compute, and [`let_go`].
 
+pub(crate) mod disks;
 mod executor;
 mod home;
 pub(crate) mod spec;

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::{
     console,
     container::Container,
-    devices::Devices,
+    devices::{Devices, Disk},
     error::Error,
     id::Id,
     modules, namespaces,
@@ -118,9 +118,10 @@ impl Sandbox {
         let connections = self.arrivals.claim(Ports { stdin, stdout, stderr }).await?;
         let slot = self.containers.reserve(&id)?;
         let storages = self.devices.named(&request.storages).await?;
+        let disks = self.devices.of_container(&request.devices).await?;
         let submounts = self.submounts(&request);
         let mounted = self.mounts.add(&self.reaper, &storages, submounts).await?;
-        match self.make_container(&id, &request, connections).await {
+        match self.make_container(&id, &request, &disks, connections).await {
             Ok(container) => {
                 slot.fill(container, mounted);
                 Ok(())
@@ -149,9 +150,10 @@ impl Sandbox {
         &self,
         id: &Id,
         request: &CreateContainerRequest,
+        disks: &[Disk],
         connections: Connections,
     ) -> Result<Container, Error> {
-        let spec = containers::adapt(id, request, &self.shared(request.sandbox_pidns))?;
+        let spec = containers::adapt(id, request, &self.shared(request.sandbox_pidns), disks)?;
         let container = Container::create(&self.reaper, id.clone(), spec, connections).await?;
         self.oom.add(id, container.cgroup().path())?;
         self.share_pids(&container)?;

@@ -11,7 +11,10 @@ use oci_spec::runtime::{
     Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, Process, RootBuilder, Spec,
 };
 
-use super::volumes;
+use super::{
+    disks::{self, BlockDevice},
+    volumes,
+};
 use crate::{
     error::{Error, Result},
     sandbox::share::GUEST_DIR,
@@ -34,6 +37,8 @@ pub(crate) struct GuestSpec {
     pub(crate) binds: Vec<Bind>,
     /// What the guest mounts of its own.
     pub(crate) storages: Vec<Storage>,
+    /// Disks that it gets as devices.
+    pub(crate) disks: Vec<BlockDevice>,
     /// The container joins the sandbox's PID namespace instead of getting one of its own.
     pub(crate) sandbox_pidns: bool,
 }
@@ -94,9 +99,10 @@ pub(crate) fn for_guest(
         with_guest_labels(process, &confinement.selinux);
     }
     let mut linux = spec.linux_mut().take().unwrap_or_default();
+    let disks = disks::given(&mut linux);
     let sandbox_pidns = guest_linux(&mut linux, confinement.disables_seccomp);
     spec.set_linux(Some(linux));
-    Ok(GuestSpec { spec, binds: volumes.binds, storages: volumes.storages, sandbox_pidns })
+    Ok(GuestSpec { spec, binds: volumes.binds, storages: volumes.storages, disks, sandbox_pidns })
 }
 
 /// The host's security modules know these labels, the guest's kernel knows one of SELinux's if the operator says so.
@@ -114,11 +120,12 @@ fn guest_linux(linux: &mut Linux, disable_seccomp: bool) -> bool {
     if disable_seccomp {
         linux.set_seccomp(None);
     }
-    // The devices of the list are the host's: the guest's agent makes the standard ones itself.
-    linux.set_devices(None).set_mount_label(None).set_intel_rdt(None);
+    linux.set_mount_label(None).set_intel_rdt(None);
     linux.set_cgroups_path(linux.cgroups_path().as_deref().map(guest_cgroup));
     if let Some(resources) = linux.resources_mut() {
+        let of_disks = resources.devices_mut().take();
         keep_guest_limits(resources);
+        resources.set_devices(of_disks);
     }
     let namespaces = linux.namespaces_mut().take().unwrap_or_default();
     let sandbox_pidns =

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_protocol::agent::Storage;
+use agent_protocol::agent::{Device, Storage};
 
 use crate::error::Error;
 
@@ -36,15 +36,24 @@ impl Address {
         if storage.source.starts_with("/dev/") {
             return Ok(None);
         }
-        let source = storage.source.as_str();
-        let (address, wanted) = match storage.driver.as_str() {
-            "blk" => (pci(source), "two slots in hexadecimal, as 02/01"),
-            "scsi" => (scsi(source), "target and unit, as 0:1"),
+        let address = Self::parse(&storage.driver, &storage.source);
+        address.map_err(|what| Error::invalid(format!("storage {}: source {what}", storage.driver)))
+    }
+
+    /// Where the disk is that a container gets as a device.
+    pub(super) fn of_device(device: &Device) -> Result<Self, Error> {
+        let what = |what: &str| Error::invalid(format!("device {}: {what}", device.container_path));
+        let address = Self::parse(&device.type_, &device.id).map_err(|wrong| what(&format!("id {wrong}")))?;
+        address.ok_or_else(|| what(&format!("type {:?}: wants blk or scsi", device.type_)))
+    }
+
+    fn parse(driver: &str, place: &str) -> Result<Option<Self>, String> {
+        let (address, wanted) = match driver {
+            "blk" => (pci(place), "two slots in hexadecimal, as 02/01"),
+            "scsi" => (scsi(place), "target and unit, as 0:1"),
             _ => return Ok(None),
         };
-        let invalid =
-            || Error::invalid(format!("storage {}: source {source:?}: wants {wanted}", storage.driver));
-        address.map(Some).ok_or_else(invalid)
+        address.map(Some).ok_or_else(|| format!("{place:?}: wants {wanted}"))
     }
 
     /// A slot of the root bus, and one of the bridge in it.

@@ -15,11 +15,12 @@ use oci_spec::runtime::Spec;
 use crate::{
     cgroup::Cgroup,
     container::Container,
+    devices::Disk,
     error::Error,
     id::Id,
     reaper::Reaper,
     runtime::{
-        self,
+        self, disks,
         spec::{self, Shared},
         users,
     },
@@ -141,15 +142,18 @@ impl Drop for Removal<'_> {
 }
 
 /// The configuration the guest makes the container from.
-pub(super) fn adapt(id: &Id, request: &CreateContainerRequest, shared: &Shared) -> Result<Spec, Error> {
-    if !request.devices.is_empty() {
-        return Err(Error::Unimplemented("CreateContainer with devices"));
-    }
+pub(super) fn adapt(
+    id: &Id,
+    request: &CreateContainerRequest,
+    shared: &Shared,
+    disks: &[Disk],
+) -> Result<Spec, Error> {
     let wire = request.oci.as_ref().ok_or_else(|| Error::invalid("OCI: missing"))?;
     let spec = convert::spec_from_wire(wire).map_err(|error| Error::invalid(error.to_string()))?;
     let root = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
     let user = users::resolve(&root, request.string_user.as_ref())?;
-    let spec = spec::adapt(spec, id, shared, user)?;
+    let mut spec = spec::adapt(spec, id, shared, user)?;
+    disks::adapt(spec.linux_mut().get_or_insert_default(), disks)?;
     let bundle = runtime::bundle(id);
     fs::create_dir_all(&bundle).map_err(Error::system(format!("make {}", bundle.display())))?;
     Ok(spec)

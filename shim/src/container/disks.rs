@@ -1,0 +1,154 @@
+//! Block devices of the host that a container gets: disks of the machine, plugged in for it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use agent_protocol::agent::Device;
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
+use vmm::plug::{DeviceId, Disk, DiskBus, GuestAddress, Pluggable};
+
+use crate::{
+    error::{Error, Result},
+    sandbox::Sandbox,
+};
+
+/// Where the kernel shows block devices by their numbers.
+const SYS: &str = "/sys/dev/block";
+
+/// A block device of the host for a container.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BlockDevice {
+    /// Its device file in the container.
+    pub(crate) path: PathBuf,
+    pub(crate) major: i64,
+    pub(crate) minor: i64,
+    pub(crate) read_only: bool,
+}
+
+/// Takes the devices of `linux` for the guest: those that stay are the disks which the container was given. A
+/// privileged one sees every device of the host, and is given none of them: no rule says what it may do with it.
+pub(super) fn given(linux: &mut Linux) -> Vec<BlockDevice> {
+    let devices = linux.devices_mut().take().unwrap_or_default();
+    let resources = linux.resources_mut().as_mut();
+    let rules = resources.and_then(|resources| resources.devices_mut().take()).unwrap_or_default();
+    let (mut kept, mut its_rules, mut given) = (Vec::new(), Vec::new(), Vec::new());
+    for device in devices.into_iter().filter(|device| device.typ() == LinuxDeviceType::B) {
+        if let Some(rule) = rules.iter().find(|rule| is_about(rule, &device)) {
+            given.push(BlockDevice {
+                path: device.path().clone(),
+                major: device.major(),
+                minor: device.minor(),
+                read_only: !rule.access().as_deref().is_none_or(|access| access.contains('w')),
+            });
+            its_rules.push(rule.clone());
+            kept.push(device);
+        }
+    }
+    let some = |list: Vec<_>| Some(list).filter(|list: &Vec<_>| !list.is_empty());
+    linux.set_devices(Some(kept).filter(|kept| !kept.is_empty()));
+    if let Some(resources) = linux.resources_mut() {
+        resources.set_devices(some(its_rules));
+    }
+    given
+}
+
+fn is_about(rule: &LinuxDeviceCgroup, device: &LinuxDevice) -> bool {
+    let numbers = rule.major().zip(rule.minor());
+    rule.allow()
+        && rule.typ() == Some(LinuxDeviceType::B)
+        && numbers == Some((device.major(), device.minor()))
+}
+
+/// A disk of the machine's that goes when this does. The guest must have let go of it by then.
+pub(crate) struct Plugged {
+    sandbox: Arc<Sandbox>,
+    id: DeviceId,
+}
+
+impl Drop for Plugged {
+    fn drop(&mut self) {
+        let (sandbox, id) = (self.sandbox.clone(), self.id.clone());
+        tokio::spawn(async move { sandbox.unplug(&id).await });
+    }
+}
+
+/// Plugs the device in. Returns what the agent is told of it.
+///
+/// # Errors
+/// Names the device and what keeps the machine from having it.
+pub(super) async fn plug(sandbox: &Arc<Sandbox>, device: &BlockDevice) -> Result<(Plugged, Device)> {
+    let what = || format!("device {} ({}:{})", device.path.display(), device.major, device.minor);
+    let path = host_file(device).map_err(|why| Error::InvalidArgument(format!("{}: {why}", what())))?;
+    let disk = Disk { path, read_only: device.read_only, bus: DiskBus::VirtioBlk };
+    let plugged = sandbox.plug(Pluggable::Disk(disk)).await;
+    let plugged = plugged.map_err(|why| Error::Failed(format!("{}: {why}", what())))?;
+    let kind = if matches!(plugged.at, GuestAddress::Scsi(_)) { "scsi" } else { "blk" };
+    let told = Device {
+        id: plugged.at.to_string(),
+        type_: kind.into(),
+        container_path: device.path.to_string_lossy().into_owned(),
+        ..Default::default()
+    };
+    Ok((Plugged { sandbox: sandbox.clone(), id: plugged.id }, told))
+}
+
+/// The device file that the host has for it.
+fn host_file(device: &BlockDevice) -> std::result::Result<PathBuf, String> {
+    let directory = Path::new(SYS).join(format!("{}:{}", device.major, device.minor));
+    let event = fs::read_to_string(directory.join("uevent"))
+        .map_err(|error| format!("the host has no such block device: {}: {error}", directory.display()))?;
+    let name = event.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+    name.map(|name| Path::new("/dev").join(name)).ok_or_else(|| "the host has no file for it".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINUX: &str = r#"{
+        "devices": [
+            {"path": "/dev/data", "type": "b", "major": 7, "minor": 3},
+            {"path": "/dev/fixed", "type": "b", "major": 7, "minor": 4},
+            {"path": "/dev/sda", "type": "b", "major": 8, "minor": 0},
+            {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}
+        ],
+        "resources": {"devices": [
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm"},
+            {"allow": true, "type": "b", "major": 7, "minor": 3, "access": "rwm"},
+            {"allow": true, "type": "b", "major": 7, "minor": 4, "access": "rm"}
+        ]}
+    }"#;
+
+    #[test]
+    fn d17_a_container_is_given_the_disks_that_a_rule_is_about() {
+        let mut linux: Linux = serde_json::from_str(LINUX).unwrap();
+        let given = given(&mut linux);
+        let seen: Vec<_> = given
+            .iter()
+            .map(|device| (device.path.to_str().unwrap(), device.minor, device.read_only))
+            .collect();
+        assert_eq!(seen, [("/dev/data", 3, false), ("/dev/fixed", 4, true)]);
+        assert_eq!(linux.devices().as_ref().unwrap().len(), 2);
+        assert_eq!(linux.resources().as_ref().unwrap().devices().as_ref().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn d17_a_privileged_container_is_not_given_all_the_hosts_disks() {
+        let privileged = r#"{"devices": [{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}],
+            "resources": {"devices": [{"allow": true, "access": "rwm"}]}}"#;
+        let mut linux: Linux = serde_json::from_str(privileged).unwrap();
+        assert_eq!(given(&mut linux), []);
+        assert!(linux.devices().is_none());
+        assert!(linux.resources().as_ref().unwrap().devices().is_none());
+    }
+
+    #[test]
+    fn a_device_that_the_host_has_not_is_told_by_its_numbers() {
+        let device = BlockDevice { path: "/dev/x".into(), major: 4095, minor: 1, read_only: false };
+        assert!(host_file(&device).unwrap_err().contains("4095:1"));
+    }
+}

@@ -22,7 +22,7 @@ use crate::cri::{Cri, image_of};
 use crate::leak::Suspects;
 use crate::{Context, Failure, Result, fail, operator};
 
-/// The handler of containerd's configuration that is this project's shim.
+/// The handler of containerd's configuration that is this project's shim, as the RuntimeClass names it.
 pub const HANDLER: &str = "kata";
 
 /// The image that a sandbox's own container is of.
@@ -53,7 +53,7 @@ impl PodWorld {
         operator::written(&assets, dir.path(), "configuration.toml", |_| {})?;
         fs::create_dir(dir.path().join("cni"))?;
         fs::write(dir.path().join("cni/10-bridge.conflist"), network(dir.path()))?;
-        let containerd = Containerd::for_pods(&assets, dir.path(), &plugins(dir.path()))?;
+        let containerd = Containerd::for_pods(&assets, dir.path(), &plugins(dir.path())?)?;
         let cri = Cri::connect(&containerd.socket())?;
         let world = PodWorld { cri, containerd, dir, assets, pods: AtomicUsize::new(0) };
         world.import().map_err(|failure| world.with_log(0, &failure))?;
@@ -204,10 +204,24 @@ pub fn namespaces(pid: NamespaceMode) -> NamespaceOption {
     NamespaceOption { pid: pid.into(), ..Default::default() }
 }
 
-/// CRI's configuration, as docs/kubernetes.md gives it, in a world of its own.
-fn plugins(dir: &Path) -> String {
+/// The operator's page about clusters.
+const PAGE: &str = include_str!("../../docs/kubernetes.md");
+
+/// A piece of the page that is in `language` and has `word` in it.
+pub fn snippet(language: &str, word: &str) -> Result<&'static str> {
+    let mut pieces = PAGE.split("```").skip(1).step_by(2).filter_map(|piece| piece.strip_prefix(language));
+    pieces
+        .find(|piece| piece.contains(word))
+        .context(format_args!("docs/kubernetes.md: {word} in {language}"))
+}
+
+/// CRI's configuration as the page has it, for a world of its own.
+fn plugins(dir: &Path) -> Result<String> {
+    let file = dir.join("configuration.toml");
+    let runtime = snippet("toml", "io.containerd.kata.v2")?;
+    let runtime = runtime.replace("/etc/kata-containers/configuration.toml", &file.to_string_lossy());
     let dir = dir.display();
-    format!(
+    Ok(format!(
         "[plugins.\"io.containerd.grpc.v1.cri\"]\n\
          sandbox_image = \"{PAUSE}\"\n\
          stream_server_address = \"127.0.0.1\"\n\
@@ -216,15 +230,10 @@ fn plugins(dir: &Path) -> String {
          [plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
          bin_dir = \"/usr/lib/cni\"\n\
          conf_dir = \"{dir}/cni\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
-         runtime_type = \"io.containerd.runc.v2\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{HANDLER}]\n\
-         runtime_type = \"io.containerd.kata.v2\"\n\
-         privileged_without_host_devices = true\n\
-         pod_annotations = [\"io.katacontainers.*\"]\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{HANDLER}.options]\n\
-         ConfigPath = \"{dir}/configuration.toml\"\n"
-    )
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd]\n\
+         default_runtime_name = \"{HANDLER}\"\n\
+         {runtime}"
+    ))
 }
 
 /// A bridge on the pods' host, and addresses of both families.
@@ -240,4 +249,22 @@ fn network(dir: &Path) -> String {
         }]
     })
     .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use toml::Table;
+
+    use super::*;
+
+    #[test]
+    fn what_the_page_says_fits_together() {
+        let class = snippet("yaml", "RuntimeClass").unwrap();
+        assert!(class.contains(&format!("handler: {HANDLER}\n")) && class.contains("podFixed"));
+        assert!(snippet("yaml", "kind: Pod").unwrap().contains(&format!("runtimeClassName: {HANDLER}\n")));
+        let crio: Table = snippet("toml", "crio.runtime").unwrap().parse().unwrap();
+        let runtime = &crio["crio"]["runtime"]["runtimes"][HANDLER];
+        assert_eq!(runtime["runtime_type"].as_str(), Some("vm"));
+        assert!(runtime["runtime_path"].as_str().unwrap().ends_with("/containerd-shim-kata-v2"));
+    }
 }

@@ -6,7 +6,8 @@
 //! ```
 
 pub(crate) mod bundle;
-mod disks;
+mod direct;
+pub(crate) mod disks;
 mod exec;
 mod rootfs;
 pub(crate) mod spec;
@@ -82,7 +83,7 @@ pub(crate) struct Container {
     /// The root filesystem and volumes in the shared tree.
     shared: Mutex<Vec<Mounted>>,
     /// The disks that the machine has for it.
-    plugged: Mutex<Vec<Plugged>>,
+    plugged: Mutex<Vec<Arc<Plugged>>>,
     events: Events,
     log: Logger,
 }
@@ -106,7 +107,7 @@ impl Container {
             rootfs::share(sandbox.tree(), &new.id, &new.rootfs, &spec, &new.bundle),
             sandbox.wires(terminal),
         )?;
-        let guest = spec::for_guest(spec, &new.id, &rootfs.guest_path, sandbox.confinement())?;
+        let mut guest = spec::for_guest(spec, &new.id, &rootfs.guest_path, sandbox.confinement())?;
         let mut shared = Vec::with_capacity(1 + guest.binds.len());
         for bind in &guest.binds {
             shared.push(sandbox.tree().attach(&bind.source, &bind.name, bind.recursive, bind.read_only)?);
@@ -117,6 +118,11 @@ impl Container {
             let (disk, device) = disks::plug(&sandbox, disk).await?;
             plugged.push(disk);
             devices.push(device);
+        }
+        for volume in &guest.direct {
+            let (disk, storage) = direct::plug(&sandbox, volume).await?;
+            plugged.push(disk);
+            guest.storages.push(storage);
         }
         warn_of_what_is_lost(&guest.spec, &new.log);
         let request = CreateContainerRequest {

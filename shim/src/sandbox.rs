@@ -29,7 +29,7 @@ use vmm::{
 };
 
 use crate::{
-    container::spec::Confinement,
+    container::{disks::SharedDisks, spec::Confinement},
     error::{Error, Result},
     stdio::wires::{Connected, Offer},
 };
@@ -58,6 +58,7 @@ pub(crate) struct Sandbox {
     /// Whether the guest takes streams on connections of their own.
     offer: Offer,
     confinement: Confinement,
+    shared_disks: SharedDisks,
     phase: watch::Sender<Phase>,
     clock: Clock,
     log: Logger,
@@ -112,6 +113,11 @@ impl Sandbox {
     /// What confines containers inside the guest.
     pub(crate) fn confinement(&self) -> &Confinement {
         &self.confinement
+    }
+
+    /// Disks that several containers use.
+    pub(crate) fn shared_disks(&self) -> &SharedDisks {
+        &self.shared_disks
     }
 
     /// Adds a device to the machine.

@@ -7,6 +7,8 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE;
 use k8s_cri::v1::{Device, DnsConfig, Mount, MountPropagation};
 use tests::command::run;
 use tests::pods::{Pod, PodWorld};
@@ -16,7 +18,7 @@ crate::listed![
     d10_d12_files_and_directories_of_the_host_are_seen_on_both_sides,
     d13_a_configmap_that_changes_is_seen_within_two_seconds,
     d14_d15_memory_that_containers_share_is_the_pods,
-    d17_a_block_volume_is_a_disk_of_the_container_for_as_long_as_that_is_there,
+    d16_d17_block_volumes_are_disks_of_the_machine_for_as_long_as_they_are_used,
 ];
 
 /// How long an update of a volume may take to be seen.
@@ -175,10 +177,7 @@ fn d14_d15_memory_that_containers_share_is_the_pods(world: &PodWorld) -> Result<
         let sizes = "df -k /cache /dev/shm | awk 'NR>1 {print $2}' | tr '\\n' ' '";
         check_eq!(pod.sh(&two, sizes)?.trim(), "8192 65536", "the sizes of the host's, in KiB");
         check!(fs::read_dir(&cache)?.next().is_none(), "it is memory of the guest's");
-        for id in [&one, &two] {
-            world.cri().stop(id, 0)?;
-            world.cri().remove(id)?;
-        }
+        [&one, &two].into_iter().try_for_each(|id| pod.end(id))?;
         let again = with(pod, "again", volume())?;
         check_eq!(pod.sh(&again, "cat /cache/file")?, "kept", "what outlives its containers");
         Ok(())
@@ -186,40 +185,95 @@ fn d14_d15_memory_that_containers_share_is_the_pods(world: &PodWorld) -> Result<
     on_host(world, &format!("umount {}", cache.display()))
 }
 
-fn d17_a_block_volume_is_a_disk_of_the_container_for_as_long_as_that_is_there(
+fn d16_d17_block_volumes_are_disks_of_the_machine_for_as_long_as_they_are_used(
     world: &PodWorld,
 ) -> Result<()> {
-    let disk = LoopDevice::of(&world.dir().join("disk.img"))?;
-    let device = |permissions: &str| Device {
-        container_path: "/dev/data".into(),
-        host_path: disk.file.clone(),
-        permissions: permissions.into(),
-    };
+    let disks = ["plain.img", "ext4.img"].map(|name| LoopDevice::of(&world.dir().join(name)));
+    let [plain, direct] = disks;
+    let (plain, direct) = (plain?, direct?);
     world.pod(world.config(), |pod| {
-        let run = |name: &str, permissions: &str| {
-            let mut container = pod.container(name, ["sleep", "1000"]);
-            container.devices = vec![device(permissions)];
-            pod.run(&container)
-        };
-        let writer = run("writer", "rwm")?;
-        pod.sh(&writer, "echo written in the guest > /dev/data; sync /dev/data")?;
-        world.cri().stop(&writer, 0)?;
-        world.cri().remove(&writer)?;
-        let content = fs::read(&disk.file)?;
-        check!(content.starts_with(b"written in the guest\n"), "what the disk has on the host");
-        let reader = run("reader", "rm")?;
-        check_eq!(
-            pod.sh(&reader, "head -n 1 /dev/data")?,
-            "written in the guest",
-            "what the next container reads"
-        );
-        let refused = world.cri().exec(&reader, ["sh", "-c", "echo x > /dev/data"])?;
-        check!(refused.status != 0, "a device that may only be read: {refused:?}");
-        let other = pod.run(&pod.container("other", ["sleep", "1000"]))?;
-        check_eq!(pod.sh(&other, "ls /dev/data 2>/dev/null || echo none")?, "none", "another container");
-        Ok(())
+        device_of_a_container(pod, &plain.file)?;
+        direct_volume(pod, &direct.file)
     })?;
-    disk.detach()
+    plain.detach()?;
+    direct.detach()
+}
+
+fn device_of_a_container(pod: &Pod<'_>, file: &str) -> Result<()> {
+    let run = |name: &str, permissions: &str| {
+        let mut container = pod.container(name, ["sleep", "1000"]);
+        container.devices = vec![Device {
+            container_path: "/dev/data".into(),
+            host_path: file.to_owned(),
+            permissions: permissions.into(),
+        }];
+        pod.run(&container)
+    };
+    let writer = run("writer", "rwm")?;
+    pod.sh(&writer, "echo written in the guest > /dev/data; sync /dev/data")?;
+    pod.end(&writer)?;
+    let content = fs::read(file)?;
+    check!(content.starts_with(b"written in the guest\n"), "what the disk has on the host");
+    let reader = run("reader", "rm")?;
+    check_eq!(
+        pod.sh(&reader, "head -n 1 /dev/data")?,
+        "written in the guest",
+        "what the next container reads"
+    );
+    let refused = pod.world.cri().exec(&reader, ["sh", "-c", "echo x > /dev/data"])?;
+    check!(refused.status != 0, "a device that may only be read: {refused:?}");
+    let other = pod.run(&pod.container("other", ["sleep", "1000"]))?;
+    check_eq!(pod.sh(&other, "ls /dev/data 2>/dev/null || echo none")?, "none", "another container");
+    pod.end(&reader)
+}
+
+/// A storage driver leaves a note of the device rather than mount it.
+fn direct_volume(pod: &Pod<'_>, file: &str) -> Result<()> {
+    run(Command::new("mke2fs").args(["-q", "-t", "ext4", file]), Duration::from_secs(10))?.exits(0)?;
+    let dir = volume(pod.world, "kubernetes.io~csi", "database")?;
+    let _note = Note::of(&dir, file)?;
+    let volume = || vec![mount(&dir, "/data")];
+    let (one, two) = (with(pod, "one", volume())?, with(pod, "two", volume())?);
+    pod.sh(&one, "echo -n kept > /data/file; sync")?;
+    check_eq!(
+        pod.sh(&two, "cat /data/file; stat -c ' %g' /data; stat -fc %T /data")?,
+        "kept 4242\next2/ext3",
+        "it"
+    );
+    check!(fs::read_dir(&dir)?.next().is_none(), "the host has not mounted it");
+    pod.end(&one)?;
+    check_eq!(pod.sh(&two, "cat /data/file")?, "kept", "what one of its containers still has");
+    pod.end(&two)?;
+    let again = with(pod, "again", volume())?;
+    check_eq!(pod.sh(&again, "cat /data/file")?, "kept", "what the disk has");
+    pod.end(&again)
+}
+
+/// A storage driver's note of a volume; taken away when dropped.
+struct Note(PathBuf);
+
+impl Note {
+    fn of(volume: &Path, device: &str) -> Result<Note> {
+        let name = URL_SAFE.encode(volume.to_string_lossy().as_bytes());
+        let note = Note(Path::new("/run/kata-containers/shared/direct-volumes").join(name));
+        fs::create_dir_all(&note.0)?;
+        let text = serde_json::json!({
+            "volume-type": "block", "device": device, "fstype": "ext4",
+            "metadata": {"fsGroup": "4242"}, "options": ["noatime"]
+        });
+        fs::write(note.0.join("mountInfo.json"), text.to_string())?;
+        Ok(note)
+    }
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+        // The directories of all storage drivers, if they were not there before.
+        for dir in self.0.ancestors().skip(1).take(3) {
+            let _ = fs::remove_dir(dir);
+        }
+    }
 }
 
 /// A block device of the host's, made of a file of 8 MiB.

@@ -177,6 +177,12 @@ impl Pod<'_> {
         Ok(id)
     }
 
+    /// Ends and removes a container.
+    pub fn end(&self, container: &str) -> Result<()> {
+        self.world.cri.stop(container, 0)?;
+        self.world.cri.remove(container)
+    }
+
     /// What a shell in a container prints; it has to end well.
     pub fn sh(&self, container: &str, script: &str) -> Result<String> {
         let output = self.world.cri.exec(container, ["sh", "-c", script]).context(script)?;

@@ -1,14 +1,16 @@
 //! Block devices of the host that a container gets: disks of the machine, plugged in for it.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use agent_protocol::agent::Device;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
-use vmm::plug::{DeviceId, Disk, DiskBus, GuestAddress, Pluggable};
+use tokio::sync::Mutex as AsyncMutex;
+use vmm::plug::{DeviceId, Disk, DiskBus, GuestAddress, PlugError, Pluggable};
 
 use crate::{
     error::{Error, Result},
@@ -66,6 +68,19 @@ fn is_about(rule: &LinuxDeviceCgroup, device: &LinuxDevice) -> bool {
 pub(crate) struct Plugged {
     sandbox: Arc<Sandbox>,
     id: DeviceId,
+    at: GuestAddress,
+}
+
+impl Plugged {
+    /// How the guest reaches it, in the agent's terms.
+    pub(super) fn driver(&self) -> &'static str {
+        if matches!(self.at, GuestAddress::Scsi(_)) { "scsi" } else { "blk" }
+    }
+
+    /// Where the guest finds it.
+    pub(super) fn place(&self) -> String {
+        self.at.to_string()
+    }
 }
 
 impl Drop for Plugged {
@@ -75,24 +90,56 @@ impl Drop for Plugged {
     }
 }
 
+/// Disks that several containers use, by the host's names.
+pub(crate) type SharedDisks = AsyncMutex<HashMap<PathBuf, Weak<Plugged>>>;
+
 /// Plugs the device in. Returns what the agent is told of it.
 ///
 /// # Errors
 /// Names the device and what keeps the machine from having it.
-pub(super) async fn plug(sandbox: &Arc<Sandbox>, device: &BlockDevice) -> Result<(Plugged, Device)> {
-    let what = || format!("device {} ({}:{})", device.path.display(), device.major, device.minor);
-    let path = host_file(device).map_err(|why| Error::InvalidArgument(format!("{}: {why}", what())))?;
-    let disk = Disk { path, read_only: device.read_only, bus: DiskBus::VirtioBlk };
-    let plugged = sandbox.plug(Pluggable::Disk(disk)).await;
-    let plugged = plugged.map_err(|why| Error::Failed(format!("{}: {why}", what())))?;
-    let kind = if matches!(plugged.at, GuestAddress::Scsi(_)) { "scsi" } else { "blk" };
+pub(super) async fn plug(sandbox: &Arc<Sandbox>, device: &BlockDevice) -> Result<(Arc<Plugged>, Device)> {
+    let what = format!("device {} ({}:{})", device.path.display(), device.major, device.minor);
+    let path = host_file(device).map_err(|why| Error::InvalidArgument(format!("{what}: {why}")))?;
+    let plugged = plug_file(sandbox, &path, device.read_only).await;
+    let plugged = plugged.map_err(|why| Error::Failed(format!("{what}: {why}")))?;
     let told = Device {
-        id: plugged.at.to_string(),
-        type_: kind.into(),
+        id: plugged.place(),
+        type_: plugged.driver().into(),
         container_path: device.path.to_string_lossy().into_owned(),
         ..Default::default()
     };
-    Ok((Plugged { sandbox: sandbox.clone(), id: plugged.id }, told))
+    Ok((Arc::new(plugged), told))
+}
+
+/// Plugs in a device that other containers may use as well: who comes first says whether it may be written to.
+///
+/// # Errors
+/// As [`plug`].
+pub(super) async fn plug_shared(
+    sandbox: &Arc<Sandbox>,
+    path: &Path,
+    read_only: bool,
+) -> Result<Arc<Plugged>> {
+    let mut disks = sandbox.shared_disks().lock().await;
+    if let Some(plugged) = disks.get(path).and_then(Weak::upgrade) {
+        return Ok(plugged);
+    }
+    let plugged = plug_file(sandbox, path, read_only).await;
+    let plugged = plugged.map_err(|why| Error::Failed(format!("device {}: {why}", path.display())))?;
+    let plugged = Arc::new(plugged);
+    disks.retain(|_, disk| disk.strong_count() > 0);
+    disks.insert(path.to_owned(), Arc::downgrade(&plugged));
+    Ok(plugged)
+}
+
+async fn plug_file(
+    sandbox: &Arc<Sandbox>,
+    path: &Path,
+    read_only: bool,
+) -> std::result::Result<Plugged, PlugError> {
+    let disk = Disk { path: path.to_owned(), read_only, bus: DiskBus::VirtioBlk };
+    let vmm::plug::Plugged { id, at } = sandbox.plug(Pluggable::Disk(disk)).await?;
+    Ok(Plugged { sandbox: sandbox.clone(), id, at })
 }
 
 /// The device file that the host has for it.

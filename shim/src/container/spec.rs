@@ -12,6 +12,7 @@ use oci_spec::runtime::{
 };
 
 use super::{
+    direct::{self, DirectVolume},
     disks::{self, BlockDevice},
     volumes,
 };
@@ -37,6 +38,8 @@ pub(crate) struct GuestSpec {
     pub(crate) binds: Vec<Bind>,
     /// What the guest mounts of its own.
     pub(crate) storages: Vec<Storage>,
+    /// Volumes that it mounts from disks.
+    pub(crate) direct: Vec<DirectVolume>,
     /// Disks that it gets as devices.
     pub(crate) disks: Vec<BlockDevice>,
     /// The container joins the sandbox's PID namespace instead of getting one of its own.
@@ -102,7 +105,8 @@ pub(crate) fn for_guest(
     let disks = disks::given(&mut linux);
     let sandbox_pidns = guest_linux(&mut linux, confinement.disables_seccomp);
     spec.set_linux(Some(linux));
-    Ok(GuestSpec { spec, binds: volumes.binds, storages: volumes.storages, disks, sandbox_pidns })
+    let Volumes { binds, storages, direct } = volumes;
+    Ok(GuestSpec { spec, binds, storages, direct, disks, sandbox_pidns })
 }
 
 /// The host's security modules know these labels, the guest's kernel knows one of SELinux's if the operator says so.
@@ -173,6 +177,7 @@ fn guest_cgroup(path: &Path) -> PathBuf {
 struct Volumes {
     binds: Vec<Bind>,
     storages: Vec<Storage>,
+    direct: Vec<DirectVolume>,
 }
 
 impl Volumes {
@@ -185,7 +190,12 @@ impl Volumes {
             return Ok(Some(mount));
         }
         let Some(bind) = bind_of(&mount, &options, id, self.binds.len())? else { return Ok(None) };
-        if let Some(storage) = volumes::of_the_guest(&bind.source, mount.destination())? {
+        if let Some(volume) = direct::at(&bind.source, bind.read_only)? {
+            mount.set_source(Some(volume.mount_point.clone().into()));
+            if self.direct.iter().all(|known| known.mount_point != volume.mount_point) {
+                self.direct.push(volume);
+            }
+        } else if let Some(storage) = volumes::of_the_guest(&bind.source, mount.destination())? {
             mount.set_source(Some(storage.mount_point.clone().into()));
             // One volume may be mounted in several places.
             if self.storages.iter().all(|known| known.mount_point != storage.mount_point) {

@@ -17,7 +17,7 @@ use super::{
     Clock, Phase, Sandbox, run_dir, run_dir::RunDir, share::SharedTree, vm_spec, vm_spec::MachinePlan,
 };
 use crate::{
-    container::spec::Confinement,
+    container::{disks::SharedDisks, spec::Confinement},
     error::{Error, Result},
     factory::Maker,
     stdio::wires::Offer,
@@ -71,6 +71,7 @@ pub(super) async fn boot(
         agent,
         offer: Offer::default(),
         confinement: Confinement::of(configuration),
+        shared_disks: SharedDisks::default(),
         phase: watch::Sender::new(Phase::Up),
         clock,
         log: log.clone(),

@@ -1,0 +1,165 @@
+//! Volumes that a storage driver assigns to a machine: it does not mount them on the host, but leaves a note of the block
+//! device for the shim, in a directory named after the volume's path.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use agent_protocol::{
+    agent::{FSGroup, Storage},
+    types::FSGroupChangePolicy,
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE};
+use containerd_shim_protos::protobuf::MessageField;
+use serde::Deserialize;
+
+use super::disks::{self, Plugged};
+use crate::{
+    error::{Error, Result},
+    sandbox::Sandbox,
+};
+
+/// Where the notes are, as all shims of the field have it.
+const NOTES: &str = "/run/kata-containers/shared/direct-volumes";
+const NOTE: &str = "mountInfo.json";
+/// Where the guest mounts the volumes.
+const GUEST_DIR: &str = "/run/kata-containers/sandbox/storage";
+
+/// A volume whose file system the guest mounts.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct DirectVolume {
+    note: Note,
+    /// Where the guest mounts it.
+    pub(crate) mount_point: String,
+    read_only: bool,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Note {
+    volume_type: String,
+    device: PathBuf,
+    #[serde(rename = "fstype", default)]
+    file_system: String,
+    #[serde(default)]
+    metadata: HashMap<String, String>,
+    #[serde(default)]
+    options: Vec<String>,
+}
+
+/// The volume at `source`, if a storage driver has left a note of it.
+///
+/// # Errors
+/// `InvalidArgument` that names the note and what is wrong with it.
+pub(super) fn at(source: &Path, read_only: bool) -> Result<Option<DirectVolume>> {
+    noted_in(Path::new(NOTES), source, read_only)
+}
+
+fn noted_in(notes: &Path, source: &Path, read_only: bool) -> Result<Option<DirectVolume>> {
+    let name = URL_SAFE.encode(source.as_os_str().as_encoded_bytes());
+    let file = notes.join(&name).join(NOTE);
+    let wrong = |why: &dyn std::fmt::Display| Error::InvalidArgument(format!("{}: {why}", file.display()));
+    let text = match fs::read(&file) {
+        // A long path has no such name, and no note.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => {
+            return Ok(None);
+        }
+        other => other.map_err(|error| wrong(&error))?,
+    };
+    let note: Note = serde_json::from_slice(&text).map_err(|error| wrong(&error))?;
+    if note.volume_type != "block" {
+        return Err(wrong(&format!("volume-type {:?}: only block is possible", note.volume_type)));
+    }
+    if !note.device.is_absolute() {
+        return Err(wrong(&format!("device {:?}: must be the path of a block device", note.device)));
+    }
+    group(&note).map_err(|why| wrong(&why))?;
+    Ok(Some(DirectVolume { note, mount_point: format!("{GUEST_DIR}/{name}"), read_only }))
+}
+
+/// The group that the volume's files are to belong to.
+fn group(note: &Note) -> std::result::Result<Option<FSGroup>, String> {
+    let Some(text) = note.metadata.get("fsGroup") else { return Ok(None) };
+    let group_id = text.parse().map_err(|_| format!("fsGroup {text:?}: must be the number of a group"))?;
+    let policy = match note.metadata.get("fsGroupChangePolicy").map(String::as_str) {
+        Some("OnRootMismatch") => FSGroupChangePolicy::OnRootMismatch,
+        Some("Always") | None => FSGroupChangePolicy::Always,
+        Some(other) => {
+            return Err(format!("fsGroupChangePolicy {other:?}: Always and OnRootMismatch are possible"));
+        }
+    };
+    Ok(Some(FSGroup { group_id, group_change_policy: policy.into(), ..Default::default() }))
+}
+
+/// Gives the machine the volume's disk, once for all of its containers, and says what the guest is to mount.
+///
+/// # Errors
+/// Names the volume's device and what keeps the machine from having it.
+pub(super) async fn plug(sandbox: &Arc<Sandbox>, volume: &DirectVolume) -> Result<(Arc<Plugged>, Storage)> {
+    let note = &volume.note;
+    let plugged = disks::plug_shared(sandbox, &note.device, volume.read_only).await?;
+    let mut options = note.options.clone();
+    if volume.read_only {
+        options.push("ro".into());
+    }
+    let storage = Storage {
+        driver: plugged.driver().into(),
+        source: plugged.place(),
+        fstype: note.file_system.clone(),
+        options,
+        mount_point: volume.mount_point.clone(),
+        fs_group: MessageField::from_option(group(note).ok().flatten()),
+        ..Default::default()
+    };
+    Ok((plugged, storage))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noted(text: &str) -> Result<Option<DirectVolume>> {
+        let notes = tempfile::tempdir().unwrap();
+        let dir = notes.path().join(URL_SAFE.encode("/var/lib/volume"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join(NOTE), text).unwrap();
+        noted_in(notes.path(), Path::new("/var/lib/volume"), false)
+    }
+
+    #[test]
+    fn d16_a_note_is_a_volume_that_the_guest_mounts() {
+        let volume = noted(
+            r#"{"volume-type": "block", "device": "/dev/sdx", "fstype": "ext4", "options": ["noatime"],
+                "metadata": {"fsGroup": "3000", "fsGroupChangePolicy": "OnRootMismatch"}}"#,
+        );
+        let volume = volume.unwrap().unwrap();
+        assert_eq!(volume.mount_point, "/run/kata-containers/sandbox/storage/L3Zhci9saWIvdm9sdW1l");
+        assert_eq!((volume.note.file_system.as_str(), volume.note.options.len()), ("ext4", 1));
+        assert_eq!(group(&volume.note).unwrap().unwrap().group_id, 3000);
+    }
+
+    #[test]
+    fn d16_where_there_is_no_note_the_hosts_files_are_meant() {
+        let notes = tempfile::tempdir().unwrap();
+        assert_eq!(noted_in(notes.path(), Path::new("/srv"), false).unwrap(), None);
+        let long = PathBuf::from("/x".repeat(200));
+        assert_eq!(noted_in(notes.path(), &long, false).unwrap(), None);
+    }
+
+    #[test]
+    fn d16_a_note_that_cannot_be_followed_is_refused_by_its_file() {
+        for (text, named) in [
+            ("{", "EOF"),
+            (r#"{"volume-type": "spdkvol", "device": "/dev/x"}"#, "volume-type"),
+            (r#"{"volume-type": "block", "device": "sdx"}"#, "device"),
+            (r#"{"volume-type": "block", "device": "/dev/x", "metadata": {"fsGroup": "x"}}"#, "fsGroup"),
+        ] {
+            let error = noted(text).unwrap_err().to_string();
+            assert!(error.contains(NOTE) && error.contains(named), "{error}");
+        }
+    }
+}

@@ -56,6 +56,8 @@ pub struct Hypervisor {
     pub enable_mem_prealloc: bool,
     /// Memory that the guest has freed is the host's again.
     pub reclaim_guest_freed_memory: bool,
+    /// Root file systems that are on block devices of the host are shared as the others are.
+    pub disable_block_device_use: bool,
     /// Memory grows by virtio-mem.
     pub enable_virtio_mem: bool,
     /// The guest has an IOMMU.

@@ -34,6 +34,7 @@ use slog::{Logger, info, warn};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
 use disks::Plugged;
+use rootfs::RootFs;
 
 use crate::{
     error::{Error, Result},
@@ -104,16 +105,22 @@ impl Container {
         let terminal = new.stdio.terminal;
         // The guest answers while the host mounts.
         let (rootfs, Connected { wires, ports, turn }) = tokio::try_join!(
-            rootfs::share(sandbox.tree(), &new.id, &new.rootfs, &spec, &new.bundle),
+            rootfs::prepare(&sandbox, &new.id, &new.rootfs, &spec, &new.bundle),
             sandbox.wires(terminal),
         )?;
-        let mut guest = spec::for_guest(spec, &new.id, &rootfs.guest_path, sandbox.confinement())?;
+        let mut guest = spec::for_guest(spec, &new.id, rootfs.guest_path(), sandbox.confinement())?;
         let mut shared = Vec::with_capacity(1 + guest.binds.len());
         for bind in &guest.binds {
             shared.push(sandbox.tree().attach(&bind.source, &bind.name, bind.recursive, bind.read_only)?);
         }
-        shared.push(rootfs);
         let (mut plugged, mut devices) = (Vec::new(), Vec::new());
+        match rootfs {
+            RootFs::Shared(mounted) => shared.push(mounted),
+            RootFs::Disk { disk, storage } => {
+                plugged.push(disk);
+                guest.storages.push(storage);
+            }
+        }
         for disk in &guest.disks {
             let (disk, device) = disks::plug(&sandbox, disk).await?;
             plugged.push(disk);

@@ -58,6 +58,7 @@ pub(crate) struct Sandbox {
     /// Whether the guest takes streams on connections of their own.
     offer: Offer,
     confinement: Confinement,
+    plugs_root_disks: bool,
     shared_disks: SharedDisks,
     phase: watch::Sender<Phase>,
     clock: Clock,
@@ -113,6 +114,11 @@ impl Sandbox {
     /// What confines containers inside the guest.
     pub(crate) fn confinement(&self) -> &Confinement {
         &self.confinement
+    }
+
+    /// Whether root file systems that are on disks are the guest's to mount.
+    pub(crate) fn plugs_root_disks(&self) -> bool {
+        self.plugs_root_disks
     }
 
     /// Disks that several containers use.

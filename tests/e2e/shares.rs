@@ -1,7 +1,18 @@
 //! The directory that host and guest share.
 
+use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
+use containerd_shim_protos::api::CreateTaskResponse;
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::types::mount::Mount;
+use tests::bundle::spec;
+use tests::case::PATIENCE;
+use tests::command::run;
+use tests::stdio::Fifos;
 use tests::world::SHARED;
 use tests::{Case, Context, Result, check, check_eq};
 
@@ -16,6 +27,7 @@ listed! {
         a_container_runs_from_virtio_fs_with_a_warning,
         a_container_runs_from_virtio_9p,
         killed_containers_of_virtio_fs_end,
+        d11_a_root_file_system_on_a_disk_is_the_guests_to_mount,
     ]
 }
 
@@ -92,4 +104,46 @@ fn runs_from(case: &Case<'_>, kind: &str, configuration: &Path) -> Result<()> {
         "the pipelines' result and the kind of the root file system"
     );
     Ok(())
+}
+
+/// As containerd's blockfile snapshotter gives it: a file with a file system in it, to be mounted by a loop device.
+fn d11_a_root_file_system_on_a_disk_is_the_guests_to_mount(case: &Case<'_>) -> Result<()> {
+    let image = case.dir().join("rootfs.img");
+    fs::File::create(&image)?.set_len(16 << 20)?;
+    let rootfs = case.world.rootfs();
+    let mut mke2fs = Command::new("mke2fs");
+    mke2fs.args(["-q", "-t", "ext4", "-d"]).arg(&rootfs).arg(&image);
+    run(&mut mke2fs, Duration::from_secs(20))?.exits(0)?;
+    let file = case.configuration(|file| {
+        file.set("hypervisor.qemu.disable_block_device_use", false);
+    })?;
+    let script = "grep ' / ' /proc/mounts; echo kept > /root/file; sync; exit 5";
+    let shim = case.shim("disk", &spec(case.world, &case.namespace, "disk", &["sh", "-c", script]))?;
+    let stdio = Fifos::new(&case.dir(), "disk")?;
+    let mut request = shim.create_request(Some(&stdio));
+    request.options = MessageField::some(runtime_options(&file));
+    request.rootfs = vec![Mount {
+        type_: "ext4".to_owned(),
+        source: image.to_string_lossy().into_owned(),
+        options: vec!["loop".to_owned()],
+        ..Default::default()
+    }];
+    shim.task.call::<CreateTaskResponse>("Create", &request).context("Create")?;
+    shim.task.start("").context("Start")?;
+    check_eq!(shim.task.wait("").context("Wait")?, 5, "the exit status");
+    let mounted = stdio.output(PATIENCE)?;
+    check!(mounted.contains("/dev/vd") && mounted.contains(" ext4 "), "the root file system: {mounted}");
+    shim.end()?;
+    let kept =
+        run(Command::new("debugfs").args(["-R", "cat /root/file"]).arg(&image), Duration::from_secs(10))?;
+    check_eq!(kept.out(), "kept\n", "what the image has");
+    Ok(())
+}
+
+/// Options of a runtime that name a configuration file, as containerd has them.
+fn runtime_options(file: &Path) -> Any {
+    let path = file.to_string_lossy();
+    // Field 2, a string.
+    let value = [b"\x12", &[path.len() as u8][..], path.as_bytes()].concat();
+    Any { type_url: "runtimeoptions.v1.Options".to_owned(), value, ..Default::default() }
 }

@@ -89,6 +89,7 @@ impl Checker<'_> {
             pass_through,
             enable_mem_prealloc: raw.enable_mem_prealloc,
             reclaim_guest_freed_memory: raw.reclaim_guest_freed_memory,
+            disable_block_device_use: raw.disable_block_device_use,
             enable_virtio_mem: raw.enable_virtio_mem,
             shared_fs: raw.shared_fs,
             virtio_fs_daemon,

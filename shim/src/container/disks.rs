@@ -124,12 +124,19 @@ pub(super) async fn plug_shared(
     if let Some(plugged) = disks.get(path).and_then(Weak::upgrade) {
         return Ok(plugged);
     }
-    let plugged = plug_file(sandbox, path, read_only).await;
-    let plugged = plugged.map_err(|why| Error::Failed(format!("device {}: {why}", path.display())))?;
-    let plugged = Arc::new(plugged);
+    let plugged = plug_own(sandbox, path, read_only).await?;
     disks.retain(|_, disk| disk.strong_count() > 0);
     disks.insert(path.to_owned(), Arc::downgrade(&plugged));
     Ok(plugged)
+}
+
+/// Plugs in a device or an image that nobody else uses.
+///
+/// # Errors
+/// As [`plug`].
+pub(super) async fn plug_own(sandbox: &Arc<Sandbox>, path: &Path, read_only: bool) -> Result<Arc<Plugged>> {
+    let plugged = plug_file(sandbox, path, read_only).await;
+    plugged.map(Arc::new).map_err(|why| Error::Failed(format!("device {}: {why}", path.display())))
 }
 
 async fn plug_file(

@@ -71,6 +71,7 @@ pub(super) async fn boot(
         agent,
         offer: Offer::default(),
         confinement: Confinement::of(configuration),
+        plugs_root_disks: plugs_root_disks(configuration),
         shared_disks: SharedDisks::default(),
         phase: watch::Sender::new(Phase::Up),
         clock,
@@ -79,6 +80,12 @@ pub(super) async fn boot(
     sandbox.watch();
     info!(log, "sandbox is up"; "qemu" => sandbox.pid());
     Ok(sandbox)
+}
+
+/// Boards that take no devices later are given the files.
+fn plugs_root_disks(configuration: &Configuration) -> bool {
+    let hypervisor = &configuration.hypervisor;
+    !hypervisor.disable_block_device_use && hypervisor.machine.capabilities().pci
 }
 
 /// Starts the machine and waits for its agent.

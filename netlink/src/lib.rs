@@ -9,6 +9,7 @@ mod address;
 mod link;
 mod neighbour;
 mod route;
+mod saved;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -18,4 +19,5 @@ pub use address::Address;
 pub use link::{Kind, Link, LinkChange, Mac};
 pub use neighbour::Neighbour;
 pub use route::Route;
+pub use saved::Saved;
 pub use socket::Netlink;

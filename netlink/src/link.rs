@@ -7,11 +7,12 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoData, InfoKind, InfoMacVtap, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVtapMode},
 };
+use serde::{Deserialize, Serialize};
 
 use crate::Netlink;
 
 /// The address of an Ethernet interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mac(pub [u8; 6]);
 
 impl fmt::Display for Mac {

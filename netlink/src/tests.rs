@@ -198,3 +198,33 @@ fn an_ethernet_address_is_read_as_it_is_written() {
         assert!(text.parse::<Mac>().is_err(), "{text}");
     }
 }
+
+#[test]
+fn what_was_saved_is_as_it_was() {
+    apart(|netlink| {
+        let (link, _) = pair(netlink);
+        for args in [
+            "addr add 10.1.0.2/24 dev v0",
+            "addr add fd00::2/64 dev v0 nodad",
+            "route add default via 10.1.0.1 proto static",
+            "route add 192.0.2.0/24 dev v0 src 10.1.0.2 mtu 1300",
+            "-6 route add default via fd00::1 metric 77",
+        ] {
+            run_ip(args);
+        }
+        let look = || ["-4 addr", "-6 addr show scope global", "route", "-6 route show default"].map(show);
+        let before = look();
+        let saved = netlink.save(link).unwrap();
+        netlink.clear_addresses(link).unwrap();
+        assert_ne!(look(), before);
+        netlink.restore(&saved).unwrap();
+        assert_eq!(look(), before);
+        netlink.restore(&saved).expect("what is there is as good");
+        assert_eq!(look(), before);
+    });
+}
+
+/// What `ip` says.
+fn show(args: &str) -> String {
+    String::from_utf8(Command::new("ip").args(args.split(' ')).output().unwrap().stdout).unwrap()
+}

@@ -14,6 +14,7 @@ pub mod failure;
 pub mod leak;
 pub mod machine;
 pub mod operator;
+pub mod pod_network;
 pub mod shim;
 pub mod stdio;
 pub mod world;

@@ -1,5 +1,5 @@
-//! Addresses and routes as the kernel told them, to be given back to it as they are: what `ip addr save` and
-//! `ip route save` do.
+//! Addresses, routes and neighbours as the kernel told them, to be given back to it as they are: what `ip addr save`
+//! and `ip route save` do.
 
 use std::io;
 
@@ -7,18 +7,20 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, NetlinkHeader, NetlinkMes
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::AddressMessage,
+    neighbour::{NeighbourMessage, NeighbourState},
     route::{RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::Netlink;
 
-/// Addresses of an interface and the routes by it, in the order that they can be made in.
+/// Addresses of an interface, the routes by it and its permanent neighbours, in the order that they can be made in.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved(Vec<Vec<u8>>);
 
 impl Netlink {
-    /// The addresses of the interface number `link`, and the routes by it that the kernel does not make for those.
+    /// The addresses of the interface number `link`, the routes by it that the kernel does not make for those, and the
+    /// neighbours that are known for good.
     ///
     /// # Errors
     /// The kernel's refusal, or an answer that cannot be read.
@@ -42,6 +44,11 @@ impl Netlink {
         }
         routes.sort_by_key(|one| matches!(one, RouteNetlinkMessage::NewRoute(route) if has_gateway(route)));
         kept.extend(routes);
+        let neighbours = self.list(&RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?;
+        kept.extend(neighbours.into_iter().filter(|one| {
+            matches!(one, RouteNetlinkMessage::NewNeighbour(neighbour)
+                if neighbour.header.ifindex == link && neighbour.header.state == NeighbourState::Permanent)
+        }));
         Ok(Saved(kept.into_iter().map(bytes).collect()))
     }
 

@@ -209,13 +209,18 @@ fn what_was_saved_is_as_it_was() {
             "route add default via 10.1.0.1 proto static",
             "route add 192.0.2.0/24 dev v0 src 10.1.0.2 mtu 1300",
             "-6 route add default via fd00::1 metric 77",
+            "neigh add 10.1.0.9 lladdr 02:00:00:00:00:09 dev v0 nud permanent",
         ] {
             run_ip(args);
         }
-        let look = || ["-4 addr", "-6 addr show scope global", "route", "-6 route show default"].map(show);
+        let look =
+            || ["-4 addr", "-6 addr show scope global", "route", "-6 route show default", "neigh"].map(show);
         let before = look();
         let saved = netlink.save(link).unwrap();
         netlink.clear_addresses(link).unwrap();
+        let mac = Some(Mac([2, 0, 0, 0, 0, 3]));
+        netlink.change_link(link, &LinkChange { mac, ..LinkChange::default() }).unwrap();
+        assert!(!look().concat().contains("10.1.0.9"));
         assert_ne!(look(), before);
         netlink.restore(&saved).unwrap();
         assert_eq!(look(), before);

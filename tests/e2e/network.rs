@@ -17,7 +17,9 @@ listed!(
     all: [],
     ours: [
         a_copy_of_a_template_gets_the_network_of_its_own_pod,
+        a_guest_behind_a_macvtap_has_the_network_of_its_pod,
         a_guest_has_the_network_of_its_pod,
+        a_guest_without_pci_has_the_network_of_its_pod,
         a_shim_that_is_killed_leaves_the_pods_network_as_it_was,
     ]
 );
@@ -32,14 +34,32 @@ const PORT: u16 = 7000;
 const SETTLE: Duration = Duration::from_secs(15);
 
 fn a_guest_has_the_network_of_its_pod(case: &Case<'_>) -> Result<()> {
+    has_its_pods_network(case, "pod", &[])
+}
+
+fn a_guest_behind_a_macvtap_has_the_network_of_its_pod(case: &Case<'_>) -> Result<()> {
+    let configuration = case.configuration(|file| {
+        file.set("runtime.internetworking_model", "macvtap");
+    })?;
+    has_its_pods_network(case, "macvtap", &["--runtime-config-path", &operator::path(&configuration)])
+}
+
+fn a_guest_without_pci_has_the_network_of_its_pod(case: &Case<'_>) -> Result<()> {
+    let configuration = case.configuration(|file| {
+        file.set("hypervisor.qemu.machine_type", "microvm");
+    })?;
+    has_its_pods_network(case, "microvm", &["--runtime-config-path", &operator::path(&configuration)])
+}
+
+fn has_its_pods_network(case: &Case<'_>, id: &str, flags: &[&str]) -> Result<()> {
     let network = PodNetwork::new()?;
     let before = network.state()?;
-    start(case, &network, "pod", &[])?;
-    is_set_up(case, "pod")?;
-    both_ends_hear_each_other(case, &network, "pod")?;
-    from_the_guest(case, &network, "pod")?;
-    to_the_guest(case, &network, "pod")?;
-    case.ctr(["task", "kill", "-s", "KILL", "pod"])?.exits(0)?;
+    start(case, &network, id, flags)?;
+    is_set_up(case, id)?;
+    both_ends_hear_each_other(case, &network, id)?;
+    from_the_guest(case, &network, id)?;
+    to_the_guest(case, &network, id)?;
+    case.ctr(["task", "kill", "-s", "KILL", id])?.exits(0)?;
     is_as_before(&network, &before)
 }
 

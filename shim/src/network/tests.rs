@@ -1,66 +1,23 @@
-//! Against the kernel, each in a network namespace of its own, with iproute2 to make interfaces and to look at them.
+//! Against the kernel, each in a network namespace of its own.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::Command,
-    sync::mpsc::{Sender, channel},
-};
+use std::fs;
 
 use configuration::InternetworkingModel;
 use netlink::{Address, Kind, Link, Mac, Route};
-use nix::sched::{CloneFlags, unshare};
 use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, MountBuilder, SpecBuilder};
+
+use crate::fakes::Pod;
 
 use super::{plan::How, scan::Found, *};
 
-/// A network namespace, held by a thread.
-struct Pod {
-    path: PathBuf,
-    _held: Sender<()>,
+/// Joins the network at `path` on a thread that ends with that.
+fn join_at(path: &Path, manner: Manner, run_dir: &Path) -> Result<Network> {
+    let (path, run_dir) = (path.to_path_buf(), run_dir.to_path_buf());
+    std::thread::spawn(move || Network::join(&path, manner, &run_dir)).join().unwrap()
 }
 
-impl Pod {
-    fn new() -> Pod {
-        let (held, until) = channel::<()>();
-        let (made, path) = channel();
-        std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("tests of the network run as root");
-            let thread = nix::unistd::gettid();
-            made.send(format!("/proc/{}/task/{thread}/ns/net", std::process::id()).into()).unwrap();
-            let _ = until.recv();
-        });
-        Pod { path: path.recv().unwrap(), _held: held }
-    }
-
-    /// One with a veth whose other end is in it, too.
-    fn with_veth() -> Pod {
-        let pod = Pod::new();
-        pod.run("ip link add eth0 address 02:00:00:00:00:07 mtu 1400 type veth peer name other");
-        pod.run("ip link set eth0 up");
-        pod.run("ip addr add 10.1.0.2/24 dev eth0");
-        pod.run("ip addr add fd00::2/64 dev eth0 nodad");
-        pod.run("ip route add default via 10.1.0.1");
-        pod.run("ip neigh add 10.1.0.9 lladdr 02:00:00:00:00:09 dev eth0 nud permanent");
-        pod
-    }
-
-    fn run(&self, words: &str) -> String {
-        let net = format!("--net={}", self.path.display());
-        let output = Command::new("nsenter").arg(net).args(words.split(' ')).output().unwrap();
-        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn state(&self) -> String {
-        ["ip link", "ip -4 addr", "ip route", "tc qdisc"].map(|words| self.run(words)).concat()
-    }
-
-    /// Joins it on a thread that ends with that.
-    fn join(&self, manner: Manner, run_dir: &Path) -> Result<Network> {
-        let (path, run_dir) = (self.path.clone(), run_dir.to_path_buf());
-        std::thread::spawn(move || Network::join(&path, manner, &run_dir)).join().unwrap()
-    }
+fn join(pod: &Pod, manner: Manner, run_dir: &Path) -> Result<Network> {
+    join_at(&pod.path, manner, run_dir)
 }
 
 fn manner(queues: u32) -> Manner {
@@ -71,7 +28,7 @@ fn manner(queues: u32) -> Manner {
 fn a_veth_is_redirected_to_a_tap_until_it_is_dropped() {
     let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
     let before = pod.state();
-    let network = pod.join(manner(1), run_dir.path()).unwrap();
+    let network = join(&pod, manner(1), run_dir.path()).unwrap();
     let nic = &network.nics()[0];
     assert_eq!((nic.queues.len(), nic.mac), (1, [2, 0, 0, 0, 0, 7]));
     let tap = pod.run("ip -d link show tap0_kata");
@@ -90,7 +47,7 @@ fn a_veth_is_redirected_to_a_tap_until_it_is_dropped() {
 #[test]
 fn a_machine_of_several_processors_has_as_many_queues() {
     let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
-    let network = pod.join(manner(3), run_dir.path()).unwrap();
+    let network = join(&pod, manner(3), run_dir.path()).unwrap();
     assert_eq!(network.nics()[0].queues.len(), 3);
     assert!(pod.run("ip -d link show tap0_kata").contains("multi_queue"));
 }
@@ -98,7 +55,7 @@ fn a_machine_of_several_processors_has_as_many_queues() {
 #[test]
 fn the_guest_is_told_what_the_pod_has() {
     let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
-    let network = pod.join(manner(1), run_dir.path()).unwrap();
+    let network = join(&pod, manner(1), run_dir.path()).unwrap();
     let interface = &network.told.interfaces[0];
     assert_eq!((interface.name.as_str(), interface.mtu), ("eth0", 1400));
     assert_eq!(interface.hw_addr, "02:00:00:00:00:07");
@@ -116,7 +73,7 @@ fn the_guest_is_told_what_the_pod_has() {
 fn a_killed_shims_redirection_is_swept_and_nothing_else() {
     let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
     let before = pod.state();
-    let network = pod.join(manner(1), run_dir.path()).unwrap();
+    let network = join(&pod, manner(1), run_dir.path()).unwrap();
     // What the kernel does for a shim that is killed.
     let Network { nics, joined, .. } = network;
     std::mem::forget(joined.into_inner().unwrap());
@@ -143,7 +100,7 @@ fn a_macvtap_has_the_address_of_a_veth_until_it_is_dropped() {
     for is_killed in [false, true] {
         let run_dir = tempfile::tempdir().unwrap();
         let before = pod.state();
-        let network = pod.join(manner, run_dir.path()).unwrap();
+        let network = join(&pod, manner, run_dir.path()).unwrap();
         let nic = &network.nics()[0];
         assert_eq!((nic.queues.len(), nic.mac), (2, [2, 0, 0, 0, 0, 7]));
         let tap = pod.run("ip -d link show tap0_kata");
@@ -170,7 +127,7 @@ fn filters_of_somebody_else_are_left_alone() {
     let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
     pod.run("tc qdisc add dev eth0 ingress");
     let before = pod.state();
-    let error = pod.join(manner(1), run_dir.path()).err().unwrap().to_string();
+    let error = join(&pod, manner(1), run_dir.path()).err().unwrap().to_string();
     assert!(error.contains("eth0") && error.contains("tc qdisc del"), "{error}");
     assert_eq!(pod.state(), before);
 }
@@ -183,7 +140,7 @@ fn a_tap_of_the_pods_is_attached_to() {
     }
     pod.run("ip addr add 10.1.0.2/24 dev one");
     pod.run("ip addr add 10.2.0.2/24 dev many");
-    let network = pod.join(manner(2), run_dir.path()).unwrap();
+    let network = join(&pod, manner(2), run_dir.path()).unwrap();
     assert_eq!(network.nics().iter().map(|nic| nic.queues.len()).collect::<Vec<_>>(), [1, 2]);
     drop(network);
     assert!(pod.run("ip link").contains("many"));
@@ -195,12 +152,12 @@ fn what_cannot_be_had_is_named_before_anything_is_done() {
     pod.run("ip link add br0 type bridge");
     pod.run("ip addr add 10.3.0.2/24 dev br0");
     let before = pod.state();
-    let error = pod.join(manner(1), run_dir.path()).err().unwrap().to_string();
+    let error = join(&pod, manner(1), run_dir.path()).err().unwrap().to_string();
     assert!(error.contains("br0") && error.contains("bridge"), "{error}");
     assert_eq!(pod.state(), before);
-    let error = Pod { path: "/no".into(), ..Pod::new() }.join(manner(1), run_dir.path()).err().unwrap();
+    let error = join_at(Path::new("/no"), manner(1), run_dir.path()).err().unwrap();
     assert!(error.to_string().contains("/no"), "{error}");
-    let error = Pod { path: "/proc/self/ns/uts".into(), ..Pod::new() }.join(manner(1), run_dir.path());
+    let error = join_at(Path::new("/proc/self/ns/uts"), manner(1), run_dir.path());
     assert!(error.err().unwrap().to_string().contains("ns/uts"));
 }
 

@@ -188,10 +188,13 @@ fn each_interface_gets_what_is_its_own() {
     };
     let links =
         vec![link(5, "eth1", false), link(1, "lo", true), link(3, "eth0", false), link(4, "bare", false)];
-    let routes = [route(3, true), route(3, false), route(5, false)];
+    let less = Route { priority: Some(100), ..route(3, false) };
+    let routes = [route(3, true), less, route(5, false)];
     let found = scan::sorted(links, &[address(1), address(3), address(5)], &routes, &[]);
     let names = |found: &Found| (found.link.name.clone(), found.addresses.len(), found.routes.len());
     assert_eq!(found.iter().map(names).collect::<Vec<_>>(), [("eth0".into(), 1, 1), ("eth1".into(), 1, 1)]);
+    let told = Told::of(&found).routes;
+    assert_eq!(told.iter().map(|route| route.device.as_str()).collect::<Vec<_>>(), ["eth1"], "the used one");
     let mut keep = |_| panic!("nothing is to be kept");
     let steps = plan::steps(&found, InternetworkingModel::Tcfilter, &mut keep).unwrap();
     assert_eq!(steps[1].how, How::Redirected { tap: "tap1_kata".into() });

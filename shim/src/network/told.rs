@@ -1,5 +1,7 @@
 //! What the guest is told of its network.
 
+use std::collections::HashSet;
+
 use agent_protocol::types;
 use containerd_shim_protos::protobuf::{EnumOrUnknown, MessageField};
 use netlink::{Address, Neighbour, Route};
@@ -26,16 +28,25 @@ impl Told {
         let named = |found: &Found| found.link.name.clone();
         Told {
             interfaces: found.iter().map(interface).collect(),
-            routes: found
-                .iter()
-                .flat_map(|found| found.routes.iter().map(|one| route(one, named(found))))
-                .collect(),
+            routes: routes(found),
             neighbours: found
                 .iter()
                 .flat_map(|found| found.neighbours.iter().map(|one| neighbour(one, named(found))))
                 .collect(),
         }
     }
+}
+
+/// The protocol has no place for a route's priority, so of those to one destination the one that is used is told.
+fn routes(found: &[Found]) -> Vec<types::Route> {
+    let mut all: Vec<_> = found
+        .iter()
+        .flat_map(|found| found.routes.iter().map(move |route| (route, &found.link.name)))
+        .collect();
+    all.sort_by_key(|(route, _)| route.priority.unwrap_or_default());
+    let mut destinations = HashSet::new();
+    all.retain(|(route, _)| destinations.insert((route.is_v6, route.destination)));
+    all.into_iter().map(|(route, device)| self::route(route, device.clone())).collect()
 }
 
 fn interface(found: &Found) -> types::Interface {

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use agent_protocol::{
     agent::{
-        AddSwapRequest, CopyFileRequest, CreateContainerRequest, CreateSandboxRequest, DestroySandboxRequest,
-        ExecProcessRequest, GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse,
-        OnlineCPUMemRequest, PauseContainerRequest, RemoveContainerRequest, ReseedRandomDevRequest,
-        ResumeContainerRequest, SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest,
-        StatsContainerRequest, StatsContainerResponse, UpdateContainerRequest, WaitProcessRequest,
+        ARPNeighbors, AddARPNeighborsRequest, AddSwapRequest, CopyFileRequest, CreateContainerRequest,
+        CreateSandboxRequest, DestroySandboxRequest, ExecProcessRequest, GetMetricsRequest,
+        GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse, ListInterfacesRequest,
+        ListRoutesRequest, OnlineCPUMemRequest, PauseContainerRequest, RemoveContainerRequest,
+        ReseedRandomDevRequest, ResumeContainerRequest, Routes, SetGuestDateTimeRequest,
+        SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse,
+        UpdateContainerRequest, UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest,
     },
     health::{CheckRequest, health_check_response::ServingStatus},
     oci,
+    types::{ARPNeighbor, Interface, Route},
 };
 use protobuf::MessageField;
 use ttrpc::context::Context;
@@ -128,6 +131,41 @@ impl AgentClient {
         };
         let reply = ask!(self, "WaitProcess", None, wait_process, request)?;
         Ok(u8::try_from(reply.status.max(0)).unwrap_or(u8::MAX))
+    }
+
+    /// Gives the network interface of this address, which the guest may have to wait for, its name, size and IP
+    /// addresses, and puts it to use.
+    pub async fn update_interface(&self, interface: Interface) -> Result<()> {
+        let request =
+            UpdateInterfaceRequest { interface: MessageField::some(interface), ..Default::default() };
+        ask!(self, "UpdateInterface", self.limit(), update_interface, request).map(drop)
+    }
+
+    /// Makes these the guest's routes, besides those that its addresses bring along.
+    pub async fn update_routes(&self, routes: Vec<Route>) -> Result<()> {
+        let routes = MessageField::some(Routes { routes, ..Default::default() });
+        let request = UpdateRoutesRequest { routes, ..Default::default() };
+        ask!(self, "UpdateRoutes", self.limit(), update_routes, request).map(drop)
+    }
+
+    /// Makes neighbours known to the guest for good.
+    pub async fn add_arp_neighbors(&self, arp_neighbors: Vec<ARPNeighbor>) -> Result<()> {
+        let neighbors = MessageField::some(ARPNeighbors { arp_neighbors, ..Default::default() });
+        let request = AddARPNeighborsRequest { neighbors, ..Default::default() };
+        ask!(self, "AddARPNeighbors", self.limit(), add_arp_neighbors, request).map(drop)
+    }
+
+    /// The guest's network interfaces, as it says.
+    pub async fn interfaces(&self) -> Result<Untrusted<Vec<Interface>>> {
+        let request = ListInterfacesRequest::default();
+        ask!(self, "ListInterfaces", self.limit(), list_interfaces, request)
+            .map(|reply| Untrusted::new(reply.interfaces))
+    }
+
+    /// The guest's routes, as it says.
+    pub async fn routes(&self) -> Result<Untrusted<Vec<Route>>> {
+        let request = ListRoutesRequest::default();
+        ask!(self, "ListRoutes", self.limit(), list_routes, request).map(|reply| Untrusted::new(reply.routes))
     }
 
     /// Has the guest use `cpus` of its processors, those it booted with among them, or all if it is 0, and, unless

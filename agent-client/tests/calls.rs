@@ -13,7 +13,7 @@ use agent_protocol::{
         WriteStreamResponse,
     },
     empty::Empty,
-    oci,
+    oci, types,
 };
 use protobuf::Message;
 use support::{Asked, pair};
@@ -142,6 +142,25 @@ async fn requests_carry_their_arguments() {
     done.unwrap();
     let request: agent::TtyWinResizeRequest = asked.message();
     assert_eq!((asked.method.as_str(), request.row, request.column), ("TtyWinResize", 24, 80));
+
+    let interface = types::Interface { name: "eth0".into(), mtu: 1400, ..Default::default() };
+    let (done, asked) =
+        answered(async |c| c.update_interface(interface).await, &types::Interface::new()).await;
+    done.unwrap();
+    let request: agent::UpdateInterfaceRequest = asked.message();
+    assert_eq!((asked.method.as_str(), request.interface.name.as_str()), ("UpdateInterface", "eth0"));
+
+    let route = types::Route { device: "eth0".into(), ..Default::default() };
+    let (done, asked) = answered(async |c| c.update_routes(vec![route]).await, &agent::Routes::new()).await;
+    done.unwrap();
+    let request: agent::UpdateRoutesRequest = asked.message();
+    assert_eq!((asked.method.as_str(), request.routes.routes.len()), ("UpdateRoutes", 1));
+
+    let neighbor = types::ARPNeighbor { device: "eth0".into(), ..Default::default() };
+    let (done, asked) = answered(async |c| c.add_arp_neighbors(vec![neighbor]).await, &empty).await;
+    done.unwrap();
+    let request: agent::AddARPNeighborsRequest = asked.message();
+    assert_eq!((asked.method.as_str(), request.neighbors.arp_neighbors.len()), ("AddARPNeighbors", 1));
 
     let process = oci::Process { args: vec!["ls".to_owned()], ..Default::default() };
     let ports = StreamPorts { stdin: 1, stdout: 2, stderr: 3 };

@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use vmm::spec::SpecError;
 
 use crate::Configuration;
+use crate::choice::InternetworkingModel;
 use crate::factory::Factory;
 use crate::finding::{Finding, Origin};
 use crate::host::Host;
@@ -47,6 +48,7 @@ pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Repor
 
 const KERNEL_PARAMS: &str = "hypervisor.qemu.kernel_params";
 const TEMPLATES: &str = "factory.template_path";
+const NO_NETNS: &str = "runtime.disable_new_netns";
 const GUEST_LABEL: &str = "runtime.guest_selinux_label";
 
 /// User, role, type and what may follow.
@@ -79,11 +81,17 @@ impl Checker<'_> {
             let what = format!("{label:?} is no label of SELinux, such as system_u:system_r:container_t:s0");
             self.problem(GUEST_LABEL, what);
         }
+        let model = raw.internetworking_model;
+        if raw.disable_new_netns && model != InternetworkingModel::None {
+            let what = format!("goes with internetworking_model = \"none\", not {:?}", model.word());
+            self.problem(NO_NETNS, what);
+        }
         Runtime {
             debug: raw.enable_debug,
             disable_guest_seccomp: raw.disable_guest_seccomp,
             guest_selinux_label: raw.guest_selinux_label,
             create_container_timeout: seconds(raw.create_container_timeout, 60),
+            internetworking_model: model,
         }
     }
 

@@ -117,6 +117,20 @@ choice! {
 }
 
 choice! {
+    /// `internetworking_model`: how the network interfaces of the pod reach the guest.
+    InternetworkingModel {
+        /// Everything that comes in at one is redirected to a tap, and the other way round.
+        Tcfilter = "tcfilter",
+        /// The guest is behind a macvtap on each.
+        Macvtap = "macvtap",
+        /// They do not.
+        None = "none",
+        /// [`InternetworkingModel::Tcfilter`].
+        Default = "default",
+    }
+}
+
+choice! {
     /// `rootfs_type`: the file system of the guest image.
     FsType {
         /// ext4, the default.

@@ -98,6 +98,8 @@ pub struct Hypervisor {
     pub seccompsandbox: String,
     /// Where the memory of guests whose kernel panicked is kept.
     pub guest_memory_dump: Option<GuestMemoryDump>,
+    /// QEMU moves the packets of network interfaces itself, even where the host's kernel could.
+    pub disable_vhost_net: bool,
     /// QEMU runs as a user that nobody else is; `shared_fs` is not virtio-9p then.
     pub rootless: bool,
     /// The pod's SELinux label is not QEMU's.

@@ -38,7 +38,8 @@ use std::path::{Path, PathBuf};
 
 pub use agent::{Agent, KernelModule};
 pub use choice::{
-    AcceleratorChoice, BlockAio, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
+    AcceleratorChoice, BlockAio, ExtraMonitor, FsType, InternetworkingModel, MachineType, SharedFs,
+    VirtioFsCache, VsockChoice,
 };
 pub use factory::Factory;
 pub use finding::{Finding, LoadError, Origin, Place};

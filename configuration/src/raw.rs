@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::choice::{
-    AcceleratorChoice, BlockAio, ExtraMonitor, FsType, MachineType, SharedFs, VirtioFsCache, VsockChoice,
+    AcceleratorChoice, BlockAio, ExtraMonitor, FsType, InternetworkingModel, MachineType, SharedFs,
+    VirtioFsCache, VsockChoice,
 };
 
 #[derive(Debug, Deserialize)]
@@ -90,6 +91,7 @@ pub(crate) struct RawHypervisor {
     pub(crate) disable_guest_selinux: bool,
     pub(crate) extra_monitor_socket: ExtraMonitor,
     pub(crate) use_legacy_serial: bool,
+    pub(crate) disable_vhost_net: bool,
     pub(crate) enable_debug: bool,
 }
 
@@ -116,4 +118,6 @@ pub(crate) struct RawRuntime {
     pub(crate) create_container_timeout: u32,
     pub(crate) disable_guest_seccomp: bool,
     pub(crate) guest_selinux_label: String,
+    pub(crate) internetworking_model: InternetworkingModel,
+    pub(crate) disable_new_netns: bool,
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::choice::InternetworkingModel;
+
 /// `[runtime]`, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runtime {
@@ -13,4 +15,6 @@ pub struct Runtime {
     pub guest_selinux_label: String,
     /// How long the creation of a container inside the guest may take.
     pub create_container_timeout: Duration,
+    /// How the pod's network reaches the guest.
+    pub internetworking_model: InternetworkingModel,
 }

@@ -30,6 +30,7 @@ use crate::{
     cli,
     container::bundle,
     error::{Error, Result},
+    network,
     process::{Exit, LOST},
     sandbox::run_dir,
 };
@@ -67,6 +68,9 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
 fn clear(run_dir: &Path, bundle: &Path) {
     if let Err(error) = vmm::sweep(run_dir) {
         cli::complain(&Error::Failed(format!("processes of {}: {error}", run_dir.display())));
+    }
+    if let Err(error) = network::sweep(run_dir) {
+        cli::complain(&error);
     }
     if let Err(error) = run_dir::remove(run_dir) {
         cli::complain(&Error::Failed(format!("{}: {error}", run_dir.display())));

@@ -6,7 +6,9 @@ mod calls;
 mod containerd;
 mod guest;
 mod machine;
+mod pod;
 mod stage;
 
 pub(crate) use machine::Boot;
+pub(crate) use pod::Pod;
 pub(crate) use stage::{Shim, code, later, on_fakes, settled, soon, words};

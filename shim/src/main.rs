@@ -16,6 +16,7 @@ mod fakes;
 mod ids;
 mod logging;
 mod metrics;
+mod network;
 mod oom;
 mod process;
 mod sandbox;

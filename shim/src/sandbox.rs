@@ -4,7 +4,7 @@
 //! boot -> Up --stop, or any of its processes dies--> Ending -> Ended
 //! ```
 //!
-//! Fields are dropped in the order they are torn down: the machine, the shared tree, the run directory. Whoever
+//! Fields are dropped in the order they are torn down: the machine, its network, the shared tree, the run directory. Whoever
 //! drops the last reference ends the machine, so a boot that is given up half way leaves nothing.
 
 pub(crate) mod boot;
@@ -31,6 +31,7 @@ use vmm::{
 use crate::{
     container::{disks::SharedDisks, spec::Confinement},
     error::{Error, Result},
+    network::Network,
     stdio::wires::{Connected, Offer},
 };
 pub(crate) use only::{Making, OnlySandbox};
@@ -52,6 +53,7 @@ enum Phase {
 /// A booted sandbox.
 pub(crate) struct Sandbox {
     vm: Box<dyn Vm>,
+    network: Network,
     tree: SharedTree,
     run_dir: RunDir,
     agent: AgentClient,
@@ -224,6 +226,7 @@ impl Sandbox {
         if let Err(error) = self.vm.stop(Duration::ZERO).await {
             error!(self.log, "the virtual machine is not gone"; "why" => error.to_string());
         }
+        self.network.disconnect().await;
         self.tree.unmount();
         if let Err(error) = run_dir::remove(self.run_dir.path()) {
             warn!(self.log, "run directory not removed"; "why" => error.to_string());

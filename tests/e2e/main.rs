@@ -16,6 +16,7 @@ mod inside;
 mod lifecycle;
 mod logging;
 mod machines;
+mod network;
 mod plug;
 mod shares;
 mod shim_alone;
@@ -89,6 +90,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("faults", faults::listed()),
         ("logging", logging::listed()),
         ("machines", machines::listed()),
+        ("network", network::listed()),
         ("plug", plug::listed()),
         ("bad_input", bad_input::listed()),
     ];

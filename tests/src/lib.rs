@@ -15,6 +15,7 @@ pub mod failure;
 pub mod leak;
 pub mod machine;
 pub mod operator;
+pub mod pod_network;
 pub mod pods;
 pub mod shim;
 pub mod stdio;

@@ -1,6 +1,7 @@
 //! Devices that come and go while the guest runs, and where the guest finds them.
 
 use std::fmt;
+use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,24 @@ pub struct Nic {
     pub vhost: Vec<OwnedFd>,
     /// The address of its Ethernet.
     pub mac: [u8; 6],
+}
+
+impl Nic {
+    /// The same with descriptors of its own.
+    ///
+    /// # Errors
+    /// There are too many descriptors.
+    pub fn try_clone(&self) -> io::Result<Nic> {
+        let copies = |fds: &[OwnedFd]| fds.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>();
+        Ok(Nic { queues: copies(&self.queues)?, vhost: copies(&self.vhost)?, mac: self.mac })
+    }
+
+    /// How many queues it has, if they go together.
+    pub(crate) fn count(&self) -> Option<u32> {
+        let (queues, vhost) = (self.queues.len(), self.vhost.len());
+        let fits = queues > 0 && (vhost == 0 || vhost == queues);
+        u32::try_from(queues).ok().filter(|_| fits)
+    }
 }
 
 /// A file or a block device of the host, as memory of the guest that outlives it: an NVDIMM.

@@ -1,4 +1,5 @@
-//! What a virtual machine is made of: plain data, no descriptors, nothing started.
+//! What a virtual machine is made of: plain data, nothing started, and no descriptors but those of taps, which their
+//! owner has open anyway.
 //!
 //! Values that could be wrong are types of their own, checked when they are made; the paths are looked at when the
 //! machine boots, because only then is it known what lies there.
@@ -17,8 +18,10 @@ mod vfio;
 mod virtio;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use crate::accelerator::Accelerator;
+use crate::plug::Nic;
 pub use block::{Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, Queues, Sectors};
 pub use error::SpecError;
 pub use machine::{Capabilities, Machine};
@@ -76,6 +79,8 @@ pub struct VmSpec {
     pub virtio: VirtioPci,
     /// The guest gives back what it no longer uses of its memory, and more when it would be killed for lack of it.
     pub reclaim_freed_memory: bool,
+    /// Network interfaces that are there from the start; a template and its copies have none yet.
+    pub nics: Vec<Arc<Nic>>,
     /// Devices that other programs serve.
     pub vhost_user: Vec<VhostUser>,
     /// Devices of the host that the guest has for itself.
@@ -150,6 +155,7 @@ impl VmSpec {
             pci: PciPlaces::new(0, 0, Window::default())?,
             virtio: VirtioPci::default(),
             reclaim_freed_memory: false,
+            nics: Vec::new(),
             vhost_user: Vec::new(),
             pass_through: PassThrough::Never,
             block: Block::default(),

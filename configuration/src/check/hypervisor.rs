@@ -103,6 +103,7 @@ impl Checker<'_> {
             entropy_source: raw.entropy_source,
             seccompsandbox: raw.seccompsandbox,
             guest_memory_dump,
+            disable_vhost_net: raw.disable_vhost_net,
             rootless: raw.rootless,
             disable_selinux: raw.disable_selinux,
             disable_guest_selinux: raw.disable_guest_selinux,

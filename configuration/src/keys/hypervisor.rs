@@ -96,7 +96,7 @@ pub(super) const KEYS: &[Key] = &[
     texts("valid_entropy_sources", &["/dev/urandom", "/dev/random", ""], "what a pod may set entropy_source to"),
     texts("valid_file_mem_backends", &[], "what a pod may set file_mem_backend to"),
 
-    flag("disable_vhost_net", false, "keep virtio-net inside QEMU even where the host has vhost-net").later(),
+    flag("disable_vhost_net", false, "keep virtio-net inside QEMU even where the host has vhost-net"),
     flag("disable_block_device_use", true, "share a root file system that is on a block device, rather than plug that in"),
     integer("network_queues", 1, U32, "queues of a network device").later(),
     text("virtio_fs_inode_file_handles", "", "whether virtiofsd uses file handles").later().also(&[Preset::Text("prefer")]),

@@ -1,8 +1,7 @@
 //! `[runtime]`.
 
 use super::{Key, Kind, Preset, U32, choice, flag, integer, text, texts};
-
-const NETWORK_MODELS: &[&str] = &["tcfilter", "macvtap", "none", "default"];
+use crate::choice::InternetworkingModel;
 
 #[rustfmt::skip]
 pub(super) const KEYS: &[Key] = &[
@@ -11,13 +10,13 @@ pub(super) const KEYS: &[Key] = &[
     flag("disable_guest_seccomp", true, "do not apply containers' seccomp profiles inside the guest"),
     text("guest_selinux_label", "", "SELinux label of containers inside the guest, where those have one; empty means their own"),
     flag("sandbox_cgroup_only", false, "run everything of a pod in the pod's own cgroup").later(),
-    choice("internetworking_model", NETWORK_MODELS, "tcfilter", "how the pod's network reaches the guest").later(),
+    choice("internetworking_model", InternetworkingModel::WORDS, "tcfilter", "how the pod's network reaches the guest; default is tcfilter"),
     flag("enable_vcpus_pinning", false, "bind each virtual CPU to one of the pod's CPUs").later(),
     flag("enable_tracing", false, "the shim sends trace spans").later(),
     text("jaeger_endpoint", "", "where trace spans go").later(),
     text("jaeger_user", "", "user name for that place").later(),
     text("jaeger_password", "", "password for that place").later(),
-    flag("disable_new_netns", false, "make no network namespace for QEMU").later(),
+    flag("disable_new_netns", false, "QEMU stays in the host's network namespace, as it does anyway; takes internetworking_model none"),
     flag("static_sandbox_resource_mgmt", false, "size the virtual machine once, before it starts").later(),
     texts("sandbox_bind_mounts", &[], "host paths shown read-only to the guest").later(),
     text("vfio_mode", "guest-kernel", "how passed-through devices look to a container").later(),

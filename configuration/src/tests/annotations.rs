@@ -142,7 +142,12 @@ fn e7_every_annotation_that_sets_a_key_changes_the_checked_value_or_warns_as_the
         let key = survey::section(group.table).unwrap().key(name).unwrap();
         let value = unusual(known, key);
         let annotation = group.full_name(known);
-        let loaded = place.load_for(&lists, &[(&annotation, &value)]).unwrap();
+        let mut together = vec![(annotation.as_str(), value.as_str())];
+        if key.name == "disable_new_netns" {
+            // It is refused with any other model.
+            together.push(("io.katacontainers.config.runtime.internetworking_model", "none"));
+        }
+        let loaded = place.load_for(&lists, &together).unwrap();
         if NOT_ALONE.contains(&key.name) {
             continue;
         }

@@ -107,23 +107,35 @@ impl Devices {
             modules::need(module)?;
         }
         address.look_for(Path::new(SYS));
+        // The kernel shows a disk a moment before it can be opened, and tells of it after that.
+        let opens = |file: &String| File::open(file).is_ok();
+        let find = || Ok(address.find(Path::new(SYS)).map(|name| format!("/dev/{name}")).filter(opens));
+        self.wait_for(&format!("wait for a disk at {address}"), find).await
+    }
+
+    /// What `find` finds, once there is such a device; `what` says what is waited for.
+    ///
+    /// # Errors
+    ///
+    /// What `find` fails with, [`Error::Timeout`] where nothing came.
+    pub(crate) async fn wait_for<T>(
+        &self,
+        what: &str,
+        mut find: impl FnMut() -> Result<Option<T>, Error>,
+    ) -> Result<T, Error> {
         let found = async {
             loop {
                 let arrived = self.arrived.notified();
                 tokio::pin!(arrived);
                 // From here on nothing that arrives is missed.
                 arrived.as_mut().enable();
-                let file = address.find(Path::new(SYS)).map(|name| format!("/dev/{name}"));
-                // The kernel shows a disk a moment before it can be opened, and tells of it after that.
-                if let Some(file) = file.filter(|file| File::open(file).is_ok()) {
-                    return file;
+                if let Some(found) = find()? {
+                    return Ok(found);
                 }
                 arrived.await;
             }
         };
-        let what = || format!("wait for a disk at {address}");
-        tokio::time::timeout(PATIENCE, found)
-            .await
-            .map_err(|_| Error::Timeout { what: what(), after: PATIENCE })
+        let late = |_| Error::Timeout { what: what.to_owned(), after: PATIENCE };
+        tokio::time::timeout(PATIENCE, found).await.map_err(late)?
     }
 }

@@ -22,6 +22,7 @@ mod log;
 mod metrics;
 mod modules;
 mod namespaces;
+mod network;
 mod oom;
 mod process;
 mod readiness;

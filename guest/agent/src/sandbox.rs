@@ -64,6 +64,10 @@ impl Sandbox {
         &self.oom
     }
 
+    pub(crate) fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
     /// The connections of processes' streams that have yet to be claimed.
     pub(crate) fn arrivals(&self) -> &Arrivals {
         &self.arrivals

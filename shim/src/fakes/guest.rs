@@ -18,6 +18,7 @@ use agent_protocol::{
     empty::Empty,
     health::{CheckRequest, HealthCheckResponse, health_check_response::ServingStatus},
     health_ttrpc::{Health, create_health},
+    types,
 };
 use async_trait::async_trait;
 use containerd_shim_protos::ttrpc::{
@@ -393,6 +394,33 @@ impl AgentService for Guest {
 
     async fn copy_file(&self, _: &TtrpcContext, asked: agent::CopyFileRequest) -> ttrpc::Result<Empty> {
         self.enter("CopyFile", &asked.path).await?;
+        Ok(Empty::new())
+    }
+
+    async fn update_interface(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::UpdateInterfaceRequest,
+    ) -> ttrpc::Result<types::Interface> {
+        self.enter("UpdateInterface", &asked.interface.name).await?;
+        Ok(asked.interface.unwrap_or_default())
+    }
+
+    async fn update_routes(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::UpdateRoutesRequest,
+    ) -> ttrpc::Result<agent::Routes> {
+        self.enter("UpdateRoutes", &asked.routes.routes.len().to_string()).await?;
+        Ok(asked.routes.unwrap_or_default())
+    }
+
+    async fn add_arp_neighbors(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::AddARPNeighborsRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.enter("AddARPNeighbors", &asked.neighbors.arp_neighbors.len().to_string()).await?;
         Ok(Empty::new())
     }
 

@@ -20,6 +20,7 @@ use crate::{
     container::{disks::SharedDisks, spec::Confinement},
     error::{Error, Result},
     factory::Maker,
+    network::{self, Network},
     stdio::wires::Offer,
 };
 
@@ -52,20 +53,27 @@ pub(super) async fn boot(
     let run_dir = RunDir::create(run_dir::path_of(plan.namespace, plan.id))?;
     let tree = SharedTree::create(run_dir.path())?;
     let machine = vm_spec::of(configuration, &plan, run_dir.path(), tree.exported(), log)?;
+    let network = Network::connect(plan.spec, configuration, run_dir.path(), log).await?;
+    clock.mark("network_joined");
     let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
-    let origin = maker.origin_of(&machine.spec).await;
+    // A copy gets its network interfaces while it runs.
+    let has_room = network.nics().is_empty() || machine.spec.pci.bridges() > 0;
+    let origin = if has_room { maker.origin_of(&machine.spec).await } else { Origin::Boot };
     clock.mark("origin_known");
-    let (vm, agent) = match start(&maker, &machine.spec, origin.clone(), &clock).await {
+    let (vm, agent) = match start(&maker, &machine.spec, origin.clone(), &network, &clock).await {
         Err(error) if origin != Origin::Boot => {
             maker.discard(&origin, &error.to_string());
-            start(&maker, &machine.spec, Origin::Boot, &clock).await?
+            start(&maker, &machine.spec, Origin::Boot, &network, &clock).await?
         }
         started => started?,
     };
+    network.tell(&agent, log).await.map_err(in_containerds_terms)?;
+    clock.mark("network_told");
     let request = sandbox_request(&plan, machine.storages);
     agent.create_sandbox(request).await.map_err(in_containerds_terms)?;
     let sandbox = Arc::new(Sandbox {
         vm,
+        network,
         tree,
         run_dir,
         agent,
@@ -93,12 +101,17 @@ async fn start(
     maker: &Maker<'_>,
     spec: &VmSpec,
     origin: Origin,
+    network: &Network,
     clock: &Clock,
 ) -> Result<(Box<dyn Vm>, AgentClient)> {
     let is_copy = origin != Origin::Boot;
-    let spec = VmSpec { origin, ..spec.clone() };
+    let nics = if is_copy { Vec::new() } else { network.nics().to_vec() };
+    let spec = VmSpec { origin, nics, ..spec.clone() };
     let vm = maker.hypervisor.boot(spec).await.map_err(|error| not_booted(&error, maker.configuration))?;
     clock.mark("vm_runs");
+    if is_copy {
+        network.plug_into(vm.as_ref()).await?;
+    }
     let agent = reach_agent(vm.as_ref(), maker.configuration).await?;
     clock.mark("agent_answered");
     if is_copy {
@@ -222,6 +235,7 @@ fn sandbox_request(plan: &Plan<'_>, storages: Vec<agent_protocol::agent::Storage
     CreateSandboxRequest {
         hostname,
         storages,
+        dns: network::resolver(plan.spec),
         sandbox_id: plan.id.to_string(),
         sandbox_pidns: shares_pid_namespace(plan.spec),
         kernel_modules: modules.collect(),

@@ -78,6 +78,7 @@ pub(super) fn of(
         pci: places_of(hypervisor, board)?,
         virtio: virtio::of(hypervisor, accelerator, board),
         reclaim_freed_memory: hypervisor.reclaim_guest_freed_memory,
+        nics: Vec::new(),
         vhost_user: Vec::new(),
         pass_through: hypervisor.pass_through.clone(),
         block: block_of(hypervisor),

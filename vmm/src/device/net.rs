@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum Netdev {
-    /// A tap of the host, by the names under which QEMU was given its queues.
+    /// A tap of the host, by the names or numbers under which QEMU has its queues.
     Tap {
         id: String,
         /// Separated by colons.

@@ -107,6 +107,11 @@ pub(crate) enum Device {
         mq: bool,
         /// Interrupts: two for each pair of queues, and two.
         vectors: u32,
+        /// What a machine would start from over it: nothing.
+        romfile: &'static str,
+        /// A program moves the packets, which cannot be told where the guest's memory is.
+        #[serde(skip)]
+        by_program: bool,
         #[serde(flatten)]
         place: Option<PciPlace>,
     },
@@ -294,7 +299,29 @@ impl Device {
             None => return device,
         };
         device["driver"] = name.into();
+        if let Some(properties) = device.as_object_mut() {
+            for of_pci in ["vectors", "romfile"] {
+                properties.remove(of_pci);
+            }
+        }
         device
+    }
+
+    /// A network interface on the tap behind the netdev `id`.
+    pub(crate) fn nic(id: String, mac: [u8; 6], queues: u32, place: Option<PciPlace>) -> Device {
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let vectors = queues.saturating_mul(2).saturating_add(2);
+        let netdev = id.clone();
+        Device::VirtioNetPci {
+            id,
+            netdev,
+            mac,
+            mq: queues > 1,
+            vectors,
+            romfile: "",
+            by_program: false,
+            place,
+        }
     }
 
     /// A device of the host at its place.
@@ -321,6 +348,7 @@ impl Device {
                 | Device::VirtioRngPci { .. }
                 | Device::VirtioBlkPci { .. }
                 | Device::VirtioBalloonPci { .. }
+                | Device::VirtioNetPci { by_program: false, .. }
                 | Device::Virtio9pPci { .. }
         )
     }

@@ -7,6 +7,7 @@
 //! Whatever fails or ends on the way, everything that was started is killed and reaped before the error returns.
 
 use std::fs::{self, File, Permissions};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
@@ -20,7 +21,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::command::{self, ImageEnd, Inherited};
+use super::command::{self, ImageEnd, Inherited, NicEnd};
 use super::connections::Connections;
 use super::dump::Facts;
 use super::machine::{Machine, Parts};
@@ -35,6 +36,7 @@ use crate::exit::{VmExit, Who};
 use crate::huge_pages;
 use crate::memory_file::{Filling, MemoryFile};
 use crate::paths;
+use crate::plug::Nic;
 use crate::processes::{Processes, Program};
 use crate::selinux::Labelled;
 use crate::spec::{Accelerator, Boot, EXTRA_MONITOR, Machine as Board, Origin, VmSpec};
@@ -99,6 +101,8 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
     let image = image(spec)?;
     let extensions = spec.extensions.iter().map(|extension| open(&extension.path));
     let extensions = extensions.collect::<Result<Vec<OwnedFd>, _>>()?;
+    let nics = spec.nics.iter().map(|nic| nic.try_clone()).collect::<io::Result<Vec<Nic>>>();
+    let nics = nics.map_err(|source| BootError::Io { doing: "hand taps over to QEMU".to_owned(), source })?;
     let extra_monitor = spec.extra_monitor.map(|_| extra_monitor(processes)).transpose()?;
     let (monitor, qemu_monitor) = socketpair()?;
     let (console, qemu_console) = socketpair()?;
@@ -110,6 +114,7 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
         extensions: extensions.iter().map(AsRawFd::as_raw_fd).collect(),
         share,
         vsock,
+        nics: nics.iter().map(nic_end).collect(),
         memory: memory.as_ref().map(|memory| memory.fd.as_raw_fd()),
         ticks_per_ms: ticks_per_ms(spec).await,
     };
@@ -124,6 +129,7 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
         .chain(extensions)
         .chain(extra_monitor)
         .chain(memory)
+        .chain(nics.into_iter().flat_map(|nic| nic.queues.into_iter().chain(nic.vhost)))
         .collect();
     let user = processes.user();
     let qemu =
@@ -225,6 +231,11 @@ async fn ticks_per_ms(spec: &VmSpec) -> Option<u64> {
 
 fn has_one_timer(spec: &VmSpec) -> bool {
     matches!(spec.machine, Board::Microvm(_)) && spec.accelerator == Accelerator::Tcg
+}
+
+fn nic_end(nic: &Nic) -> NicEnd {
+    let numbers = |fds: &[OwnedFd]| fds.iter().map(AsRawFd::as_raw_fd).collect();
+    NicEnd { queues: numbers(&nic.queues), vhost: numbers(&nic.vhost), mac: nic.mac }
 }
 
 /// Opens the guest image, for reading alone, and tells its size.

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::device::{Chardev, Device, Dialled, Fsdev, Object, PciPlace};
+use crate::device::{Chardev, Device, Dialled, Fsdev, Netdev, Object, PciPlace};
 use crate::kernel_params;
 use crate::spec::{
     Boot, Console, ExtraMonitor, Machine, Origin, Tag, VIRTIO_MEM, VhostUser, VhostUserKind, VirtioFs,
@@ -47,6 +47,8 @@ pub(crate) struct Inherited<'a> {
     pub(crate) share: Option<ShareEnd<'a>>,
     /// The vsock's back end, unless it comes later.
     pub(crate) vsock: Option<VsockEnd>,
+    /// The network interfaces that are there from the start.
+    pub(crate) nics: Vec<NicEnd>,
     /// The file with the memory of a template, or with that of a copy.
     pub(crate) memory: Option<RawFd>,
     /// Ticks in a millisecond of the guest's clock, where it cannot measure them.
@@ -59,6 +61,14 @@ pub(crate) struct ImageEnd {
     pub(crate) fd: RawFd,
     /// Bytes.
     pub(crate) size: u64,
+}
+
+/// The back end of a network interface: the queues of a tap, and as many of `/dev/vhost-net`, or none.
+#[derive(Debug, Clone)]
+pub(crate) struct NicEnd {
+    pub(crate) queues: Vec<RawFd>,
+    pub(crate) vhost: Vec<RawFd>,
+    pub(crate) mac: [u8; 6],
 }
 
 /// The back end of a shared directory.
@@ -135,6 +145,9 @@ pub(crate) fn render(spec: &VmSpec, inherited: &Inherited<'_>) -> Vec<OsString> 
     }
     if let Some(vsock) = inherited.vsock {
         self::vsock(&mut line, vsock);
+    }
+    for (number, nic) in inherited.nics.iter().enumerate() {
+        self::nic(&mut line, number, nic);
     }
     for (number, device) in spec.vhost_user.iter().enumerate() {
         vhost_user(&mut line, number, device);
@@ -230,6 +243,16 @@ fn vsock(line: &mut Line, end: VsockEnd) {
     }
 }
 
+fn nic(line: &mut Line, number: usize, nic: &NicEnd) {
+    let id = format!("nic{number}");
+    let numbers = |fds: &[RawFd]| fds.iter().map(RawFd::to_string).collect::<Vec<_>>().join(":");
+    let vhostfds = Some(numbers(&nic.vhost)).filter(|fds| !fds.is_empty());
+    let (fds, vhost) = (numbers(&nic.queues), vhostfds.is_some());
+    line.json("-netdev", &Netdev::Tap { id: id.clone(), fds, vhost, vhostfds });
+    // No list of descriptors is longer than that.
+    line.device(&Device::nic(id, nic.mac, nic.queues.len() as u32, None));
+}
+
 fn vhost_user(line: &mut Line, number: usize, device: &VhostUser) {
     let (id, chardev) = (format!("vhost-user{number}"), format!("charvhost-user{number}"));
     let dialled = Dialled { id: &chardev, path: device.socket(), reconnect: device.reconnect };
@@ -241,7 +264,16 @@ fn vhost_user(line: &mut Line, number: usize, device: &VhostUser) {
             let netdev = format!("netvhost-user{number}");
             line.option("-netdev", format!("vhost-user,id={netdev},chardev={chardev}"));
             let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-            Device::VirtioNetPci { id, netdev, mac, mq: false, vectors: 4, place: None }
+            Device::VirtioNetPci {
+                id,
+                netdev,
+                mac,
+                mq: false,
+                vectors: 4,
+                romfile: "",
+                by_program: true,
+                place: None,
+            }
         }
     };
     line.device(&device);

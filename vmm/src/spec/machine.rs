@@ -165,7 +165,11 @@ impl VmSpec {
         ];
         let devices = devices.map(u32::from).iter().sum::<u32>();
         // No list is longer than memory.
-        places + devices + self.vhost_user.len() as u32 + self.extensions.len() as u32
+        places
+            + devices
+            + self.nics.len() as u32
+            + self.vhost_user.len() as u32
+            + self.extensions.len() as u32
     }
 
     fn extensions_differ(&self) -> Result<(), SpecError> {

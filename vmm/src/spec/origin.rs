@@ -72,6 +72,7 @@ impl VmSpec {
                 "devices of the host",
             ),
             (!self.vhost_user.is_empty(), "vhost-user devices"),
+            (!self.nics.is_empty(), "network interfaces from the start"),
             (image_is_memory, "an image that is memory"),
             (dax, "a window of shared files"),
             (self.rootless, "a user of its own"),

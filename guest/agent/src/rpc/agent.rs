@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use ttrpc::{Result, r#async::TtrpcContext};
 
 use super::{Agent, streams::Output, system, to_the_end};
-use crate::{cgroup::stats, error::Error, files, hotplug, id::Id, metrics};
+use crate::{cgroup::stats, error::Error, files, hotplug, id::Id, metrics, network};
 
 /// A method of the protocol that this agent does not have.
 macro_rules! unimplemented_methods {
@@ -238,15 +238,35 @@ impl AgentService for Agent {
         Ok(Empty::new())
     }
 
+    async fn update_interface(&self, _: &TtrpcContext, request: UpdateInterfaceRequest) -> Result<Interface> {
+        let sandbox = self.sandbox.clone();
+        let asked = request.interface.into_option().ok_or_else(|| Error::invalid("interface: missing"))?;
+        Ok(to_the_end(async move { network::update_interface(sandbox.devices(), &asked).await }).await?)
+    }
+
+    async fn update_routes(&self, _: &TtrpcContext, request: UpdateRoutesRequest) -> Result<Routes> {
+        let asked = request.routes.into_option().ok_or_else(|| Error::invalid("routes: missing"))?;
+        Ok(Routes { routes: network::update_routes(&asked.routes)?, ..Default::default() })
+    }
+
+    async fn list_interfaces(&self, _: &TtrpcContext, _: ListInterfacesRequest) -> Result<Interfaces> {
+        Ok(Interfaces { interfaces: network::interfaces()?, ..Default::default() })
+    }
+
+    async fn list_routes(&self, _: &TtrpcContext, _: ListRoutesRequest) -> Result<Routes> {
+        Ok(Routes { routes: network::routes()?, ..Default::default() })
+    }
+
+    async fn add_arp_neighbors(&self, _: &TtrpcContext, request: AddARPNeighborsRequest) -> Result<Empty> {
+        let asked = request.neighbors.into_option().ok_or_else(|| Error::invalid("neighbors: missing"))?;
+        network::add_neighbours(&asked.arp_neighbors)?;
+        Ok(Empty::new())
+    }
+
     unimplemented_methods! {
         remove_stale_virtiofs_share_mounts(RemoveStaleVirtiofsShareMountsRequest) -> Empty
             = "RemoveStaleVirtiofsShareMounts";
         get_diagnostic_data(GetDiagnosticDataRequest) -> GetDiagnosticDataResponse = "GetDiagnosticData";
-        update_interface(UpdateInterfaceRequest) -> Interface = "UpdateInterface";
-        update_routes(UpdateRoutesRequest) -> Routes = "UpdateRoutes";
-        list_interfaces(ListInterfacesRequest) -> Interfaces = "ListInterfaces";
-        list_routes(ListRoutesRequest) -> Routes = "ListRoutes";
-        add_arp_neighbors(AddARPNeighborsRequest) -> Empty = "AddARPNeighbors";
         get_ip_tables(GetIPTablesRequest) -> GetIPTablesResponse = "GetIPTables";
         set_ip_tables(SetIPTablesRequest) -> SetIPTablesResponse = "SetIPTables";
         mem_agent_memcg_set(MemAgentMemcgConfig) -> Empty = "MemAgentMemcgSet";

@@ -158,6 +158,7 @@ fn rendered(spec: &VmSpec, vsock: VsockEnd, shares: u8) -> (Vec<OsString>, bool)
         extensions: vec![21, 22],
         share,
         vsock: is_first.then_some(vsock),
+        nics: Vec::new(),
         memory: (!is_first).then_some(9),
         ticks_per_ms: None,
     };

@@ -37,6 +37,7 @@ fn inherited() -> Inherited<'static> {
         extensions: Vec::new(),
         share: None,
         vsock: Some(VsockEnd::Vhost { fd: 7, cid: 1234 }),
+        nics: Vec::new(),
         memory: None,
         ticks_per_ms: None,
     }
@@ -550,7 +551,7 @@ fn a23_b18_devices_of_other_programs_are_dialled_by_their_sockets() {
         "-chardev socket,id=charvhost-user1,path=/run/store/a,,b",
         r#"-device {"driver":"vhost-user-scsi-pci","id":"vhost-user1","chardev":"charvhost-user1"}"#,
         "-netdev vhost-user,id=netvhost-user2,chardev=charvhost-user2",
-        r#"-device {"driver":"virtio-net-pci","id":"vhost-user2","netdev":"netvhost-user2","mac":"02:00:00:ca:fe:01","mq":false,"vectors":4}"#,
+        r#"-device {"driver":"virtio-net-pci","id":"vhost-user2","netdev":"netvhost-user2","mac":"02:00:00:ca:fe:01","mq":false,"vectors":4,"romfile":""}"#,
     ] {
         assert!(has(&lines, expected), "{expected}\n{lines:#?}");
     }
@@ -560,4 +561,36 @@ fn a23_b18_devices_of_other_programs_are_dialled_by_their_sockets() {
 
 pub(super) fn panic_dump() -> Option<PanicDump> {
     Some(PanicDump { directory: "/var/crash/s1".into(), paging: false })
+}
+
+/// A network interface on these descriptors.
+fn nic_end(queues: &[RawFd], vhost: &[RawFd]) -> NicEnd {
+    NicEnd { queues: queues.to_vec(), vhost: vhost.to_vec(), mac: [2, 0, 0, 0xca, 0xfe, 1] }
+}
+
+#[test]
+fn a34_b12_network_interfaces_are_on_the_descriptors_of_their_taps() {
+    let nics = vec![nic_end(&[20, 21], &[22, 23]), nic_end(&[24], &[])];
+    let lines = lines(&spec(), &Inherited { nics, ..inherited() });
+    for expected in [
+        r#"-netdev {"type":"tap","id":"nic0","fds":"20:21","vhost":true,"vhostfds":"22:23"}"#,
+        r#"-device {"driver":"virtio-net-pci","id":"nic0","netdev":"nic0","mac":"02:00:00:ca:fe:01","mq":true,"vectors":6,"romfile":""}"#,
+        r#"-netdev {"type":"tap","id":"nic1","fds":"24","vhost":false}"#,
+        r#"-device {"driver":"virtio-net-pci","id":"nic1","netdev":"nic1","mac":"02:00:00:ca:fe:01","mq":false,"vectors":4,"romfile":""}"#,
+    ] {
+        assert!(has(&lines, expected), "{expected}\n{lines:#?}");
+    }
+}
+
+#[test]
+fn a_network_interface_on_a_board_without_pci_has_nothing_of_pci() {
+    let machine = Machine::Microvm(MachineOptions::default());
+    let spec =
+        VmSpec { machine, block: Block { driver: BlockDriver::VirtioBlk, ..Block::default() }, ..spec() };
+    let lines = lines(&spec, &Inherited { nics: vec![nic_end(&[20], &[])], ..inherited() });
+    let device = lines.iter().find(|line| line.contains("virtio-net")).unwrap();
+    for part in [r#""driver":"virtio-net-device""#, r#""netdev":"nic0""#, r#""mac":"02:00:00:ca:fe:01""#] {
+        assert!(device.contains(part), "{device}");
+    }
+    assert!(!device.contains("vectors") && !device.contains("romfile"), "{device}");
 }

@@ -6,18 +6,17 @@ use super::places::BusAddress;
 use super::{Board, Held};
 use crate::device::{Device, Netdev};
 use crate::error::QmpError;
-use crate::plug::{DeviceId, Nic, PciAddress, PlugError};
+use crate::plug::{DeviceId, Nic, PlugError};
 use crate::qemu::qmp::{Closefd, Getfd, NetdevAdd, NetdevDel, PresentedAdd};
 
 impl Board {
     pub(super) async fn plug_nic(&self, id: &DeviceId, nic: Nic) -> Result<Held, PlugError> {
-        let (queues, vhost) = (nic.queues.len(), nic.vhost.len());
-        if queues == 0 || !(vhost == 0 || vhost == queues) {
-            return Err(PlugError::Queues { queues, vhost });
-        }
+        let Some(queues) = nic.count() else {
+            return Err(PlugError::Queues { queues: nic.queues.len(), vhost: nic.vhost.len() });
+        };
         let at = self.free_slot()?;
         self.add_netdev(id, nic.queues, nic.vhost).await?;
-        let device = device(id, nic.mac, queues, at);
+        let device = Device::nic(id.0.clone(), nic.mac, queues, Some(at.into()));
         match self.qmp.execute(PresentedAdd(device.presented(self.virtio))).await {
             Ok(_) => Ok(Held::Nic { at: BusAddress::Pci(at) }),
             Err(error) => {
@@ -71,17 +70,5 @@ impl Board {
             names.push(fdname);
         }
         Ok(names[first..].join(":"))
-    }
-}
-
-fn device(id: &DeviceId, mac: [u8; 6], queues: usize, at: PciAddress) -> Device {
-    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-    Device::VirtioNetPci {
-        id: id.0.clone(),
-        netdev: id.0.clone(),
-        mac,
-        mq: queues > 1,
-        vectors: 2 * u32::try_from(queues).unwrap_or(u32::MAX / 4) + 2,
-        place: Some(at.into()),
     }
 }

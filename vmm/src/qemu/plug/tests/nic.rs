@@ -26,7 +26,7 @@ async fn b12_every_queue_has_a_descriptor_and_one_of_vhost_and_both_go_with_the_
         "vhostfds": "plugged-nic-1-vhost-0:plugged-nic-1-vhost-1",
     });
     let device = json!({
-        "driver": "virtio-net-pci", "id": id, "netdev": id, "mac": "02:00:00:ca:fe:01", "mq": true, "vectors": 6,
+        "driver": "virtio-net-pci", "id": id, "netdev": id, "mac": "02:00:00:ca:fe:01", "mq": true, "vectors": 6, "romfile": "",
         "bus": "pci-bridge-0", "addr": "1",
     });
     let script = async {

@@ -1,0 +1,167 @@
+//! The pod's network: found in its network namespace, joined to the machine, told to the guest.
+//!
+//! ```text
+//! namespace -> scan -> plan -> record -> taps, redirection -> Network --dropped, disconnect--> as it was before
+//! ```
+//!
+//! Network namespaces belong to threads, so what happens in the pod's happens on a thread that ends with it. A shim that
+//! is killed takes its taps along; the rest is in the record, for [`sweep`].
+
+mod join;
+mod namespace;
+mod plan;
+mod random;
+mod record;
+mod resolver;
+mod scan;
+mod tap;
+#[cfg(test)]
+mod tests;
+mod told;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use agent_client::{AgentClient, Code};
+use configuration::{Configuration, InternetworkingModel};
+use oci_spec::runtime::Spec;
+use slog::{Logger, info, warn};
+use vmm::{
+    Vm,
+    plug::{Nic, Pluggable},
+};
+
+use crate::{
+    error::{Error, Result},
+    thread,
+};
+use join::Joined;
+pub(crate) use record::sweep;
+pub(crate) use resolver::lines as resolver;
+use told::Told;
+
+/// The longest list of queues a tap has (`MAX_TAP_QUEUES` of the kernel).
+const MOST_QUEUES: u32 = 256;
+
+/// What a sandbox has of its pod's network. Dropped, the namespace is what it was before.
+pub(crate) struct Network {
+    nics: Vec<Arc<Nic>>,
+    told: Told,
+    joined: Mutex<Option<Joined>>,
+}
+
+/// How a network is to be joined to a machine.
+#[derive(Clone, Copy)]
+struct Manner {
+    model: InternetworkingModel,
+    /// Of each interface.
+    queues: u32,
+    /// Whether the kernel may move packets.
+    vhost: bool,
+}
+
+impl Network {
+    /// Joins the network in the namespace that `spec` names. Without one, or where the operator wants none, there is
+    /// nothing to join, and the guest has its loopback alone.
+    ///
+    /// # Errors
+    /// What kind of interface cannot be had, or what the kernel refused; the namespace is as it was.
+    pub(crate) async fn connect(
+        spec: &Spec,
+        configuration: &Configuration,
+        run_dir: &Path,
+        log: &Logger,
+    ) -> Result<Network> {
+        let model = configuration.runtime.internetworking_model;
+        let Some(path) = namespace::path_in(spec).filter(|_| model != InternetworkingModel::None) else {
+            return Ok(Network { nics: Vec::new(), told: Told::default(), joined: Mutex::new(None) });
+        };
+        let manner = Manner {
+            model,
+            queues: configuration.hypervisor.default_vcpus.clamp(1, MOST_QUEUES),
+            vhost: !configuration.hypervisor.disable_vhost_net,
+        };
+        let run_dir = run_dir.to_path_buf();
+        let network = thread::run("network", move || Network::join(&path, manner, &run_dir)).await?;
+        for interface in &network.told.interfaces {
+            info!(log, "network interface"; "name" => &interface.name, "mac" => &interface.hw_addr);
+        }
+        Ok(network)
+    }
+
+    /// On a thread of its own, which is in the pod's namespace from here on.
+    fn join(path: &Path, manner: Manner, run_dir: &Path) -> Result<Network> {
+        let identity = namespace::enter(path)?;
+        let mut netlink = netlink::Netlink::open().map_err(Error::io("netlink"))?;
+        let found = scan::found(&mut netlink).map_err(Error::io(format!("network of {}", path.display())))?;
+        let mut keep = |link| netlink.save(link).map_err(Error::io("addresses and routes"));
+        let steps = plan::steps(&found, manner.model, &mut keep)?;
+        record::write(run_dir, path, identity, &steps)?;
+        let mut joined = Joined::new(netlink);
+        let mut nics = Vec::new();
+        for step in &steps {
+            nics.push(Arc::new(joined.take(step, manner)?));
+        }
+        Ok(Network { nics, told: Told::of(&found), joined: Mutex::new(Some(joined)) })
+    }
+
+    /// The interfaces for a machine that boots.
+    pub(crate) fn nics(&self) -> &[Arc<Nic>] {
+        &self.nics
+    }
+
+    /// Gives a machine that runs its interfaces.
+    ///
+    /// # Errors
+    /// What the machine has no room for, or QEMU's refusal.
+    pub(crate) async fn plug_into(&self, vm: &dyn Vm) -> Result<()> {
+        for nic in &self.nics {
+            let nic = nic.try_clone().map_err(Error::io("descriptors of a tap"))?;
+            let plugged = vm.plug(Pluggable::Nic(nic)).await;
+            plugged.map_err(|error| Error::Failed(format!("plug in a network interface: {error}")))?;
+        }
+        Ok(())
+    }
+
+    /// Has the guest set its side up.
+    ///
+    /// # Errors
+    /// The agent's refusal.
+    pub(crate) async fn tell(
+        &self,
+        agent: &AgentClient,
+        log: &Logger,
+    ) -> std::result::Result<(), agent_client::Error> {
+        for interface in &self.told.interfaces {
+            agent.update_interface(interface.clone()).await?;
+        }
+        if !self.told.routes.is_empty() {
+            agent.update_routes(self.told.routes.clone()).await?;
+        }
+        if self.told.neighbours.is_empty() {
+            return Ok(());
+        }
+        match agent.add_arp_neighbors(self.told.neighbours.clone()).await {
+            Err(agent_client::Error::Guest { code: Code::UNIMPLEMENTED, .. }) => {
+                warn!(log, "the guest's agent takes no neighbours: they are asked for by ARP");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Makes the namespace what it was before. The machine must be gone.
+    pub(crate) async fn disconnect(&self) {
+        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if joined.is_some() {
+            // The kernel may have others to serve first who change networks.
+            let _ = thread::run("network", move || {
+                drop(joined);
+                Ok(())
+            })
+            .await;
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! How each interface is joined to the machine, before anything is done.
+
+use configuration::InternetworkingModel;
+use netlink::{Kind, Mac, Saved};
+
+use super::{random, scan::Found};
+use crate::error::{Error, Result};
+
+/// One interface on its way into the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Step {
+    /// The kernel's number of it.
+    pub(super) link: u32,
+    pub(super) name: String,
+    pub(super) mac: Mac,
+    /// The longest packet, in bytes.
+    pub(super) mtu: u32,
+    pub(super) how: How,
+}
+
+/// How that is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum How {
+    /// By a tap of this name, and what comes in at the one goes out at the other.
+    Redirected { tap: String },
+    /// By a macvtap of this name and number on it, which has its address; what it had itself is kept for later.
+    Bridged { tap: String, index: u32, kept: Saved },
+    /// It is a tap, and the machine is what is behind it.
+    Tap,
+}
+
+/// What becomes of each of `found`.
+///
+/// # Errors
+/// `InvalidArgument` with the name of an interface that cannot be had, and why.
+pub(super) fn steps(
+    found: &[Found],
+    model: InternetworkingModel,
+    keep: &mut dyn FnMut(u32) -> Result<Saved>,
+) -> Result<Vec<Step>> {
+    let mut one = |(number, found): (usize, &Found)| {
+        let link = &found.link;
+        let refused = |why: &str| Error::InvalidArgument(format!("network interface {}: {why}", link.name));
+        let how = match (&link.kind, model) {
+            (Kind::Veth | Kind::Macvlan | Kind::Ipvlan, InternetworkingModel::Macvtap) => {
+                let tap = format!("tap{number}_kata");
+                Ok(How::Bridged { tap, index: random::index()?, kept: keep(link.index)? })
+            }
+            (Kind::Veth | Kind::Macvlan | Kind::Ipvlan, _) => {
+                Ok(How::Redirected { tap: format!("tap{number}_kata") })
+            }
+            (Kind::Tun, _) => Ok(How::Tap),
+            (Kind::Macvtap, _) => Err(refused("a macvtap cannot be given to a virtual machine yet")),
+            (Kind::Device, _) => {
+                Err(refused("a device of the host, which would have to be passed through by VFIO"))
+            }
+            (Kind::Other(kind), _) => Err(refused(&format!(
+                "an interface of kind {kind} cannot be given to a virtual machine: veth, macvlan, ipvlan and tap can"
+            ))),
+        }?;
+        let mac = link.mac.ok_or_else(|| refused("has no Ethernet address"))?;
+        Ok(Step { link: link.index, name: link.name.clone(), mac, mtu: link.mtu, how })
+    };
+    found.iter().enumerate().map(&mut one).collect()
+}

@@ -1,0 +1,230 @@
+//! Against the kernel, each in a network namespace of its own.
+
+use std::fs;
+
+use configuration::InternetworkingModel;
+use netlink::{Address, Kind, Link, Mac, Route};
+use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, MountBuilder, SpecBuilder};
+
+use crate::fakes::Pod;
+
+use super::{plan::How, scan::Found, *};
+
+/// Joins the network at `path` on a thread that ends with that.
+fn join_at(path: &Path, manner: Manner, run_dir: &Path) -> Result<Network> {
+    let (path, run_dir) = (path.to_path_buf(), run_dir.to_path_buf());
+    std::thread::spawn(move || Network::join(&path, manner, &run_dir)).join().unwrap()
+}
+
+fn join(pod: &Pod, manner: Manner, run_dir: &Path) -> Result<Network> {
+    join_at(&pod.path, manner, run_dir)
+}
+
+fn manner(queues: u32) -> Manner {
+    Manner { model: InternetworkingModel::Default, queues, vhost: false }
+}
+
+#[test]
+fn a_veth_is_redirected_to_a_tap_until_it_is_dropped() {
+    let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
+    let before = pod.state();
+    let network = join(&pod, manner(1), run_dir.path()).unwrap();
+    let nic = &network.nics()[0];
+    assert_eq!((nic.queues.len(), nic.mac), (1, [2, 0, 0, 0, 0, 7]));
+    let tap = pod.run("ip -d link show tap0_kata");
+    for part in ["mtu 1400", "tun type tap pi off vnet_hdr on persist off"] {
+        assert!(tap.contains(part), "{part} is not in {tap}");
+    }
+    for (from, to) in [("eth0", "tap0_kata"), ("tap0_kata", "eth0")] {
+        let filters = pod.run(&format!("tc filter show dev {from} parent ffff:"));
+        assert!(filters.contains(&format!("mirred (Egress Redirect to device {to}) stolen")), "{filters}");
+        assert!(filters.contains("match 00000000/00000000"), "{filters}");
+    }
+    drop(network);
+    assert_eq!(pod.state(), before);
+}
+
+#[test]
+fn a_machine_of_several_processors_has_as_many_queues() {
+    let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
+    let network = join(&pod, manner(3), run_dir.path()).unwrap();
+    assert_eq!(network.nics()[0].queues.len(), 3);
+    assert!(pod.run("ip -d link show tap0_kata").contains("multi_queue"));
+}
+
+#[test]
+fn the_guest_is_told_what_the_pod_has() {
+    let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
+    let network = join(&pod, manner(1), run_dir.path()).unwrap();
+    let interface = &network.told.interfaces[0];
+    assert_eq!((interface.name.as_str(), interface.mtu), ("eth0", 1400));
+    assert_eq!(interface.hw_addr, "02:00:00:00:00:07");
+    let addresses: Vec<_> =
+        interface.ip_addresses.iter().map(|ip| format!("{}/{}", ip.address, ip.mask)).collect();
+    assert!(addresses.contains(&"10.1.0.2/24".to_owned()) && addresses.contains(&"fd00::2/64".to_owned()));
+    let routes: Vec<_> =
+        network.told.routes.iter().map(|route| (route.dest.as_str(), route.gateway.as_str())).collect();
+    assert_eq!(routes, [("", "10.1.0.1")], "those of the kernel's own are made again");
+    let neighbour = &network.told.neighbours[0];
+    assert_eq!((neighbour.lladdr.as_str(), neighbour.state), ("02:00:00:00:00:09", 0x80));
+}
+
+#[test]
+fn a_killed_shims_redirection_is_swept_and_nothing_else() {
+    let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
+    let before = pod.state();
+    let network = join(&pod, manner(1), run_dir.path()).unwrap();
+    // What the kernel does for a shim that is killed.
+    let Network { nics, joined, .. } = network;
+    std::mem::forget(joined.into_inner().unwrap());
+    drop(nics);
+    assert!(pod.run("tc qdisc").contains("ingress"));
+    sweep(run_dir.path()).unwrap();
+    assert_eq!(pod.state(), before);
+    sweep(run_dir.path()).expect("nothing is left to do");
+
+    let other = Pod::with_veth();
+    other.run("tc qdisc add dev eth0 ingress");
+    let record = run_dir.path().join("network.json");
+    let text = fs::read_to_string(&record).unwrap();
+    let here = |pod: &Pod| pod.path.display().to_string();
+    fs::write(&record, text.replace(&here(&pod), &here(&other))).unwrap();
+    sweep(run_dir.path()).unwrap();
+    assert!(other.run("tc qdisc").contains("ingress"), "another namespace at the path is another's");
+}
+
+#[test]
+fn a_macvtap_has_the_address_of_a_veth_until_it_is_dropped() {
+    let pod = Pod::with_veth();
+    let manner = Manner { model: InternetworkingModel::Macvtap, ..manner(2) };
+    for is_killed in [false, true] {
+        let run_dir = tempfile::tempdir().unwrap();
+        let before = pod.state();
+        let network = join(&pod, manner, run_dir.path()).unwrap();
+        let nic = &network.nics()[0];
+        assert_eq!((nic.queues.len(), nic.mac), (2, [2, 0, 0, 0, 0, 7]));
+        let tap = pod.run("ip -d link show tap0_kata");
+        for part in ["mtu 1400", "link/ether 02:00:00:00:00:07", "macvtap mode bridge", ",UP"] {
+            assert!(tap.contains(part), "{part} is not in {tap}");
+        }
+        let lower = pod.run("ip addr show eth0");
+        assert!(!lower.contains("02:00:00:00:00:07") && !lower.contains("10.1.0.2"), "{lower}");
+        assert_eq!(network.told.interfaces[0].ip_addresses[0].address, "10.1.0.2");
+        if is_killed {
+            let Network { nics, joined, .. } = network;
+            std::mem::forget(joined.into_inner().unwrap());
+            drop(nics);
+            sweep(run_dir.path()).unwrap();
+        } else {
+            drop(network);
+        }
+        assert_eq!(pod.state(), before);
+    }
+}
+
+#[test]
+fn filters_of_somebody_else_are_left_alone() {
+    let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
+    pod.run("tc qdisc add dev eth0 ingress");
+    let before = pod.state();
+    let error = join(&pod, manner(1), run_dir.path()).err().unwrap().to_string();
+    assert!(error.contains("eth0") && error.contains("tc qdisc del"), "{error}");
+    assert_eq!(pod.state(), before);
+}
+
+#[test]
+fn a_tap_of_the_pods_is_attached_to() {
+    let (pod, run_dir) = (Pod::new(), tempfile::tempdir().unwrap());
+    for (name, flags) in [("one", "vnet_hdr"), ("many", "vnet_hdr multi_queue")] {
+        pod.run(&format!("ip tuntap add dev {name} mode tap {flags}"));
+    }
+    pod.run("ip addr add 10.1.0.2/24 dev one");
+    pod.run("ip addr add 10.2.0.2/24 dev many");
+    let network = join(&pod, manner(2), run_dir.path()).unwrap();
+    assert_eq!(network.nics().iter().map(|nic| nic.queues.len()).collect::<Vec<_>>(), [1, 2]);
+    drop(network);
+    assert!(pod.run("ip link").contains("many"));
+}
+
+#[test]
+fn what_cannot_be_had_is_named_before_anything_is_done() {
+    let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
+    pod.run("ip link add br0 type bridge");
+    pod.run("ip addr add 10.3.0.2/24 dev br0");
+    let before = pod.state();
+    let error = join(&pod, manner(1), run_dir.path()).err().unwrap().to_string();
+    assert!(error.contains("br0") && error.contains("bridge"), "{error}");
+    assert_eq!(pod.state(), before);
+    let error = join_at(Path::new("/no"), manner(1), run_dir.path()).err().unwrap();
+    assert!(error.to_string().contains("/no"), "{error}");
+    let error = join_at(Path::new("/proc/self/ns/uts"), manner(1), run_dir.path());
+    assert!(error.err().unwrap().to_string().contains("ns/uts"));
+}
+
+#[test]
+fn each_interface_gets_what_is_its_own() {
+    let link = |index, name: &str, is_loopback| Link {
+        index,
+        name: name.into(),
+        kind: if is_loopback { Kind::Device } else { Kind::Veth },
+        mac: Some(Mac([2, 0, 0, 0, 0, index as u8])),
+        mtu: 1500,
+        is_loopback,
+        is_up: true,
+        no_arp: false,
+    };
+    let address = |link| Address { link, ip: [10, 0, 0, link as u8].into(), prefix: 24 };
+    let route = |link, is_kernels| Route {
+        destination: None,
+        gateway: None,
+        source: None,
+        link,
+        is_v6: false,
+        scope: 0,
+        onlink: false,
+        mtu: None,
+        is_kernels,
+        priority: None,
+    };
+    let links =
+        vec![link(5, "eth1", false), link(1, "lo", true), link(3, "eth0", false), link(4, "bare", false)];
+    let less = Route { priority: Some(100), ..route(3, false) };
+    let routes = [route(3, true), less, route(5, false)];
+    let found = scan::sorted(links, &[address(1), address(3), address(5)], &routes, &[]);
+    let names = |found: &Found| (found.link.name.clone(), found.addresses.len(), found.routes.len());
+    assert_eq!(found.iter().map(names).collect::<Vec<_>>(), [("eth0".into(), 1, 1), ("eth1".into(), 1, 1)]);
+    let told = Told::of(&found).routes;
+    assert_eq!(told.iter().map(|route| route.device.as_str()).collect::<Vec<_>>(), ["eth1"], "the used one");
+    let mut keep = |_| panic!("nothing is to be kept");
+    let steps = plan::steps(&found, InternetworkingModel::Tcfilter, &mut keep).unwrap();
+    assert_eq!(steps[1].how, How::Redirected { tap: "tap1_kata".into() });
+}
+
+#[test]
+fn the_name_servers_are_those_of_the_mount() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("resolv.conf");
+    fs::write(&file, "nameserver 10.0.0.1\nsearch a.b\n").unwrap();
+    let mounted = |source: &Path| {
+        let mount = MountBuilder::default().destination("/etc/resolv.conf").source(source).build().unwrap();
+        SpecBuilder::default().mounts([mount]).build().unwrap()
+    };
+    assert_eq!(resolver(&mounted(&file)), ["nameserver 10.0.0.1", "search a.b"]);
+    assert!(resolver(&mounted(&dir.path().join("none"))).is_empty());
+    assert!(resolver(&Spec::default()).is_empty());
+}
+
+#[test]
+fn a_namespace_that_is_yet_to_be_made_is_no_network() {
+    let spec = |path: Option<&str>| {
+        let mut namespace = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network);
+        if let Some(path) = path {
+            namespace = namespace.path(path);
+        }
+        let linux = LinuxBuilder::default().namespaces([namespace.build().unwrap()]).build().unwrap();
+        SpecBuilder::default().linux(linux).build().unwrap()
+    };
+    assert_eq!(namespace::path_in(&spec(None)), None);
+    assert_eq!(namespace::path_in(&spec(Some(""))), None);
+    assert_eq!(namespace::path_in(&spec(Some("/run/netns/a"))), Some("/run/netns/a".into()));
+}

@@ -1,0 +1,76 @@
+//! A sandbox and the network of its pod.
+
+use std::fs;
+
+use containerd_shim_protos::{
+    api::CreateTaskRequest,
+    shim_async::Task,
+    ttrpc::{Code, r#async::TtrpcContext},
+};
+
+use crate::fakes::{Pod, Shim, code, on_fakes};
+
+const NETWORK: [&str; 4] = ["UpdateInterface", "UpdateRoutes", "AddARPNeighbors", "CreateSandbox"];
+
+/// A request to create `id` in the network of `pod`.
+fn request(shim: &Shim, id: &str, pod: &Pod) -> CreateTaskRequest {
+    let request = shim.request(id);
+    let file = shim.dir.path().join(id).join("config.json");
+    let text = fs::read_to_string(&file).unwrap();
+    let with_path = format!(r#"{{"path":"{}","type":"network"}}"#, pod.path.display());
+    let with_network = text.replace(r#"{"type":"network"}"#, &with_path);
+    assert_ne!(text, with_network);
+    fs::write(&file, with_network).unwrap();
+    request
+}
+
+#[test]
+fn d1_d19_the_guest_is_told_of_its_network_before_there_is_a_sandbox() {
+    on_fakes(async |shim| {
+        let pod = Pod::with_veth();
+        let before = pod.state();
+        shim.service.create(&TtrpcContext::default(), request(shim, "c1", &pod)).await.unwrap();
+        assert_eq!(shim.published(1).await, ["create c1"]);
+        assert_eq!(shim.guest.asked(&NETWORK), NETWORK);
+        assert!(pod.run("tc qdisc").contains("ingress"));
+        shim.service.stop().await;
+        assert_eq!(shim.published(1).await, ["exit c1 255"]);
+        assert_eq!(pod.state(), before);
+    });
+}
+
+#[test]
+fn d19_an_agent_that_takes_no_neighbours_will_do() {
+    on_fakes(async |shim| {
+        let pod = Pod::with_veth();
+        shim.guest.refuses("AddARPNeighbors", Code::UNIMPLEMENTED, "no");
+        shim.service.create(&TtrpcContext::default(), request(shim, "c1", &pod)).await.unwrap();
+        assert_eq!(shim.published(1).await, ["create c1"]);
+    });
+}
+
+#[test]
+fn d18_a_sandbox_whose_guest_does_not_take_its_network_leaves_the_pods_as_it_was() {
+    on_fakes(async |shim| {
+        let pod = Pod::with_veth();
+        let before = pod.state();
+        shim.guest.refuses("UpdateInterface", Code::INVALID_ARGUMENT, "no such interface");
+        let refused = shim.service.create(&TtrpcContext::default(), request(shim, "c1", &pod)).await;
+        assert_eq!(code(refused), Code::INVALID_ARGUMENT);
+        assert_eq!(pod.state(), before);
+        assert!(shim.nothing_is_left());
+    });
+}
+
+#[test]
+fn d18_without_an_internetworking_model_the_pods_network_is_not_touched() {
+    on_fakes(async |shim| {
+        let pod = Pod::with_veth();
+        let before = pod.state();
+        shim.configure("[runtime]\ninternetworking_model = \"none\"");
+        shim.service.create(&TtrpcContext::default(), request(shim, "c1", &pod)).await.unwrap();
+        assert_eq!(shim.published(1).await, ["create c1"]);
+        assert_eq!(pod.state(), before);
+        assert_eq!(shim.guest.asked(&NETWORK), ["CreateSandbox"]);
+    });
+}

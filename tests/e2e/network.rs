@@ -1,0 +1,192 @@
+//! The pod's network, seen from inside the guest and from the other end of the pod's veth.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use containerd_shim_protos::api::ConnectResponse;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tests::case::PATIENCE;
+use tests::command::run;
+use tests::pod_network::{MAC, PodNetwork};
+use tests::{Case, Context, Result, check, fail, operator};
+
+use crate::listed;
+
+listed!(
+    all: [],
+    ours: [
+        a_copy_of_a_template_gets_the_network_of_its_own_pod,
+        a_guest_behind_a_macvtap_has_the_network_of_its_pod,
+        a_guest_has_the_network_of_its_pod,
+        a_guest_without_pci_has_the_network_of_its_pod,
+        a_shim_that_is_killed_leaves_the_pods_network_as_it_was,
+    ]
+);
+
+/// What goes each way, in MiB.
+const MIB: usize = 16;
+
+/// Where it is taken.
+const PORT: u16 = 7000;
+
+/// How long a namespace may take to be as it was.
+const SETTLE: Duration = Duration::from_secs(15);
+
+fn a_guest_has_the_network_of_its_pod(case: &Case<'_>) -> Result<()> {
+    has_its_pods_network(case, "pod", &[])
+}
+
+fn a_guest_behind_a_macvtap_has_the_network_of_its_pod(case: &Case<'_>) -> Result<()> {
+    let configuration = case.configuration(|file| {
+        file.set("runtime.internetworking_model", "macvtap");
+    })?;
+    has_its_pods_network(case, "macvtap", &["--runtime-config-path", &operator::path(&configuration)])
+}
+
+fn a_guest_without_pci_has_the_network_of_its_pod(case: &Case<'_>) -> Result<()> {
+    let configuration = case.configuration(|file| {
+        file.set("hypervisor.qemu.machine_type", "microvm");
+    })?;
+    has_its_pods_network(case, "microvm", &["--runtime-config-path", &operator::path(&configuration)])
+}
+
+fn has_its_pods_network(case: &Case<'_>, id: &str, flags: &[&str]) -> Result<()> {
+    let network = PodNetwork::new()?;
+    let before = network.state()?;
+    start(case, &network, id, flags)?;
+    is_set_up(case, id)?;
+    both_ends_hear_each_other(case, &network, id)?;
+    from_the_guest(case, &network, id)?;
+    to_the_guest(case, &network, id)?;
+    case.ctr(["task", "kill", "-s", "KILL", id])?.exits(0)?;
+    is_as_before(&network, &before)
+}
+
+fn a_shim_that_is_killed_leaves_the_pods_network_as_it_was(case: &Case<'_>) -> Result<()> {
+    let network = PodNetwork::new()?;
+    let before = network.state()?;
+    start(case, &network, "lost", &[])?;
+    check!(network.pod.says("tc qdisc")?.contains("ingress"), "the veth is not redirected");
+    let shim = case.shim_of("lost")?.plain::<ConnectResponse>("Connect")?.shim_pid;
+    kill(Pid::from_raw(i32::try_from(shim)?), Signal::SIGKILL)?;
+    is_as_before(&network, &before)
+}
+
+fn a_copy_of_a_template_gets_the_network_of_its_own_pod(case: &Case<'_>) -> Result<()> {
+    let templates = operator::path(&case.dir().join("templates"));
+    let configuration = case.configuration(|file| {
+        file.set("factory.enable_template", true)
+            .set("factory.template_path", templates)
+            .set("hypervisor.qemu.default_memory", 256);
+    })?;
+    let configuration = operator::path(&configuration);
+    let network = PodNetwork::new()?;
+    let before = network.state()?;
+    start(case, &network, "copy", &["--runtime-config-path", &configuration])?;
+    check!(!case.log().contains("boots by itself"), "the sandbox is no copy");
+    is_set_up(case, "copy")?;
+    both_ends_hear_each_other(case, &network, "copy")?;
+    case.ctr(["task", "kill", "-s", "KILL", "copy"])?.exits(0)?;
+    is_as_before(&network, &before)
+}
+
+fn start(case: &Case<'_>, network: &PodNetwork, id: &str, flags: &[&str]) -> Result<()> {
+    let namespace = format!("network:{}", network.pod.path());
+    case.container(id)
+        .flags(["--with-ns", &namespace])
+        .flags(flags.iter().copied())
+        .detach(["sleep", "1000000"])
+}
+
+fn inside(case: &Case<'_>, id: &str, script: &str) -> Result<String> {
+    Ok(case.exec(id, &[], &["sh", "-c", script])?.exits(0).context(script)?.out())
+}
+
+/// The guest's interface is what the pod's is, with all that goes by it.
+fn is_set_up(case: &Case<'_>, id: &str) -> Result<()> {
+    let shown = inside(case, id, "ip link show eth0; ip addr show eth0; ip route; ip -6 route")?;
+    for part in [
+        MAC,
+        "mtu 1400",
+        ",UP",
+        "inet 10.7.0.2/24",
+        "inet6 fd07::2/64",
+        "default via 10.7.0.1 dev eth0",
+        "10.7.0.0/24 dev eth0",
+        "198.51.100.0/24 via 10.7.0.1 dev eth0",
+        "192.0.2.0/24 dev eth0",
+        "default via fd07::1 dev eth0",
+    ] {
+        check!(shown.contains(part), "{part:?} is not in what the guest shows:\n{shown}");
+    }
+    let neighbours = inside(case, id, "ip neigh show")?.to_lowercase();
+    let is_known = neighbours.contains("10.7.0.9") && neighbours.contains("permanent");
+    check!(is_known, "the neighbour is not known: {neighbours}");
+    Ok(())
+}
+
+fn both_ends_hear_each_other(case: &Case<'_>, network: &PodNetwork, id: &str) -> Result<()> {
+    for address in ["10.7.0.1", "fd07::1"] {
+        inside(case, id, &format!("ping -c 2 -w 20 {address}"))?;
+    }
+    for (ping, address) in [("ping", "10.7.0.2"), ("ping6", "fd07::2")] {
+        // Who answers is the guest: whatever comes in at the veth goes there alone.
+        network.peer.says(&format!("busybox {ping} -c 2 -w 9 {address}"))?;
+    }
+    Ok(())
+}
+
+fn from_the_guest(case: &Case<'_>, network: &PodNetwork, id: &str) -> Result<()> {
+    let listener = network.peer.start(&listen("busybox nc"), Vec::new())?;
+    let said = inside(case, id, &send("nc 10.7.0.1", "/dev/shm/data"))?;
+    listener.wait(PATIENCE)?.exits(0)?;
+    is_intact(&said)
+}
+
+fn to_the_guest(case: &Case<'_>, network: &PodNetwork, id: &str) -> Result<()> {
+    let exec = ["task", "exec", "--exec-id", "listen", id];
+    let words = listen("nc");
+    let mut command = case.ctr_command(exec.into_iter().chain(words.split(' ')));
+    let listener = tests::command::start(&mut command, Vec::new())?;
+    let file = case.dir().join("data").to_string_lossy().into_owned();
+    let mut sender = network.peer.command("sh -c");
+    let said = run(sender.arg(send("busybox nc fd07::2", &file)), PATIENCE)?.exits(0)?.out();
+    listener.wait(PATIENCE)?.exits(0)?;
+    is_intact(&said)
+}
+
+/// Answers with the digest of what came.
+fn listen(nc: &str) -> String {
+    format!("{nc} -l -p {PORT} -e sha256sum")
+}
+
+/// Says the digest of what it sends, and then what the listener says. Nobody tells when that listens; until then it is
+/// not there. The data is in a file, as busybox's `nc` does not notice that a pipe ends.
+fn send(nc: &str, file: &str) -> String {
+    format!(
+        "dd if=/dev/urandom of={file} bs=1M count={MIB} 2>/dev/null; sha256sum <{file}; \
+         until {nc} {PORT} <{file}; do sleep 0.2; done; rm {file}"
+    )
+}
+
+fn is_intact(said: &str) -> Result<()> {
+    let lines: Vec<&str> = said.lines().collect();
+    check!(lines.len() == 2 && lines[0] == lines[1], "what was sent, and what came: {lines:?}");
+    Ok(())
+}
+
+/// Waits until the pod's namespace is what it was.
+fn is_as_before(network: &PodNetwork, before: &str) -> Result<()> {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let now = network.state()?;
+        if now == before {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            fail!("the pod's network was\n{before}\nand is now\n{now}");
+        }
+        sleep(Duration::from_millis(50));
+    }
+}

@@ -66,6 +66,8 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
 }
 
 fn clear(run_dir: &Path, bundle: &Path) {
+    // containerd may remove the bundle meanwhile.
+    let socket = shim_socket(bundle);
     if let Err(error) = vmm::sweep(run_dir) {
         cli::complain(&Error::Failed(format!("processes of {}: {error}", run_dir.display())));
     }
@@ -75,7 +77,7 @@ fn clear(run_dir: &Path, bundle: &Path) {
     if let Err(error) = run_dir::remove(run_dir) {
         cli::complain(&Error::Failed(format!("{}: {error}", run_dir.display())));
     }
-    if let Some(socket) = shim_socket(bundle) {
+    if let Some(socket) = socket {
         // Only when nobody listens on it: another shim may have the name by now.
         if std::os::unix::net::UnixStream::connect(&socket).is_err() {
             let _ = fs::remove_file(socket);

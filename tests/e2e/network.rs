@@ -70,6 +70,8 @@ fn a_shim_that_is_killed_leaves_the_pods_network_as_it_was(case: &Case<'_>) -> R
     check!(network.pod.says("tc qdisc")?.contains("ingress"), "the veth is not redirected");
     let shim = case.shim_of("lost")?.plain::<ConnectResponse>("Connect")?.shim_pid;
     kill(Pid::from_raw(i32::try_from(shim)?), Signal::SIGKILL)?;
+    let exit = |line: &str| line.contains(&format!(" {} ", case.namespace)) && line.contains("/tasks/exit");
+    case.world.events().log.wait_for(PATIENCE, exit)?;
     is_as_before(&network, &before)
 }
 

@@ -84,6 +84,7 @@ impl Checker<'_> {
             disable_guest_seccomp: raw.disable_guest_seccomp,
             guest_selinux_label: raw.guest_selinux_label,
             create_container_timeout: seconds(raw.create_container_timeout, 60),
+            static_resources: raw.static_sandbox_resource_mgmt,
         }
     }
 

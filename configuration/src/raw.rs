@@ -115,4 +115,5 @@ pub(crate) struct RawRuntime {
     pub(crate) create_container_timeout: u32,
     pub(crate) disable_guest_seccomp: bool,
     pub(crate) guest_selinux_label: String,
+    pub(crate) static_sandbox_resource_mgmt: bool,
 }

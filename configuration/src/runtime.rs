@@ -13,4 +13,6 @@ pub struct Runtime {
     pub guest_selinux_label: String,
     /// How long the creation of a container inside the guest may take.
     pub create_container_timeout: Duration,
+    /// The virtual machine has from its start on what is known to be needed, and stays so.
+    pub static_resources: bool,
 }

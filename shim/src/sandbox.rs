@@ -10,6 +10,7 @@
 pub(crate) mod boot;
 mod only;
 pub(crate) mod options;
+pub(crate) mod resources;
 pub(crate) mod run_dir;
 pub(crate) mod share;
 mod vm_spec;
@@ -31,6 +32,7 @@ use crate::{
     stdio::wires::{Connected, Offer},
 };
 pub(crate) use only::{Making, OnlySandbox};
+use resources::Resources;
 use run_dir::RunDir;
 use share::SharedTree;
 
@@ -55,6 +57,7 @@ pub(crate) struct Sandbox {
     /// Whether the guest takes streams on connections of their own.
     offer: Offer,
     confinement: Confinement,
+    resources: Resources,
     phase: watch::Sender<Phase>,
     clock: Clock,
     log: Logger,

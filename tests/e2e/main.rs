@@ -17,6 +17,7 @@ mod lifecycle;
 mod logging;
 mod machines;
 mod plug;
+mod resources;
 mod shares;
 mod shim_alone;
 mod streams;
@@ -90,6 +91,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("logging", logging::listed()),
         ("machines", machines::listed()),
         ("plug", plug::listed()),
+        ("resources", resources::listed()),
         ("bad_input", bad_input::listed()),
     ];
     let reference = std::env::var("KATA_TEST_RUNTIME").is_ok_and(|runtime| runtime != KATA);

@@ -5,6 +5,7 @@
 //! search for anything left that carries their names.
 
 mod containers;
+mod resources;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
     // A guest without KVM keeps a core busy while it boots; more at once only make each other late.
     arguments.test_threads.get_or_insert(2);
     let world = Arc::new(OnceLock::new());
-    let files = [("containers", containers::listed())];
+    let files = [("containers", containers::listed()), ("resources", resources::listed())];
     let trial = |file: &str, (name, body): Listed| {
         let world = world.clone();
         let body = move || in_world(&world, body).map_err(|failure| Failed::from(failure.to_string()));

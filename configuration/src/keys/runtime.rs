@@ -18,7 +18,7 @@ pub(super) const KEYS: &[Key] = &[
     text("jaeger_user", "", "user name for that place").later(),
     text("jaeger_password", "", "password for that place").later(),
     flag("disable_new_netns", false, "make no network namespace for QEMU").later(),
-    flag("static_sandbox_resource_mgmt", false, "size the virtual machine once, before it starts").later(),
+    flag("static_sandbox_resource_mgmt", false, "size the virtual machine once, before it starts, by what is known of its containers then"),
     texts("sandbox_bind_mounts", &[], "host paths shown read-only to the guest").later(),
     text("vfio_mode", "guest-kernel", "how passed-through devices look to a container").later(),
     flag("disable_guest_empty_dir", true, "keep emptyDir volumes on the host").later(),

@@ -14,7 +14,8 @@ use vmm::{
 };
 
 use super::{
-    Clock, Phase, Sandbox, run_dir, run_dir::RunDir, share::SharedTree, vm_spec, vm_spec::MachinePlan,
+    Clock, Phase, Sandbox, resources::Resources, run_dir, run_dir::RunDir, share::SharedTree, vm_spec,
+    vm_spec::MachinePlan,
 };
 use crate::{
     container::spec::Confinement,
@@ -52,6 +53,7 @@ pub(super) async fn boot(
     let run_dir = RunDir::create(run_dir::path_of(plan.namespace, plan.id))?;
     let tree = SharedTree::create(run_dir.path())?;
     let machine = vm_spec::of(configuration, &plan, run_dir.path(), tree.exported(), log)?;
+    let resources = Resources::new(configuration, plan.spec, &machine.spec, log)?;
     let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
     let origin = maker.origin_of(&machine.spec).await;
     clock.mark("origin_known");
@@ -71,6 +73,7 @@ pub(super) async fn boot(
         agent,
         offer: Offer::default(),
         confinement: Confinement::of(configuration),
+        resources,
         phase: watch::Sender::new(Phase::Up),
         clock,
         log: log.clone(),

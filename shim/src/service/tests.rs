@@ -4,6 +4,7 @@ mod deaths;
 mod execs;
 mod keys;
 mod lifecycle;
+mod resources;
 mod sandboxes;
 mod streams;
 mod templates;

@@ -116,4 +116,5 @@ pub(crate) struct RawRuntime {
     pub(crate) disable_guest_seccomp: bool,
     pub(crate) guest_selinux_label: String,
     pub(crate) static_sandbox_resource_mgmt: bool,
+    pub(crate) sandbox_cgroup_only: bool,
 }

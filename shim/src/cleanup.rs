@@ -31,7 +31,7 @@ use crate::{
     container::bundle,
     error::{Error, Result},
     process::{Exit, LOST},
-    sandbox::run_dir,
+    sandbox::{host_cgroup, run_dir},
 };
 
 /// How long a shim may take to end by itself, and how long a live one to answer. containerd gives both together, and
@@ -67,6 +67,9 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
 fn clear(run_dir: &Path, bundle: &Path) {
     if let Err(error) = vmm::sweep(run_dir) {
         cli::complain(&Error::Failed(format!("processes of {}: {error}", run_dir.display())));
+    }
+    if let Err(error) = host_cgroup::sweep(run_dir) {
+        cli::complain(&Error::Failed(error.to_string()));
     }
     if let Err(error) = run_dir::remove(run_dir) {
         cli::complain(&Error::Failed(format!("{}: {error}", run_dir.display())));

@@ -4,10 +4,11 @@
 //! boot -> Up --stop, or any of its processes dies--> Ending -> Ended
 //! ```
 //!
-//! Fields are dropped in the order they are torn down: the machine, the shared tree, the run directory. Whoever
-//! drops the last reference ends the machine, so a boot that is given up half way leaves nothing.
+//! Fields are dropped in the order they are torn down: the machine, the shared tree, the cgroup, the run directory.
+//! Whoever drops the last reference ends the machine, so a boot that is given up half way leaves nothing.
 
 pub(crate) mod boot;
+pub(crate) mod host_cgroup;
 mod only;
 pub(crate) mod options;
 pub(crate) mod resources;
@@ -31,6 +32,7 @@ use crate::{
     error::{Error, Result},
     stdio::wires::{Connected, Offer},
 };
+use host_cgroup::HostCgroup;
 pub(crate) use only::{Making, OnlySandbox};
 use resources::Resources;
 use run_dir::RunDir;
@@ -52,6 +54,8 @@ enum Phase {
 pub(crate) struct Sandbox {
     vm: Box<dyn Vm>,
     tree: SharedTree,
+    /// What the shim and all that it starts for the sandbox are in, if that is of their own.
+    cgroup: Option<HostCgroup>,
     run_dir: RunDir,
     agent: AgentClient,
     /// Whether the guest takes streams on connections of their own.
@@ -116,6 +120,14 @@ impl Sandbox {
 
     pub(crate) fn mark(&self, phase: &'static str) {
         self.clock.mark(phase);
+    }
+
+    /// Puts the machine's processors into the cgroup that they are to be in.
+    async fn place_processors(&self) {
+        let Some(cgroup) = &self.cgroup else { return };
+        if let Err(why) = cgroup.place_processors(self.vm.as_ref()).await {
+            warn!(self.log, "the machine's processors are not in the pod's cgroup"; "why" => why);
+        }
     }
 
     /// # Errors
@@ -195,6 +207,9 @@ impl Sandbox {
             error!(self.log, "the virtual machine is not gone"; "why" => error.to_string());
         }
         self.tree.unmount();
+        if let Some(Err(error)) = self.cgroup.as_ref().map(HostCgroup::leave) {
+            warn!(self.log, "the sandbox's cgroup is not removed"; "why" => error.to_string());
+        }
         if let Err(error) = run_dir::remove(self.run_dir.path()) {
             warn!(self.log, "run directory not removed"; "why" => error.to_string());
         }

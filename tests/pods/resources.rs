@@ -1,15 +1,22 @@
 //! A pod's machine, and its containers' limits.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::thread::{available_parallelism, sleep};
 use std::time::{Duration, Instant};
 
 use k8s_cri::v1::{
     ContainerConfig, LinuxContainerConfig, LinuxContainerResources, UpdateContainerResourcesRequest,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tests::pods::{Pod, PodWorld};
 use tests::{Context, Result, check, check_eq, fail};
 
-crate::listed![c14_a_pods_machine_is_as_big_as_its_containers_may_use];
+crate::listed![
+    c14_a_pods_machine_is_as_big_as_its_containers_may_use,
+    c24_a_pods_processors_are_in_its_cgroup_and_the_rest_is_not,
+];
 
 /// How long a guest may take to let go of what is no longer needed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -118,4 +125,49 @@ fn c14_a_pods_machine_is_as_big_as_its_containers_may_use(world: &PodWorld) -> R
         check!((own..own + 768).contains(&left), "{left} MiB of memory in the end, and {own} at first");
         Ok(())
     })
+}
+
+/// On hosts with version 1 of cgroups, which tells threads of a process apart.
+fn c24_a_pods_processors_are_in_its_cgroup_and_the_rest_is_not(world: &PodWorld) -> Result<()> {
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        return Ok(());
+    }
+    let host = available_parallelism()?.get();
+    world.pod(world.config(), |pod| {
+        let (of_pod, overhead) = (format!("/kata_{}", pod.id), format!("/kata_overhead/{}", pod.id));
+        for processors in [1, host.min(2)] {
+            let threads = threads_of(pod)?;
+            let in_pod = threads.iter().filter(|cgroup| cgroup.ends_with(&of_pod)).count();
+            check_eq!(in_pod, processors, "threads in the pod's cgroup");
+            let rest = threads.iter().filter(|cgroup| **cgroup == overhead).count();
+            check_eq!(rest, threads.len() - processors, "threads that are not in the pod's cgroup");
+            pod.run(&limited(pod, &format!("c{processors}"), limits(64, 100_000)))?;
+        }
+        // What a shim leaves that is killed is cleared up, too.
+        let status = fs::read_to_string(qemu_of(pod)?.join("status"))?;
+        let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).context("QEMU's parent")?;
+        kill(Pid::from_raw(shim.trim().parse()?), Signal::SIGKILL).map_err(Into::into)
+    })
+}
+
+/// A pod's QEMU in `/proc`.
+fn qemu_of(pod: &Pod<'_>) -> Result<PathBuf> {
+    let is_its = |process: &Path| {
+        let words = fs::read(process.join("cmdline")).unwrap_or_default();
+        words.starts_with(b"/") && String::from_utf8_lossy(&words).contains(&format!("sandbox-{}", pod.id))
+    };
+    let process = fs::read_dir("/proc")?.flatten().map(|entry| entry.path()).find(|path| is_its(path));
+    process.context("the pod's QEMU")
+}
+
+/// The cgroup of each thread of a pod's QEMU, as far as processors go.
+fn threads_of(pod: &Pod<'_>) -> Result<Vec<String>> {
+    let tasks = fs::read_dir(qemu_of(pod)?.join("task"))?.flatten();
+    let is_of_cpu = |line: &&str| line.split([':', ',']).any(|word| word == "cpu");
+    let cgroup = |task: fs::DirEntry| {
+        let lines = fs::read_to_string(task.path().join("cgroup")).unwrap_or_default();
+        let line = lines.lines().find(is_of_cpu).unwrap_or_default();
+        line.rsplit(':').next().unwrap_or_default().to_owned()
+    };
+    Ok(tasks.map(cgroup).collect())
 }

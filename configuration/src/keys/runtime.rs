@@ -10,7 +10,7 @@ pub(super) const KEYS: &[Key] = &[
     integer("create_container_timeout", 60, U32, "seconds to create a container inside the guest; 0 means 60"),
     flag("disable_guest_seccomp", true, "do not apply containers' seccomp profiles inside the guest"),
     text("guest_selinux_label", "", "SELinux label of containers inside the guest, where those have one; empty means their own"),
-    flag("sandbox_cgroup_only", false, "run everything of a pod in the pod's own cgroup").later(),
+    flag("sandbox_cgroup_only", false, "run everything of a pod in the pod's own cgroup"),
     choice("internetworking_model", NETWORK_MODELS, "tcfilter", "how the pod's network reaches the guest").later(),
     flag("enable_vcpus_pinning", false, "bind each virtual CPU to one of the pod's CPUs").later(),
     flag("enable_tracing", false, "the shim sends trace spans").later(),

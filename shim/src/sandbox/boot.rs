@@ -14,8 +14,8 @@ use vmm::{
 };
 
 use super::{
-    Clock, Phase, Sandbox, resources::Resources, run_dir, run_dir::RunDir, share::SharedTree, vm_spec,
-    vm_spec::MachinePlan,
+    Clock, Phase, Sandbox, host_cgroup::HostCgroup, resources::Resources, run_dir, run_dir::RunDir,
+    share::SharedTree, vm_spec, vm_spec::MachinePlan,
 };
 use crate::{
     container::spec::Confinement,
@@ -57,6 +57,9 @@ pub(super) async fn boot(
     let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
     let origin = maker.origin_of(&machine.spec).await;
     clock.mark("origin_known");
+    // A template is no sandbox's, so it is made before.
+    let only = configuration.runtime.sandbox_cgroup_only;
+    let cgroup = HostCgroup::enter(only, plan.spec, plan.id, run_dir.path(), log)?;
     let (vm, agent) = match start(&maker, &machine.spec, origin.clone(), &clock).await {
         Err(error) if origin != Origin::Boot => {
             maker.discard(&origin, &error.to_string());
@@ -69,6 +72,7 @@ pub(super) async fn boot(
     let sandbox = Arc::new(Sandbox {
         vm,
         tree,
+        cgroup,
         run_dir,
         agent,
         offer: Offer::default(),
@@ -79,6 +83,7 @@ pub(super) async fn boot(
         log: log.clone(),
     });
     sandbox.watch();
+    sandbox.place_processors().await;
     info!(log, "sandbox is up"; "qemu" => sandbox.pid());
     Ok(sandbox)
 }

@@ -360,6 +360,7 @@ impl Sandbox {
             grown = self.resources.grow(self.vm.as_ref(), &self.agent) => grown,
             () = self.gone() => return self.is_up(),
         };
+        self.place_processors().await;
         grown.map_err(|why| {
             Error::Failed(format!(
                 "container {id} may use {} MiB of memory, which the virtual machine could not be given: {why}; \

@@ -211,9 +211,9 @@ impl AgentClient {
         ask!(self, "UpdateContainer", self.limit(), update_container, request).map(drop)
     }
 
-    /// The agent's version and what it supports.
+    /// The agent's version, what it supports, and the size of its kernel's memory blocks.
     pub async fn guest_details(&self) -> Result<GuestDetailsResponse> {
-        let request = GuestDetailsRequest::default();
+        let request = GuestDetailsRequest { mem_block_size: true, ..Default::default() };
         ask!(self, "GetGuestDetails", self.limit(), get_guest_details, request)
     }
 

@@ -120,4 +120,6 @@ pub(crate) struct RawRuntime {
     pub(crate) guest_selinux_label: String,
     pub(crate) internetworking_model: InternetworkingModel,
     pub(crate) disable_new_netns: bool,
+    pub(crate) static_sandbox_resource_mgmt: bool,
+    pub(crate) sandbox_cgroup_only: bool,
 }

@@ -17,4 +17,8 @@ pub struct Runtime {
     pub create_container_timeout: Duration,
     /// How the pod's network reaches the guest.
     pub internetworking_model: InternetworkingModel,
+    /// The virtual machine has from its start on what is known to be needed, and stays so.
+    pub static_resources: bool,
+    /// Everything of a sandbox is in a cgroup of its own, in the pod's.
+    pub sandbox_cgroup_only: bool,
 }

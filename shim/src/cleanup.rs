@@ -32,7 +32,7 @@ use crate::{
     error::{Error, Result},
     network,
     process::{Exit, LOST},
-    sandbox::run_dir,
+    sandbox::{host_cgroup, run_dir},
 };
 
 /// How long a shim may take to end by itself, and how long a live one to answer. containerd gives both together, and
@@ -73,6 +73,9 @@ fn clear(run_dir: &Path, bundle: &Path) {
     }
     if let Err(error) = network::sweep(run_dir) {
         cli::complain(&error);
+    }
+    if let Err(error) = host_cgroup::sweep(run_dir) {
+        cli::complain(&Error::Failed(error.to_string()));
     }
     if let Err(error) = run_dir::remove(run_dir) {
         cli::complain(&Error::Failed(format!("{}: {error}", run_dir.display())));

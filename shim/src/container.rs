@@ -29,6 +29,7 @@ use containerd_shim_protos::{
     protobuf::{MessageField, well_known_types::any::Any},
     types::mount::Mount,
 };
+use futures::future::OptionFuture;
 use oci_spec::runtime::{LinuxResources, Spec};
 use slog::{Logger, info, warn};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
@@ -41,7 +42,11 @@ use crate::{
     events::Events,
     metrics,
     process::{Exit, LOST, Process, State},
-    sandbox::{Sandbox, share::Mounted},
+    sandbox::{
+        Sandbox,
+        resources::{Limits, Part},
+        share::Mounted,
+    },
     stdio::{Io, Paths, pump::Source, sink, stdin, wires::Connected},
     table::Table,
 };
@@ -85,6 +90,8 @@ pub(crate) struct Container {
     shared: Mutex<Vec<Mounted>>,
     /// The disks that the machine has for it.
     plugged: Mutex<Vec<Arc<Plugged>>>,
+    /// Of the machine, unless it is what stands for a pod, until it is deleted.
+    part: Mutex<Option<Part>>,
     events: Events,
     log: Logger,
 }
@@ -103,10 +110,13 @@ impl Container {
         stdin::check(&new.stdio.stdin)?;
         let output = sink::open(&new.stdio, &new.id, &new.namespace).await?;
         let terminal = new.stdio.terminal;
+        let stands_for_a_pod = new.owns_sandbox && bundle::is_pod(&spec);
+        let part = (!stands_for_a_pod).then(|| sandbox.admit(&new.id, Limits::of(&spec)));
         // The guest answers while the host mounts.
-        let (rootfs, Connected { wires, ports, turn }) = tokio::try_join!(
+        let (rootfs, Connected { wires, ports, turn }, part) = tokio::try_join!(
             rootfs::prepare(&sandbox, &new.id, &new.rootfs, &spec, &new.bundle),
             sandbox.wires(terminal),
+            async { OptionFuture::from(part).await.transpose() },
         )?;
         let mut guest = spec::for_guest(spec, &new.id, rootfs.guest_path(), sandbox.confinement())?;
         let mut shared = Vec::with_capacity(1 + guest.binds.len());
@@ -160,6 +170,7 @@ impl Container {
             io: Mutex::new(Some(Io { input: None, output, wires, terminal })),
             shared: Mutex::new(shared),
             plugged: Mutex::new(plugged),
+            part: Mutex::new(part),
             events,
             log: new.log,
         });
@@ -291,7 +302,7 @@ impl Container {
         {
             warn!(self.log, "the guest did not remove the container"; "why" => error.to_string());
         }
-        drop(take(&self.io));
+        drop((take(&self.io), take(&self.part)));
         self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         self.plugged.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         info!(self.log, "deleted");
@@ -349,9 +360,11 @@ impl Container {
         let mut resources: LinuxResources = serde_json::from_slice(&json.value).map_err(|error| {
             Error::InvalidArgument(format!("update: resources ({}): {error}", json.type_url))
         })?;
+        let asked = resources.clone();
         spec::keep_guest_limits(&mut resources);
         let wire = convert::resources_to_wire(&resources);
-        self.sandbox.ask(self.sandbox.agent().update_container(&self.id, wire)).await
+        let told = self.sandbox.ask(self.sandbox.agent().update_container(&self.id, wire));
+        self.sandbox.change(&self.id, &asked, told).await
     }
 
     /// The container's resource use, in the terms of the host's cgroup version.

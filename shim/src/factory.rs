@@ -52,6 +52,15 @@ impl Maker<'_> {
         if let Some(what) = spec.against_template() {
             return Err(format!("{what} cannot be had with a template: unset factory.enable_template"));
         }
+        let hypervisor = &self.configuration.hypervisor;
+        // Otherwise there would be a file of memory for each size that anybody ever asked for.
+        if (spec.vcpus.boot(), spec.memory.mib())
+            != (hypervisor.default_vcpus, hypervisor.default_memory_mib.into())
+        {
+            return Err(
+                "templates are of default_vcpus and default_memory, and the machine is bigger".to_owned()
+            );
+        }
         let store = Store::open(directory)?;
         let key = Key::of(spec)?;
         if let Some(files) = store.find(&key) {

@@ -4,12 +4,14 @@
 //! boot -> Up --stop, or any of its processes dies--> Ending -> Ended
 //! ```
 //!
-//! Fields are dropped in the order they are torn down: the machine, its network, the shared tree, the run directory. Whoever
-//! drops the last reference ends the machine, so a boot that is given up half way leaves nothing.
+//! Fields are dropped in the order they are torn down: the machine, its network, the shared tree, the cgroup, the run
+//! directory. Whoever drops the last reference ends the machine, so a boot that is given up half way leaves nothing.
 
 pub(crate) mod boot;
+pub(crate) mod host_cgroup;
 mod only;
 pub(crate) mod options;
+pub(crate) mod resources;
 pub(crate) mod run_dir;
 pub(crate) mod share;
 mod vm_spec;
@@ -34,7 +36,9 @@ use crate::{
     network::Network,
     stdio::wires::{Connected, Offer},
 };
+use host_cgroup::HostCgroup;
 pub(crate) use only::{Making, OnlySandbox};
+use resources::Resources;
 use run_dir::RunDir;
 use share::SharedTree;
 
@@ -55,6 +59,8 @@ pub(crate) struct Sandbox {
     vm: Box<dyn Vm>,
     network: Network,
     tree: SharedTree,
+    /// What the shim and all that it starts for the sandbox are in, if that is of their own.
+    cgroup: Option<HostCgroup>,
     run_dir: RunDir,
     agent: AgentClient,
     /// Whether the guest takes streams on connections of their own.
@@ -62,6 +68,7 @@ pub(crate) struct Sandbox {
     confinement: Confinement,
     plugs_root_disks: bool,
     shared_disks: SharedDisks,
+    resources: Resources,
     phase: watch::Sender<Phase>,
     clock: Clock,
     log: Logger,
@@ -150,6 +157,14 @@ impl Sandbox {
         self.clock.mark(phase);
     }
 
+    /// Puts the machine's processors into the cgroup that they are to be in.
+    async fn place_processors(&self) {
+        let Some(cgroup) = &self.cgroup else { return };
+        if let Err(why) = cgroup.place_processors(self.vm.as_ref()).await {
+            warn!(self.log, "the machine's processors are not in the pod's cgroup"; "why" => why);
+        }
+    }
+
     /// # Errors
     /// `Unavailable` when the machine is on its way down or gone, and why.
     fn is_up(&self) -> Result<()> {
@@ -228,6 +243,9 @@ impl Sandbox {
         }
         self.network.disconnect().await;
         self.tree.unmount();
+        if let Some(Err(error)) = self.cgroup.as_ref().map(HostCgroup::leave) {
+            warn!(self.log, "the sandbox's cgroup is not removed"; "why" => error.to_string());
+        }
         if let Err(error) = run_dir::remove(self.run_dir.path()) {
             warn!(self.log, "run directory not removed"; "why" => error.to_string());
         }

@@ -18,6 +18,7 @@ mod logging;
 mod machines;
 mod network;
 mod plug;
+mod resources;
 mod shares;
 mod shim_alone;
 mod streams;
@@ -92,6 +93,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("machines", machines::listed()),
         ("network", network::listed()),
         ("plug", plug::listed()),
+        ("resources", resources::listed()),
         ("bad_input", bad_input::listed()),
     ];
     let reference = std::env::var("KATA_TEST_RUNTIME").is_ok_and(|runtime| runtime != KATA);

@@ -5,6 +5,7 @@
 //! search for anything left that carries their names.
 
 mod containers;
+mod resources;
 mod stats;
 mod volumes;
 
@@ -33,8 +34,12 @@ fn main() -> ExitCode {
     // A guest without KVM keeps a core busy while it boots; more at once only make each other late.
     arguments.test_threads.get_or_insert(2);
     let world = Arc::new(OnceLock::new());
-    let files =
-        [("containers", containers::listed()), ("stats", stats::listed()), ("volumes", volumes::listed())];
+    let files = [
+        ("containers", containers::listed()),
+        ("resources", resources::listed()),
+        ("stats", stats::listed()),
+        ("volumes", volumes::listed()),
+    ];
     let trial = |file: &str, (name, body): Listed| {
         let world = world.clone();
         let body = move || in_world(&world, body).map_err(|failure| Failed::from(failure.to_string()));

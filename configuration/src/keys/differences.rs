@@ -48,5 +48,7 @@ pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
     (HYPERVISOR, "ctlpath", "QEMU has no control program."),
     (AGENT, "create_container_timeout", "Only in `[runtime]`."),
     (AGENT, "dial_timeout", "Counts from the start of QEMU."),
+    (RUNTIME, "sandbox_cgroup_only", "`false` has a pod's virtual CPUs in the pod's cgroup, and the rest in `/kata_overhead`, on hosts with version 1 of cgroups only; with version 2, and for a container that stands alone, everything stays where containerd starts shims. systemd is not asked: a cgroup is made where it would have it."),
+    (RUNTIME, "static_sandbox_resource_mgmt", "With `false` a container that stands alone has its processors and memory from the start, too, unless its machine is a copy of a template. Memory that no container needs any more is taken back, as far as the guest lets go of it; Kata leaves it. With `true` a machine that is bigger than the default is no copy of a template."),
     (RUNTIME, "enable_pprof", "The shim is not written in Go."),
 ];

@@ -373,6 +373,25 @@ impl AgentService for Guest {
         Ok(Empty::new())
     }
 
+    async fn online_cpu_mem(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::OnlineCPUMemRequest,
+    ) -> ttrpc::Result<Empty> {
+        let what = if asked.cpu_only { "processors" } else { "processors and memory" };
+        self.enter("OnlineCPUMem", &format!("{} {what}", asked.nb_cpus)).await?;
+        Ok(Empty::new())
+    }
+
+    async fn get_guest_details(
+        &self,
+        _: &TtrpcContext,
+        _: agent::GuestDetailsRequest,
+    ) -> ttrpc::Result<agent::GuestDetailsResponse> {
+        self.enter("GetGuestDetails", "").await?;
+        Ok(agent::GuestDetailsResponse { mem_block_size_bytes: 128 << 20, ..Default::default() })
+    }
+
     async fn tty_win_resize(
         &self,
         _: &TtrpcContext,

@@ -4,7 +4,10 @@ use std::{
     fs::File,
     io::{self, Write},
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -47,6 +50,8 @@ pub(crate) struct FakeHypervisor {
     /// Where the first state of each machine was to come from.
     origins: Mutex<Vec<Origin>>,
     begun: watch::Sender<usize>,
+    /// Sizes of the machines.
+    sizes: Arc<Sizes>,
     /// Every machine there was.
     machines: watch::Sender<Vec<Arc<Power>>>,
 }
@@ -59,6 +64,7 @@ impl FakeHypervisor {
             kernel_params: Mutex::default(),
             origins: Mutex::default(),
             begun: watch::Sender::default(),
+            sizes: Arc::default(),
             machines: watch::Sender::default(),
         }
     }
@@ -80,6 +86,21 @@ impl FakeHypervisor {
             Origin::Copy { .. } => "copy",
         };
         self.origins.lock().unwrap().iter().map(word).collect()
+    }
+
+    /// From now on no machine can have more memory.
+    pub(crate) fn has_no_more_memory(&self) {
+        self.sizes.is_full.store(true, Ordering::Relaxed);
+    }
+
+    /// Every size there was, as `<processors>` or `<MiB> MiB`, that of a boot first.
+    pub(crate) fn sizes(&self) -> Vec<String> {
+        self.sizes.all.borrow().clone()
+    }
+
+    /// Waits until so many sizes were asked for.
+    pub(crate) async fn has_had(&self, sizes: usize) -> Vec<String> {
+        self.sizes.all.subscribe().wait_for(|all| all.len() >= sizes).await.unwrap().clone()
     }
 
     /// Waits until so many boots have begun.
@@ -112,6 +133,8 @@ impl Hypervisor for FakeHypervisor {
     async fn boot(&self, spec: VmSpec) -> Result<Box<dyn Vm>, BootError> {
         *self.kernel_params.lock().unwrap() = spec.kernel_params.iter().map(ToString::to_string).collect();
         self.origins.lock().unwrap().push(spec.origin.clone());
+        self.sizes.note(spec.vcpus.boot().to_string());
+        self.sizes.note(format!("{} MiB", spec.memory.mib()));
         self.begun.send_modify(|begun| *begun += 1);
         let boot = *self.boot.lock().unwrap();
         match (boot, &spec.origin) {
@@ -129,7 +152,7 @@ impl Hypervisor for FakeHypervisor {
         self.machines.send_modify(|machines| machines.push(power.clone()));
         let serves = !matches!(boot, Boot::Mute);
         let vsock = Arc::new(FakeVsock { agent: self.agent.clone(), serves, power: power.clone() });
-        Ok(Box::new(FakeVm { vsock, power }))
+        Ok(Box::new(FakeVm { vsock, power, sizes: self.sizes.clone() }))
     }
 }
 
@@ -156,9 +179,23 @@ fn no_room() -> PlugError {
     PlugError::Full { what: "room", remedy: "it is a fake" }
 }
 
+/// Sizes that machines had.
+#[derive(Default)]
+struct Sizes {
+    all: watch::Sender<Vec<String>>,
+    is_full: AtomicBool,
+}
+
+impl Sizes {
+    fn note(&self, size: String) {
+        self.all.send_modify(|all| all.push(size));
+    }
+}
+
 struct FakeVm {
     vsock: Arc<FakeVsock>,
     power: Arc<Power>,
+    sizes: Arc<Sizes>,
 }
 
 #[async_trait]
@@ -199,12 +236,17 @@ impl Vm for FakeVm {
         Err(PlugError::Unknown(id.clone()))
     }
 
-    async fn resize_vcpus(&self, _: u32) -> Result<u32, PlugError> {
-        Err(no_room())
+    async fn resize_vcpus(&self, count: u32) -> Result<u32, PlugError> {
+        self.sizes.note(count.to_string());
+        Ok(count)
     }
 
-    async fn resize_memory(&self, _: MemorySize) -> Result<u64, PlugError> {
-        Err(no_room())
+    async fn resize_memory(&self, size: MemorySize) -> Result<u64, PlugError> {
+        if self.sizes.is_full.load(Ordering::Relaxed) {
+            return Err(no_room());
+        }
+        self.sizes.note(format!("{} MiB", size.mib));
+        Ok(size.mib)
     }
 
     async fn save(&self, mut state: File) -> Result<(), PlugError> {

@@ -57,8 +57,8 @@ pub(crate) struct Shim {
     _servers: [Server; 2],
 }
 
-/// Runs `test` on a thread whose mounts are its own, with a `/run` of its own, and looks at the end for what should
-/// be gone.
+/// Runs `test` on a thread whose mounts are its own, with a `/run` of its own and no cgroups, and looks at the end for
+/// what should be gone.
 pub(crate) fn on_fakes(test: impl AsyncFnOnce(&Shim) + Send + 'static) {
     let body = move || {
         private_run();
@@ -120,6 +120,8 @@ fn private_run() {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
     mount(Some("tests"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    // A test is not to be moved about.
+    mount(Some("tests"), "/sys/fs/cgroup", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
 }
 
 /// A configuration that needs nothing of the host.

@@ -14,7 +14,8 @@ use vmm::{
 };
 
 use super::{
-    Clock, Phase, Sandbox, run_dir, run_dir::RunDir, share::SharedTree, vm_spec, vm_spec::MachinePlan,
+    Clock, Phase, Sandbox, host_cgroup::HostCgroup, resources::Resources, run_dir, run_dir::RunDir,
+    share::SharedTree, vm_spec, vm_spec::MachinePlan,
 };
 use crate::{
     container::{disks::SharedDisks, spec::Confinement},
@@ -55,11 +56,15 @@ pub(super) async fn boot(
     let machine = vm_spec::of(configuration, &plan, run_dir.path(), tree.exported(), log)?;
     let network = Network::connect(plan.spec, configuration, run_dir.path(), log).await?;
     clock.mark("network_joined");
+    let resources = Resources::new(configuration, plan.spec, &machine.spec, log)?;
     let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
     // A copy gets its network interfaces while it runs.
     let has_room = network.nics().is_empty() || machine.spec.pci.bridges() > 0;
     let origin = if has_room { maker.origin_of(&machine.spec).await } else { Origin::Boot };
     clock.mark("origin_known");
+    // A template is no sandbox's, so it is made before.
+    let only = configuration.runtime.sandbox_cgroup_only;
+    let cgroup = HostCgroup::enter(only, plan.spec, plan.id, run_dir.path(), log)?;
     let (vm, agent) = match start(&maker, &machine.spec, origin.clone(), &network, &clock).await {
         Err(error) if origin != Origin::Boot => {
             maker.discard(&origin, &error.to_string());
@@ -75,17 +80,20 @@ pub(super) async fn boot(
         vm,
         network,
         tree,
+        cgroup,
         run_dir,
         agent,
         offer: Offer::default(),
         confinement: Confinement::of(configuration),
         plugs_root_disks: plugs_root_disks(configuration),
         shared_disks: SharedDisks::default(),
+        resources,
         phase: watch::Sender::new(Phase::Up),
         clock,
         log: log.clone(),
     });
     sandbox.watch();
+    sandbox.place_processors().await;
     info!(log, "sandbox is up"; "qemu" => sandbox.pid());
     Ok(sandbox)
 }

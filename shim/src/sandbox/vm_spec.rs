@@ -22,7 +22,11 @@ use vmm::{
     },
 };
 
-use super::{boot::Plan, share};
+use super::{
+    boot::Plan,
+    resources::{self, Size},
+    share,
+};
 use crate::{
     container::bundle,
     error::{Error, Result},
@@ -57,6 +61,7 @@ pub(super) fn of(
     let storages = share.iter().map(|share| storage_of(share, hypervisor, shares_volumes(plan))).collect();
     let protection = hypervisor.protection.as_ref();
     let board = protection::limit(hypervisor.machine.capabilities(), protection);
+    let size = resources::at_boot(configuration, plan.spec, board, log)?;
     let spec = VmSpec {
         name: VmName::new(format!("sandbox-{}", plan.id)).map_err(unusable("id"))?,
         uuid: VmUuid::random().map_err(Error::io("random UUID"))?,
@@ -65,8 +70,8 @@ pub(super) fn of(
         machine: hypervisor.machine.clone(),
         accelerator,
         cpu_features: hypervisor.cpu_features.clone(),
-        vcpus: vcpus_of(hypervisor, board)?,
-        memory: memory_of(hypervisor, board)?,
+        vcpus: vcpus_of(hypervisor, board, size)?,
+        memory: memory_of(hypervisor, board, size)?,
         numa: hypervisor.numa.clone(),
         origin: Origin::Boot,
         backing: match &hypervisor.memory_backing {
@@ -295,15 +300,15 @@ fn shares_volumes(plan: &Plan<'_>) -> bool {
 }
 
 /// A board that takes no more processors later has those it starts with, and nodes are divided among those.
-fn vcpus_of(hypervisor: &Hypervisor, board: Capabilities) -> Result<Vcpus> {
-    let boot = hypervisor.default_vcpus;
+fn vcpus_of(hypervisor: &Hypervisor, board: Capabilities, size: Size) -> Result<Vcpus> {
+    let boot = size.vcpus;
     let max =
         if board.cpu_hot_plug && hypervisor.numa.is_none() { hypervisor.default_maxvcpus } else { boot };
     Vcpus::new(boot, max).map_err(unusable("default_vcpus"))
 }
 
-fn memory_of(hypervisor: &Hypervisor, board: Capabilities) -> Result<Memory> {
-    let mib = u64::from(hypervisor.default_memory_mib);
+fn memory_of(hypervisor: &Hypervisor, board: Capabilities, size: Size) -> Result<Memory> {
+    let mib = size.mib;
     if !board.memory_devices {
         return Memory::new(mib, 0, mib).map_err(unusable("default_memory"));
     }

@@ -5,6 +5,7 @@ mod execs;
 mod keys;
 mod lifecycle;
 mod network;
+mod resources;
 mod sandboxes;
 mod streams;
 mod templates;

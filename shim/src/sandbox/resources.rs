@@ -1,0 +1,394 @@
+//! How big a sandbox's machine is: what it has for itself, and what its containers may use.
+//!
+//! ```text
+//! admit: its limits are noted -> more processors and memory -> the guest uses them -> the container is made
+//! drop of the Part: its limits are forgotten -> the guest lets go -> what can be taken away goes
+//! ```
+//!
+//! With `static_sandbox_resource_mgmt` the machine stays as it was booted.
+
+mod limits;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use agent_client::AgentClient;
+use configuration::Configuration;
+use oci_spec::runtime::{LinuxResources, Spec};
+use slog::{Logger, info, warn};
+use tokio::{sync::Mutex as AsyncMutex, time::sleep};
+use vmm::{Vm, VmSpec, plug::MemorySize, spec::Capabilities};
+
+use super::{Phase, Sandbox};
+use crate::{
+    container::bundle,
+    error::{Error, Result},
+};
+pub(crate) use limits::Limits;
+
+/// What memory comes in, in MiB: the size of a guest's memory blocks, if it has less than 64 GiB.
+const BLOCK_MIB: u64 = 128;
+
+/// How long a machine keeps what no container needs: one that ends is often started anew, and what a guest has let go of
+/// then has to be given to it again.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Processors and memory of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) vcpus: u32,
+    pub(crate) mib: u64,
+}
+
+impl Size {
+    /// That of a machine without containers.
+    fn default_of(configuration: &Configuration) -> Size {
+        let hypervisor = &configuration.hypervisor;
+        Size { vcpus: hypervisor.default_vcpus, mib: hypervisor.default_memory_mib.into() }
+    }
+
+    fn most_of(configuration: &Configuration) -> Size {
+        let hypervisor = &configuration.hypervisor;
+        Size { vcpus: hypervisor.default_maxvcpus, mib: hypervisor.default_maxmemory_mib }
+    }
+
+    fn min(self, other: Size) -> Size {
+        Size { vcpus: self.vcpus.min(other.vcpus), mib: self.mib.min(other.mib) }
+    }
+
+    fn max(self, other: Size) -> Size {
+        Size { vcpus: self.vcpus.max(other.vcpus), mib: self.mib.max(other.mib) }
+    }
+}
+
+/// How big the machine of a sandbox starts whose first container is `spec`: with what is known to be needed, unless it
+/// is a copy of a template, or a pod's, and can grow.
+///
+/// # Errors
+/// `InvalidArgument` for a pod's annotation that is no number.
+pub(super) fn at_boot(
+    configuration: &Configuration,
+    spec: &Spec,
+    board: Capabilities,
+    log: &Logger,
+) -> Result<Size> {
+    let (default, most) = (Size::default_of(configuration), Size::most_of(configuration));
+    let grows = board.cpu_hot_plug && board.memory_devices && configuration.hypervisor.numa.is_none();
+    let grows = grows && !configuration.runtime.static_resources;
+    if grows && (configuration.factory.templates.is_some() || bundle::is_pod(spec)) {
+        return Ok(default);
+    }
+    let wanted = known_at_boot(configuration, spec)?;
+    warn_of_what_is_missing(wanted, most, log);
+    let blocks = (wanted.mib - default.mib).div_ceil(BLOCK_MIB);
+    let whole = Size { mib: default.mib.saturating_add(blocks.saturating_mul(BLOCK_MIB)), ..wanted };
+    Ok(whole.min(most))
+}
+
+/// What is needed, as far as that can be known before there is a machine: a pod's containers are still to come, but
+/// containerd tells what they will have together.
+fn known_at_boot(configuration: &Configuration, spec: &Spec) -> Result<Size> {
+    let limits = if bundle::is_pod(spec) { Limits::of_pod(spec)? } else { Limits::of(spec) };
+    Ok(limits::needed(Size::default_of(configuration), &[limits]))
+}
+
+fn warn_of_what_is_missing(wanted: Size, most: Size, log: &Logger) {
+    if wanted.vcpus > most.vcpus {
+        warn!(log, "containers may use more CPUs than the virtual machine can have: they share what there is";
+            "default_vcpus and the containers'" => wanted.vcpus, "default_maxvcpus" => most.vcpus);
+    }
+    if wanted.mib > most.mib {
+        warn!(log, "containers may use more memory than the virtual machine can have: they may run out of it \
+            below their limits"; "default_memory and the containers', MiB" => wanted.mib,
+            "default_maxmemory, MiB" => most.mib);
+    }
+}
+
+/// What the containers of a sandbox may use, and what its machine was made to have for them.
+pub(super) struct Resources {
+    default: Size,
+    most: Size,
+    growth: Growth,
+    containers: Mutex<HashMap<String, Limits>>,
+    /// Held across a change of the machine, so that each starts from what the one before came to.
+    machine: AsyncMutex<Machine>,
+    log: Logger,
+}
+
+/// How a machine may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Growth {
+    /// Not at all: the operator's choice.
+    Static,
+    /// Its board cannot.
+    Impossible,
+    Dynamic,
+}
+
+struct Machine {
+    /// What containers needed when it was last changed, whether it could have that or not. Nothing while a change is
+    /// under way: whoever made it may have gone.
+    asked: Option<Size>,
+    /// MiB of a block of the guest's memory, once that was asked for; 0 if its kernel takes no more memory.
+    block_mib: Option<u64>,
+    /// Whether it was said that the machine cannot grow.
+    warned: bool,
+}
+
+impl Resources {
+    /// Those of a machine booted as `machine` for a sandbox whose first container is `spec`.
+    pub(super) fn new(
+        configuration: &Configuration,
+        spec: &Spec,
+        machine: &VmSpec,
+        log: &Logger,
+    ) -> Result<Resources> {
+        let has = Size { vcpus: machine.vcpus.boot(), mib: machine.memory.mib() };
+        let most_mib = machine.memory.growth().map_or(has.mib, |(_, most)| most);
+        let most = Size { vcpus: machine.vcpus.max(), mib: most_mib };
+        let default = Size::default_of(configuration);
+        let growth = match (configuration.runtime.static_resources, most == has) {
+            (true, _) => Growth::Static,
+            (false, true) => Growth::Impossible,
+            (false, false) => Growth::Dynamic,
+        };
+        let asked = if has == default { default } else { known_at_boot(configuration, spec)? };
+        let machine = Machine { asked: Some(asked), block_mib: None, warned: false };
+        Ok(Resources {
+            default,
+            most,
+            growth,
+            containers: Mutex::default(),
+            machine: AsyncMutex::new(machine),
+            log: log.clone(),
+        })
+    }
+
+    fn containers(&self) -> MutexGuard<'_, HashMap<String, Limits>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn needed(&self) -> Size {
+        let containers: Vec<_> = self.containers().values().copied().collect();
+        limits::needed(self.default, &containers)
+    }
+
+    /// Gives the machine what its containers need, taking nothing away.
+    ///
+    /// # Errors
+    /// Why there is not enough memory. Too few processors are no error: containers share them.
+    async fn grow(&self, vm: &dyn Vm, agent: &AgentClient) -> std::result::Result<(), String> {
+        if self.growth == Growth::Static {
+            return Ok(());
+        }
+        let mut machine = self.machine.lock().await;
+        let needed = self.needed();
+        let asked = machine.asked.map_or(needed, |asked| asked.max(needed));
+        if machine.asked == Some(asked) {
+            return Ok(());
+        }
+        if self.growth == Growth::Impossible {
+            self.warn_once(&mut machine, "its board, or its protection, takes no more processors and memory");
+            return Ok(());
+        }
+        warn_of_what_is_missing(asked, self.most, &self.log);
+        let before = machine.asked.take().map(|before| before.min(self.most));
+        let size = asked.min(self.most);
+        info!(self.log, "the machine grows"; "vcpus" => size.vcpus, "mib" => size.mib);
+        let mut all_vcpus = true;
+        if before.is_none_or(|before| before.vcpus < size.vcpus) {
+            all_vcpus = self.more_vcpus(size.vcpus, vm, agent).await;
+        }
+        if before.is_none_or(|before| before.mib < size.mib) {
+            self.more_memory(size.mib, &mut machine, vm, agent).await?;
+        }
+        // Processors that did not come are tried again with the next container.
+        machine.asked = Some(if all_vcpus { asked } else { Size { vcpus: 0, ..asked } });
+        Ok(())
+    }
+
+    /// Returns whether the guest uses that many.
+    async fn more_vcpus(&self, count: u32, vm: &dyn Vm, agent: &AgentClient) -> bool {
+        let has = vm.resize_vcpus(count).await.map_err(|error| error.to_string());
+        // However many came, the guest is to use them.
+        let wanted = if has.is_ok() { count } else { 0 };
+        let used = agent.online_cpu_mem(wanted, true).await.map_err(|error| error.to_string());
+        let outcome = has.and(used);
+        if let Err(why) = &outcome {
+            warn!(self.log, "the virtual machine has fewer CPUs than its containers may use"; "vcpus" => count,
+                "why" => why);
+        }
+        outcome.is_ok()
+    }
+
+    async fn more_memory(
+        &self,
+        mib: u64,
+        machine: &mut Machine,
+        vm: &dyn Vm,
+        agent: &AgentClient,
+    ) -> std::result::Result<(), String> {
+        let block_mib = self.block_mib(machine, agent).await?;
+        if block_mib == 0 {
+            self.warn_once(machine, "its kernel has no memory hot plug");
+            return Ok(());
+        }
+        let size = MemorySize { mib, block_mib };
+        let has = vm.resize_memory(size).await.map_err(|error| error.to_string())?;
+        // What is less than a block short is the rounding at the most there can be.
+        if has + block_mib <= mib {
+            return Err(format!("the guest took no more than {has} MiB"));
+        }
+        agent.online_cpu_mem(0, false).await.map_err(|error| error.to_string())
+    }
+
+    /// Takes from the machine what its containers no longer need, as far as the guest lets go of it.
+    async fn shrink(&self, vm: &dyn Vm, agent: &AgentClient) -> std::result::Result<(), String> {
+        let mut machine = self.machine.lock().await;
+        let needed = self.needed();
+        if self.growth != Growth::Dynamic || machine.asked == Some(needed) {
+            return Ok(());
+        }
+        let before = machine.asked.take().map(|before| before.min(self.most));
+        let size = needed.min(self.most);
+        info!(self.log, "the machine shrinks"; "vcpus" => size.vcpus, "mib" => size.mib);
+        if before.is_none_or(|before| before.vcpus != size.vcpus) {
+            agent.online_cpu_mem(size.vcpus, true).await.map_err(|error| error.to_string())?;
+            vm.resize_vcpus(size.vcpus).await.map_err(|error| error.to_string())?;
+        }
+        if before.is_none_or(|before| before.mib != size.mib) {
+            let block_mib = self.block_mib(&mut machine, agent).await?;
+            let size = MemorySize { mib: size.mib, block_mib };
+            vm.resize_memory(size).await.map_err(|error| error.to_string())?;
+        }
+        machine.asked = Some(needed);
+        Ok(())
+    }
+
+    async fn block_mib(
+        &self,
+        machine: &mut Machine,
+        agent: &AgentClient,
+    ) -> std::result::Result<u64, String> {
+        if let Some(known) = machine.block_mib {
+            return Ok(known);
+        }
+        let details = agent.guest_details().await.map_err(|error| error.to_string())?;
+        let mib = details.mem_block_size_bytes >> 20;
+        machine.block_mib = Some(mib);
+        Ok(mib)
+    }
+
+    fn warn_once(&self, machine: &mut Machine, why: &str) {
+        if !std::mem::replace(&mut machine.warned, true) {
+            warn!(self.log, "the virtual machine does not grow with its containers: they share what there is";
+                "why" => why, "to_have_more" => "raise default_vcpus and default_memory");
+        }
+    }
+}
+
+/// A container's part of its sandbox's machine. Dropped, the machine shrinks.
+pub(crate) struct Part {
+    sandbox: Arc<Sandbox>,
+    id: String,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let limits = self.sandbox.resources.containers().remove(&self.id);
+        if limits.is_some_and(|limits| !limits.are_none()) {
+            self.sandbox.shrink();
+        }
+    }
+}
+
+impl Sandbox {
+    /// Makes room for a container of these limits.
+    ///
+    /// # Errors
+    /// The limit that there is not enough memory for; `Unavailable` when there is no machine any more.
+    pub(crate) async fn admit(self: &Arc<Self>, id: &str, limits: Limits) -> Result<Part> {
+        self.resources.containers().insert(id.to_owned(), limits);
+        let part = Part { sandbox: self.clone(), id: id.to_owned() };
+        self.grow(id, limits).await?;
+        Ok(part)
+    }
+
+    /// Makes room for what `update` asks for, has it carried out, and gives back what is left over.
+    ///
+    /// # Errors
+    /// Those of [`Sandbox::admit`] and of `carry_out`; the limits are the former ones then.
+    pub(crate) async fn change(
+        self: &Arc<Self>,
+        id: &str,
+        update: &LinuxResources,
+        carry_out: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        // What stands for a pod has no part of its own.
+        let Some(former) = self.resources.containers().get(id).copied() else { return carry_out.await };
+        let limits = former.updated(update);
+        self.set(id, limits);
+        let mut changed = self.grow(id, limits).await;
+        if changed.is_ok() {
+            changed = carry_out.await;
+        }
+        if changed.is_err() {
+            self.set(id, former);
+        }
+        if limits != former {
+            self.shrink();
+        }
+        changed
+    }
+
+    /// Unless it has been deleted meanwhile.
+    fn set(&self, id: &str, limits: Limits) {
+        if let Some(there) = self.resources.containers().get_mut(id) {
+            *there = limits;
+        }
+    }
+
+    async fn grow(&self, id: &str, limits: Limits) -> Result<()> {
+        if limits.are_none() {
+            return Ok(());
+        }
+        self.is_up()?;
+        let grown = tokio::select! {
+            grown = self.resources.grow(self.vm.as_ref(), &self.agent) => grown,
+            () = self.gone() => return self.is_up(),
+        };
+        self.place_processors().await;
+        grown.map_err(|why| {
+            Error::Failed(format!(
+                "container {id} may use {} MiB of memory, which the virtual machine could not be given: {why}; \
+                hypervisor.qemu.default_maxmemory is {} MiB",
+                limits.bytes() >> 20,
+                self.resources.most.mib
+            ))
+        })
+    }
+
+    /// Gives back what containers no longer need by then. Beside the caller, as a guest may take long to let go of
+    /// memory.
+    fn shrink(self: &Arc<Self>) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if *self.phase.borrow() != Phase::Up {
+            return;
+        }
+        let sandbox = Arc::downgrade(self);
+        runtime.spawn(async move {
+            sleep(GRACE).await;
+            let Some(sandbox) = sandbox.upgrade() else { return };
+            let shrunk = tokio::select! {
+                shrunk = sandbox.resources.shrink(sandbox.vm.as_ref(), &sandbox.agent) => shrunk,
+                () = sandbox.gone() => return,
+            };
+            if let Err(why) = shrunk {
+                warn!(sandbox.log, "the virtual machine keeps what containers no longer need"; "why" => why);
+            }
+        });
+    }
+}

@@ -1,0 +1,173 @@
+//! A pod's machine, and its containers' limits.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::{available_parallelism, sleep};
+use std::time::{Duration, Instant};
+
+use k8s_cri::v1::{
+    ContainerConfig, LinuxContainerConfig, LinuxContainerResources, UpdateContainerResourcesRequest,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tests::pods::{Pod, PodWorld};
+use tests::{Context, Result, check, check_eq, fail};
+
+crate::listed![
+    c14_a_pods_machine_is_as_big_as_its_containers_may_use,
+    c24_a_pods_processors_are_in_its_cgroup_and_the_rest_is_not,
+];
+
+/// How long a guest may take to let go of what is no longer needed.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What a guest's kernel keeps for itself of memory that comes.
+const KEPT_MIB: u64 = 16;
+
+/// So many MiB, and microseconds of each 100 ms.
+fn limits(mib: i64, quota: i64) -> LinuxContainerResources {
+    LinuxContainerResources {
+        memory_limit_in_bytes: mib << 20,
+        cpu_quota: quota,
+        cpu_period: 100_000,
+        ..Default::default()
+    }
+}
+
+fn limited(pod: &Pod<'_>, name: &str, resources: LinuxContainerResources) -> ContainerConfig {
+    let linux = LinuxContainerConfig { resources: Some(resources), ..Default::default() };
+    ContainerConfig { linux: Some(linux), ..pod.container(name, ["sleep", "1000"]) }
+}
+
+fn update(pod: &Pod<'_>, id: &str, resources: LinuxContainerResources) -> Result<()> {
+    pod.world.cri().update(UpdateContainerResourcesRequest {
+        container_id: id.to_owned(),
+        linux: Some(resources),
+        ..Default::default()
+    })
+}
+
+fn remove(pod: &Pod<'_>, id: &str) -> Result<()> {
+    pod.world.cri().stop(id, 0)?;
+    pod.world.cri().remove(id)
+}
+
+/// What the kernel holds a container to.
+fn held_to(pod: &Pod<'_>, id: &str) -> Result<String> {
+    let script = "cd /sys/fs/cgroup; [ -e memory.max ] || cd .$(cut -d: -f3 /proc/self/cgroup); \
+        echo $(cat memory.max) $(cat cpu.max)";
+    pod.sh(id, script)
+}
+
+/// MiB of memory that the guest has.
+fn memory(pod: &Pod<'_>, id: &str) -> Result<u64> {
+    let text = pod.sh(id, "awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo")?;
+    text.parse().context(text)
+}
+
+/// Waits until a shell in a container prints `wanted`.
+fn becomes(pod: &Pod<'_>, id: &str, script: &str, wanted: &str) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let is = pod.sh(id, script)?;
+        if is == wanted {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            fail!("{script}: {is}, and not {wanted}");
+        }
+        // Nobody tells when a guest has let go.
+        sleep(Duration::from_millis(200));
+    }
+}
+
+fn c14_a_pods_machine_is_as_big_as_its_containers_may_use(world: &PodWorld) -> Result<()> {
+    let host = available_parallelism()?.get();
+    world.pod(world.config(), |pod| {
+        let idle = pod.run(&pod.container("idle", ["sleep", "1000"]))?;
+        let (own, grown) = (memory(pod, &idle)?, |mib| -> Result<()> {
+            let (has, least) = (memory(pod, &idle)?, mib - KEPT_MIB);
+            check!(has >= least, "{has} MiB of memory, and not {least}");
+            Ok(())
+        });
+        check_eq!(pod.sh(&idle, "nproc")?, "1", "processors without limits");
+
+        let one = pod.run(&limited(pod, "one", limits(128, 50_000)))?;
+        grown(own + 128)?;
+        let two = pod.run(&limited(pod, "two", limits(256, 100_000)))?;
+        grown(own + 384)?;
+        check_eq!(
+            pod.sh(&two, "nproc")?,
+            host.min(3).to_string(),
+            "processors for 1.5 and the machine's own"
+        );
+        check_eq!(held_to(pod, &one)?, "134217728 50000 100000", "limits of the first");
+        check_eq!(held_to(pod, &two)?, "268435456 100000 100000", "limits of the second");
+
+        update(pod, &one, limits(256, 150_000))?;
+        update(pod, &two, limits(512, 200_000))?;
+        grown(own + 768)?;
+        check_eq!(
+            pod.sh(&two, "nproc")?,
+            host.min(5).to_string(),
+            "processors for 3.5 and the machine's own"
+        );
+        check_eq!(held_to(pod, &one)?, "268435456 150000 100000", "higher limits of the first");
+        check_eq!(held_to(pod, &two)?, "536870912 200000 100000", "higher limits of the second");
+
+        update(pod, &one, limits(64, 25_000))?;
+        remove(pod, &two)?;
+        check_eq!(held_to(pod, &one)?, "67108864 25000 100000", "lower limits of the first");
+        becomes(pod, &idle, "nproc", &host.min(2).to_string())?;
+        remove(pod, &one)?;
+        becomes(pod, &idle, "nproc", "1")?;
+        // How much of the memory goes is up to the guest's kernel, which may have something on it.
+        let left = memory(pod, &idle)?;
+        check!((own..own + 768).contains(&left), "{left} MiB of memory in the end, and {own} at first");
+        Ok(())
+    })
+}
+
+/// On hosts with version 1 of cgroups, which tells threads of a process apart.
+fn c24_a_pods_processors_are_in_its_cgroup_and_the_rest_is_not(world: &PodWorld) -> Result<()> {
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        return Ok(());
+    }
+    let host = available_parallelism()?.get();
+    world.pod(world.config(), |pod| {
+        let (of_pod, overhead) = (format!("/kata_{}", pod.id), format!("/kata_overhead/{}", pod.id));
+        for processors in [1, host.min(2)] {
+            let threads = threads_of(pod)?;
+            let in_pod = threads.iter().filter(|cgroup| cgroup.ends_with(&of_pod)).count();
+            check_eq!(in_pod, processors, "threads in the pod's cgroup");
+            let rest = threads.iter().filter(|cgroup| **cgroup == overhead).count();
+            check_eq!(rest, threads.len() - processors, "threads that are not in the pod's cgroup");
+            pod.run(&limited(pod, &format!("c{processors}"), limits(64, 100_000)))?;
+        }
+        // What a shim leaves that is killed is cleared up, too.
+        let status = fs::read_to_string(qemu_of(pod)?.join("status"))?;
+        let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).context("QEMU's parent")?;
+        kill(Pid::from_raw(shim.trim().parse()?), Signal::SIGKILL).map_err(Into::into)
+    })
+}
+
+/// A pod's QEMU in `/proc`.
+fn qemu_of(pod: &Pod<'_>) -> Result<PathBuf> {
+    let is_its = |process: &Path| {
+        let words = fs::read(process.join("cmdline")).unwrap_or_default();
+        words.starts_with(b"/") && String::from_utf8_lossy(&words).contains(&format!("sandbox-{}", pod.id))
+    };
+    let process = fs::read_dir("/proc")?.flatten().map(|entry| entry.path()).find(|path| is_its(path));
+    process.context("the pod's QEMU")
+}
+
+/// The cgroup of each thread of a pod's QEMU, as far as processors go.
+fn threads_of(pod: &Pod<'_>) -> Result<Vec<String>> {
+    let tasks = fs::read_dir(qemu_of(pod)?.join("task"))?.flatten();
+    let is_of_cpu = |line: &&str| line.split([':', ',']).any(|word| word == "cpu");
+    let cgroup = |task: fs::DirEntry| {
+        let lines = fs::read_to_string(task.path().join("cgroup")).unwrap_or_default();
+        let line = lines.lines().find(is_of_cpu).unwrap_or_default();
+        line.rsplit(':').next().unwrap_or_default().to_owned()
+    };
+    Ok(tasks.map(cgroup).collect())
+}

@@ -5,6 +5,7 @@
 //! search for anything left that carries their names.
 
 mod containers;
+mod network;
 mod resources;
 mod stats;
 mod volumes;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     let world = Arc::new(OnceLock::new());
     let files = [
         ("containers", containers::listed()),
+        ("network", network::listed()),
         ("resources", resources::listed()),
         ("stats", stats::listed()),
         ("volumes", volumes::listed()),

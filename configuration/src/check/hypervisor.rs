@@ -143,22 +143,17 @@ impl Checker<'_> {
         Some(GuestMemoryDump { path: path.clone(), paging: raw.guest_memory_dump_paging })
     }
 
-    /// The value of `-sandbox`, as QEMU's manual page has it.
+    /// The value of `-sandbox`, as QEMU's manual page has it. QEMU takes options without `on`, and has no filter then.
     fn seccomp(&mut self, text: &str) {
-        let known = |(at, word): &(usize, &str)| match word.split_once('=') {
-            None => *at == 0 && ["on", "off"].contains(word),
-            Some(("enable", value)) => ["on", "off"].contains(&value),
-            Some(("obsolete" | "spawn" | "resourcecontrol", value)) => ["allow", "deny"].contains(&value),
-            Some(("elevateprivileges", value)) => ["allow", "deny", "children"].contains(&value),
-            Some(_) => false,
+        let mut words = text.split(',');
+        let on = matches!(words.next(), Some("on" | "enable=on"));
+        let what = match words.find(|word| !is_filter_option(word)) {
+            _ if ["", "off", "enable=off"].contains(&text) => return,
+            None if on => return,
+            Some(word) if on => format!("{word:?} is nothing QEMU's filter knows"),
+            _ => format!("{text:?} does not begin with on, so that there would be no filter"),
         };
-        let mut words = text.split(',').filter(|_| !text.is_empty()).enumerate();
-        if let Some((_, word)) = words.find(|word| !known(word)) {
-            let what = format!(
-                "{word:?} is nothing QEMU's filter knows; write on,obsolete=deny,spawn=deny,resourcecontrol=deny"
-            );
-            self.problem(SECCOMP, what);
-        }
+        self.problem(SECCOMP, format!("{what}; write on,obsolete=deny,spawn=deny,resourcecontrol=deny"));
     }
 
     fn files(&mut self, raw: &RawHypervisor) {
@@ -254,6 +249,14 @@ impl Checker<'_> {
 
     pub(super) fn note<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
         result.map_err(|what| self.problem(key, what)).ok()
+    }
+}
+
+fn is_filter_option(word: &str) -> bool {
+    match word.split_once('=') {
+        Some(("obsolete" | "spawn" | "resourcecontrol", value)) => ["allow", "deny"].contains(&value),
+        Some(("elevateprivileges", value)) => ["allow", "deny", "children"].contains(&value),
+        Some(_) | None => false,
     }
 }
 

@@ -474,10 +474,15 @@ fn e3_what_means_nothing_where_it_is_is_said() {
 fn a31_a_filter_of_system_calls_is_what_qemu_knows() {
     let place = Place::new();
     let key = "hypervisor.qemu.seccompsandbox";
-    for wrong in ["on,on", "spawn=deny,on", "maybe", "on,spawn=perhaps", "on,", "spawn", "on,all=deny"] {
+    for wrong in ["on,on", "on,spawn=perhaps", "on,", "on,all=deny", "on,spawn=deny,enable=off"] {
         refused(&place, &[(&format!("{key} = '{wrong}'"), key, "nothing QEMU's filter knows; write on,")]);
     }
-    for right in ["", "on", "off", "enable=on,elevateprivileges=children,obsolete=allow"] {
+    for none in
+        ["obsolete=deny,spawn=deny", "off,spawn=deny", "enable=off,spawn=deny", "spawn=deny,on", "maybe"]
+    {
+        refused(&place, &[(&format!("{key} = '{none}'"), key, "there would be no filter; write on,")]);
+    }
+    for right in ["", "on", "off", "enable=off", "enable=on,elevateprivileges=children,obsolete=allow"] {
         place.load_with(&format!("{key} = '{right}'")).unwrap();
     }
 }

@@ -34,7 +34,7 @@ use crate::tree::Tree;
 pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Report) -> Option<Configuration> {
     let mut checker = Checker { host, tree, report };
     let hypervisor = values.hypervisor.and_then(|values| checker.raw(HYPERVISOR, values));
-    let hypervisor = hypervisor.and_then(|raw| checker.hypervisor(raw));
+    let hypervisor = hypervisor.map(|raw| checker.hypervisor(raw));
     let agent = checker.raw(AGENT, values.agent).map(|raw| checker.agent(raw));
     let runtime = checker.raw(RUNTIME, values.runtime).map(|raw| checker.runtime(raw));
     let factory = checker.raw(FACTORY, values.factory).zip(checker.raw(QEMU_FACTORY, values.qemu_factory));

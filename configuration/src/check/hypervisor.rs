@@ -1,8 +1,8 @@
 //! `[hypervisor.qemu]`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use vmm::spec::{CpuFeatures, ExtraArgs, KernelParam};
+use vmm::spec::{Boot, CpuFeatures, ExtraArgs, KernelParam};
 
 use super::memory::Size;
 use super::places::Places;
@@ -32,7 +32,8 @@ const MSIZE: &str = "hypervisor.qemu.msize_9p";
 const VIRTIO_FS_DAEMON: &str = "hypervisor.qemu.virtio_fs_daemon";
 
 impl Checker<'_> {
-    pub(super) fn hypervisor(&mut self, raw: RawHypervisor) -> Option<Hypervisor> {
+    /// What has a problem is as if it were absent, so that the rest can be checked against it all the same.
+    pub(super) fn hypervisor(&mut self, raw: RawHypervisor) -> Hypervisor {
         let size = self.size(&raw);
         let boot = self.boot(&raw, size.memory_mib);
         let machine = self.machine(&raw);
@@ -60,13 +61,13 @@ impl Checker<'_> {
         let guest_memory_dump = self.guest_memory_dump(&raw);
         let protection = self.protection(&raw, &firmware);
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
-        Some(Hypervisor {
+        Hypervisor {
             path: raw.path,
             kernel: raw.kernel,
-            boot: boot?,
+            boot: boot.unwrap_or(Boot::Initrd(PathBuf::new())),
             extension_images,
-            machine: machine?,
-            cpu_features: cpu_features?,
+            machine,
+            cpu_features: cpu_features.unwrap_or_default(),
             kernel_params,
             firmware,
             protection,
@@ -95,9 +96,9 @@ impl Checker<'_> {
             virtio_fs_cache: raw.virtio_fs_cache,
             virtio_fs_cache_size_mib: raw.virtio_fs_cache_size,
             virtio_fs_queue_size,
-            virtio_fs_extra_args: virtio_fs_extra_args?,
+            virtio_fs_extra_args,
             msize_9p,
-            block: block?,
+            block,
             vhost_user_store,
             entropy_source: raw.entropy_source,
             seccompsandbox: raw.seccompsandbox,
@@ -108,7 +109,7 @@ impl Checker<'_> {
             extra_monitor: raw.extra_monitor_socket,
             use_legacy_serial: raw.use_legacy_serial,
             enable_debug: raw.enable_debug,
-        })
+        }
     }
 
     /// Blanks within double quotes part no words, as the kernel reads them.
@@ -237,14 +238,14 @@ impl Checker<'_> {
     }
 
     /// The arguments for the daemon in question. The default ones, which Kata's file spells out, are virtiofsd's.
-    fn extra_args(&mut self, raw: &RawHypervisor) -> Option<ExtraArgs> {
+    fn extra_args(&mut self, raw: &RawHypervisor) -> ExtraArgs {
         let arguments = modern(&raw.virtio_fs_extra_args);
         let nydus = raw.shared_fs == SharedFs::VirtioFsNydus;
         if nydus && arguments == keys::VIRTIO_FS_EXTRA_ARGS {
-            return Some(ExtraArgs::default());
+            return ExtraArgs::default();
         }
         let take = if nydus { ExtraArgs::of_nydusd } else { ExtraArgs::new };
-        self.note(EXTRA_ARGS, take(arguments).map_err(text))
+        self.note(EXTRA_ARGS, take(arguments).map_err(text)).unwrap_or_default()
     }
 
     pub(super) fn note<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {

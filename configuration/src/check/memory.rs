@@ -106,15 +106,22 @@ impl Checker<'_> {
             );
             self.problem(MEMORY, what);
         }
-        let (limit, offset) = (limit.max(memory), u64::from(raw.memory_offset));
-        if limit + offset > room && self.sound(&[MEMORY, MAX_MEMORY, OFFSET]) {
+        self.offset(raw, memory_mib, limit, room);
+        limit.max(memory)
+    }
+
+    /// What is wrong with the one size is no reason to say nothing of this.
+    fn offset(&mut self, raw: &RawHypervisor, memory_mib: u32, limit: u64, room: u64) {
+        let memory = if self.sound(&[MEMORY]) { memory_mib.into() } else { 0 };
+        let limit = if self.sound(&[MAX_MEMORY]) { limit } else { 0 };
+        let (most, offset) = (limit.max(memory), u64::from(raw.memory_offset));
+        if most + offset > room && self.sound(&[OFFSET]) {
             let what = format!(
-                "{offset} MiB on top of the {limit} of default_maxmemory are more than the {room} that the guest's \
+                "{offset} MiB on top of the {most} of default_maxmemory are more than the {room} that the guest's \
                  processors can address; lower it"
             );
             self.problem(OFFSET, what);
         }
-        limit
     }
 
     /// MiB of memory that the guest's processors can address: less what the board leaves for devices, up to 4 GiB and

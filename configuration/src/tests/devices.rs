@@ -132,6 +132,17 @@ fn a3_a_kernel_reads_all_of_its_command_line() {
     place.load_with(&format!("{key} = 'a={}'", "b".repeat(1000))).unwrap();
     let long = format!("{key} = 'a={}'", "b".repeat(1900));
     refused(&place, &[(&long, key, "and the kernel reads 2047: shorten kernel_params")]);
+    // Whatever else is wrong.
+    for (other, name) in [
+        ("block_device_driver", "'ide'"),
+        ("machine_type", "'virt'"),
+        ("initrd", "'/no'"),
+        ("cpu_features", "'+'"),
+    ] {
+        let found = problems(place.load_with(&format!("{long}\nhypervisor.qemu.{other} = {name}")));
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found.iter().any(|one| one.concerns(key)), "{found:?}");
+    }
 }
 
 #[test]
@@ -402,6 +413,13 @@ fn a10_memory_is_no_more_than_processors_can_address() {
     let memory = "hypervisor.qemu = {accelerator = 'tcg', default_memory = 1048576}";
     refused(&place, &[(memory, "hypervisor.qemu.default_memory", "more than the 989184 that the guest's")]);
     place.load_with(&tcg.replace("tcg", "kvm")).unwrap();
+    // Too little memory, or more than may come, does not hide it.
+    for also in ["default_memory = 255", "default_maxmemory = 1024"] {
+        let both = format!("hypervisor.qemu = {{{also}, memory_offset = 4294967295}}");
+        let found = problems(place.load_with(&both));
+        let name = format!("hypervisor.qemu.{}", also.split(' ').next().unwrap());
+        assert!(found.len() == 2 && found[0].concerns(&name) && found[1].concerns(key), "{found:?}");
+    }
     // The host may have more than the translator's processors reach.
     place.host.memory_mib = 4 << 20;
     for (accelerator, most) in [("tcg", (1012 - 36 - 10) << 10), ("kvm", 4 << 20)] {

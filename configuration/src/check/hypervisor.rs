@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vmm::spec::{Boot, CpuFeatures, ExtraArgs, KernelParam};
+use vmm::spec::{Boot, CpuFeatures, ExtraArgs, KernelParam, Numa};
 
 use super::memory::Size;
 use super::places::Places;
@@ -61,6 +61,7 @@ impl Checker<'_> {
         let guest_memory_dump = self.guest_memory_dump(&raw);
         let protection = self.protection(&raw, &firmware);
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
+        self.whole_huge_pages(&raw, memory_mib, numa.as_ref().map_or(1, Numa::count));
         Hypervisor {
             path: raw.path,
             kernel: raw.kernel,

@@ -15,7 +15,7 @@ pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
     (HYPERVISOR, "seccompsandbox", "Options without `on` are an error: with them QEMU has no filter."),
     (HYPERVISOR, "default_bridges", "0 is no bridge; Kata takes 1 for it."),
     (HYPERVISOR, "extra_monitor_socket", "Needs no `enable_debug`."),
-    (HYPERVISOR, "enable_hugepages", "Memory in huge pages of the default size, without a file of `/dev/hugepages`; too few free ones are an error that says how many are needed."),
+    (HYPERVISOR, "enable_hugepages", "Memory in huge pages of the default size, without a file of `/dev/hugepages`; too few free ones are an error that says how many are needed, and so is memory that is no whole number of them in each NUMA node."),
     (HYPERVISOR, "file_mem_backend", "Anything but a directory is an error, and so is one together with `enable_hugepages`; Kata logs a line."),
     (HYPERVISOR, "kernel_params", "An annotation adds words, but none that runs another program than the agent or opens a way into the guest."),
     (HYPERVISOR, "kernel_verity_params", "Together with `initrd` it has no effect, with a warning. An annotation may set it only where it is enabled by name."),

@@ -57,7 +57,7 @@ impl Checker<'_> {
         let vhost_user_store = self.vhost_user_store(&raw);
         let pass_through = self.pass_through(&raw);
         let numa = self.numa(&raw);
-        let firmware = self.firmware(&raw);
+        let firmware = self.firmware(&raw, &machine);
         let guest_memory_dump = self.guest_memory_dump(&raw);
         let protection = self.protection(&raw, &firmware);
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;

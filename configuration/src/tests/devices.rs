@@ -256,6 +256,26 @@ fn a26_firmware_is_in_read_only_memory_or_in_flash() {
 }
 
 #[test]
+fn a26_flash_memory_is_no_more_than_the_board_has_room_for() {
+    let place = Place::new();
+    place.sparse("code", 7 << 20);
+    place.sparse("vars", (1 << 20) + 4096);
+    let (pair, flashes) = (
+        "firmware = '@DIR@/code', firmware_volume = '@DIR@/vars'",
+        "pflashes = ['@DIR@/code', '@DIR@/vars']",
+    );
+    let what = "more than the 8388608 bytes of flash memory";
+    for (text, key) in [(pair, "firmware"), (flashes, "pflashes")] {
+        let key = format!("hypervisor.qemu.{key}");
+        refused(&place, &[(&format!("hypervisor.qemu = {{{text}}}"), &key, what)]);
+        let room = "machine_accelerators = 'max_fw_size=16M'";
+        place.load_with(&format!("hypervisor.qemu = {{{text}, {room}}}")).unwrap();
+    }
+    place.sparse("vars", 1 << 20);
+    place.load_with(&format!("hypervisor.qemu = {{{pair}}}")).unwrap();
+}
+
+#[test]
 fn a23_a_store_of_devices_is_a_directory_where_it_is_used() {
     let place = Place::new();
     let key = "hypervisor.qemu.vhost_user_store_path";

@@ -234,13 +234,9 @@ fn a26_firmware_is_in_read_only_memory_or_in_flash() {
     refused(
         &place,
         &[
-            ("hypervisor.qemu.firmware = '@DIR@/page'", "hypervisor.qemu.firmware", "no multiple of 65536"),
-            (
-                "hypervisor.qemu.pflashes = ['@DIR@/odd']",
-                flashes,
-                "5000 bytes, which are no multiple of 4096",
-            ),
-            (image, "hypervisor.qemu.image", "no multiple of 4096"),
+            ("hypervisor.qemu.firmware = '@DIR@/page'", "hypervisor.qemu.firmware", "blocks of 65536 bytes"),
+            ("hypervisor.qemu.pflashes = ['@DIR@/odd']", flashes, "no whole number of blocks of 4096 bytes"),
+            (image, "hypervisor.qemu.image", "blocks of 4096 bytes"),
         ],
     );
     place.load_with(&image.replace('}', ", disable_image_nvdimm = true}")).unwrap();

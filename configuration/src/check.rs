@@ -4,6 +4,7 @@ mod agent;
 mod block;
 mod board;
 mod confidential;
+mod effects;
 mod firmware;
 mod host;
 mod hypervisor;

@@ -23,6 +23,7 @@ impl Checker<'_> {
             MachineType::Microvm => Machine::Microvm(options),
         };
         self.fits(&machine, raw);
+        self.changes_nothing(&machine, raw);
         machine
     }
 

@@ -7,7 +7,7 @@ use vmm::spec::{Boot, CpuFeatures, ExtraArgs, KernelParam, Numa};
 use super::memory::Size;
 use super::places::Places;
 use super::{Checker, is_given, text};
-use crate::choice::SharedFs;
+use crate::choice::{MachineType, SharedFs};
 use crate::hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking};
 use crate::keys;
 use crate::program::{self, Program};
@@ -191,7 +191,8 @@ impl Checker<'_> {
 
     /// Warns of what is honoured and of no use yet, or with no QEMU as it is released.
     fn not_yet(&mut self, raw: &RawHypervisor) {
-        if raw.enable_virtio_mem {
+        let grows = raw.machine_type != MachineType::Microvm && !raw.confidential_guest;
+        if raw.enable_virtio_mem && grows {
             let what = "the machine can grow by it, but this version makes no pod larger while it runs";
             self.warning(VIRTIO_MEM, what.to_owned());
         }

@@ -505,6 +505,41 @@ fn e3_what_means_nothing_where_it_is_is_said() {
 }
 
 #[test]
+fn e3_keys_that_change_nothing_on_this_machine_are_named() {
+    let mut place = Place::new();
+    place.file("nodes/node0/cpulist", "");
+    place.host.protection = amd(true);
+    let later = "memory_slots = 3, memory_offset = 1024, enable_virtio_mem = true, default_maxmemory = 4096, \
+                 default_maxvcpus = 4";
+    let ports = "default_bridges = 2, pcie_root_port = 1, pcie_switch_port = 2";
+    let protected = "confidential_guest = true, firmware = '@DIR@/image'";
+    for (machine, keys) in [
+        ("machine_type = 'microvm'", format!("{later}, {ports}")),
+        (protected, later.to_owned()),
+        ("enable_numa = true", "default_maxvcpus = 4".to_owned()),
+        ("", "vhost_user_reconnect_timeout_sec = 5, snp_guest_policy = 7".to_owned()),
+        (protected, "snp_guest_policy = 7".to_owned()),
+    ] {
+        let text = format!("hypervisor.qemu = {{{}}}", [machine, &keys].join(",").trim_start_matches(','));
+        let warnings = place.load_with(&text).unwrap().warnings;
+        let names: Vec<_> = keys.split(", ").map(|key| key.split(' ').next().unwrap()).collect();
+        assert_eq!(warnings.len(), names.len(), "{warnings:?}");
+        for name in names {
+            let key = format!("hypervisor.qemu.{name}");
+            assert!(warnings.iter().any(|warning| warning.concerns(&key)), "{key}: {warnings:?}");
+        }
+    }
+    for quiet in [
+        "machine_type = 'microvm', default_bridges = 0, memory_slots = 10, default_maxvcpus = 0",
+        "confidential_guest = true, sev_snp_guest = true, firmware = '@DIR@/image', snp_guest_policy = 7",
+        "default_maxvcpus = 4, memory_slots = 3, pcie_root_port = 1",
+    ] {
+        let loaded = place.load_with(&format!("hypervisor.qemu = {{{quiet}}}")).unwrap();
+        assert_eq!(loaded.warnings, [], "{quiet}");
+    }
+}
+
+#[test]
 fn a31_a_filter_of_system_calls_is_what_qemu_knows() {
     let place = Place::new();
     let key = "hypervisor.qemu.seccompsandbox";

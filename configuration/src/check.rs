@@ -4,6 +4,7 @@ mod agent;
 mod block;
 mod board;
 mod confidential;
+mod effects;
 mod firmware;
 mod host;
 mod hypervisor;
@@ -25,7 +26,7 @@ use crate::factory::Factory;
 use crate::finding::{Finding, Origin};
 use crate::host::Host;
 use crate::kernel_line;
-use crate::keys::{AGENT, FACTORY, HYPERVISOR, RUNTIME};
+use crate::keys::{AGENT, FACTORY, HYPERVISOR, QEMU_FACTORY, RUNTIME, TEMPLATES};
 use crate::raw::{RawFactory, RawRuntime};
 use crate::runtime::Runtime;
 use crate::survey::{Report, Values};
@@ -35,10 +36,11 @@ use crate::tree::Tree;
 pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Report) -> Option<Configuration> {
     let mut checker = Checker { host, tree, report };
     let hypervisor = values.hypervisor.and_then(|values| checker.raw(HYPERVISOR, values));
-    let hypervisor = hypervisor.and_then(|raw| checker.hypervisor(raw));
+    let hypervisor = hypervisor.map(|raw| checker.hypervisor(raw));
     let agent = checker.raw(AGENT, values.agent).map(|raw| checker.agent(raw));
     let runtime = checker.raw(RUNTIME, values.runtime).map(|raw| checker.runtime(raw));
-    let factory = checker.raw(FACTORY, values.factory).map(|raw| checker.factory(raw));
+    let factory = checker.raw(FACTORY, values.factory).zip(checker.raw(QEMU_FACTORY, values.qemu_factory));
+    let factory = factory.map(|(kata, rust)| checker.factory((FACTORY, kata), (QEMU_FACTORY, rust)));
     if let (Some(hypervisor), Some(agent)) = (&hypervisor, &agent) {
         let fits = kernel_line::check(hypervisor, agent).map_err(text);
         checker.note(KERNEL_PARAMS, fits);
@@ -47,7 +49,6 @@ pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Repor
 }
 
 const KERNEL_PARAMS: &str = "hypervisor.qemu.kernel_params";
-const TEMPLATES: &str = "factory.template_path";
 const NO_NETNS: &str = "runtime.disable_new_netns";
 const GUEST_LABEL: &str = "runtime.guest_selinux_label";
 
@@ -97,13 +98,24 @@ impl Checker<'_> {
         }
     }
 
-    /// The directory is made when it is needed, so it need not be there.
-    fn factory(&mut self, raw: RawFactory) -> Factory {
-        let path = raw.template_path;
-        if raw.enable_template && !path.is_absolute() {
-            self.problem(TEMPLATES, format!("{:?} is not an absolute path", path.display().to_string()));
+    /// Of two tables with the same keys the one that asks for something: Kata's files have both. The directory is made
+    /// when it is needed, so it need not be there.
+    fn factory(&mut self, one: (&str, RawFactory), other: (&str, RawFactory)) -> Factory {
+        let (asking, other) = if one.1.enable_template { (one, other) } else { (other, one) };
+        let ((table, raw), (beside, other)) = (asking, other);
+        if !raw.enable_template {
+            return Factory { templates: None };
         }
-        Factory { templates: raw.enable_template.then_some(path) }
+        let (path, key) = (raw.template_path, format!("{table}.template_path"));
+        if !path.is_absolute() {
+            self.problem(&key, format!("{:?} is not an absolute path", path.display().to_string()));
+        }
+        let means_it = other.enable_template || other.template_path != Path::new(TEMPLATES);
+        if means_it && other.template_path != path {
+            let what = format!("another path than {key}, which is used; set one of the two");
+            self.problem(&format!("{beside}.template_path"), what);
+        }
+        Factory { templates: Some(path) }
     }
 
     /// Notes a problem, unless the key has one already: what follows from it is no news.

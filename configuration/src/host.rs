@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{SysconfVar, sysconf};
 use vmm::VHOST_VSOCK;
 use vmm::accelerator::{self, Choice};
+use vmm::huge_pages;
 use vmm::protection::{self, Available};
 use vmm::spec::Accelerator;
 
@@ -27,6 +28,8 @@ pub(crate) struct Host {
     pub(crate) c_bit: Option<u32>,
     /// Bits of an address of its memory.
     pub(crate) address_bits: u32,
+    /// KiB of a huge page; 0 where it has none.
+    pub(crate) huge_page_kib: u64,
     /// Where the kernel shows its NUMA nodes.
     pub(crate) nodes: PathBuf,
 }
@@ -47,6 +50,7 @@ impl Host {
             protection: protection::detect(Path::new("/")),
             c_bit: protection::c_bit(),
             address_bits: address_bits(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+            huge_page_kib: huge_pages::page_kib(),
             nodes: "/sys/devices/system/node".into(),
         }
     }
@@ -66,6 +70,7 @@ impl Host {
             protection: Available { tdx: false, amd: Some(amd) },
             c_bit: Some(51),
             address_bits: 46,
+            huge_page_kib: 2048,
             nodes,
         }
     }

@@ -66,8 +66,9 @@ pub(crate) fn content(path: &Path) -> Result<u64, String> {
 /// The same for a file that QEMU maps or copies in blocks of so many bytes.
 pub(crate) fn blocks(path: &Path, block: u64) -> Result<u64, String> {
     match content(path)? {
+        // Not how big it is: a pod may have named it, and is not to learn that.
         size if size % block != 0 => Err(format!(
-            "{} has {size} bytes, which are no multiple of {block}; set the path of a complete file",
+            "{} is no whole number of blocks of {block} bytes; set the path of a complete file",
             path.display()
         )),
         size => Ok(size),

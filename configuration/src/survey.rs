@@ -28,6 +28,7 @@ pub(crate) struct Values {
     pub(crate) agent: toml::Table,
     pub(crate) runtime: toml::Table,
     pub(crate) factory: toml::Table,
+    pub(crate) qemu_factory: toml::Table,
 }
 
 /// What is said about a key that changes nothing.
@@ -60,7 +61,8 @@ pub(crate) fn values(tree: &Tree, has_qemu: bool) -> Values {
         hypervisor: has_qemu.then(|| honoured(HYPERVISOR, tree)),
         agent: honoured(AGENT, tree),
         runtime: honoured(RUNTIME, tree),
-        factory: factory(tree),
+        factory: honoured(FACTORY, tree),
+        qemu_factory: honoured(QEMU_FACTORY, tree),
     }
 }
 
@@ -188,13 +190,6 @@ fn honoured(table: &str, tree: &Tree) -> toml::Table {
     let keys = section(table).into_iter().flat_map(|section| section.keys);
     let keys = keys.filter(|key| key.honoured && !key.is_about_annotations());
     keys.filter_map(|key| Some((key.name.to_owned(), value(tree, table, key)?))).collect()
-}
-
-/// Of two tables with the same keys the one that asks for something: shipped files have both.
-fn factory(tree: &Tree) -> toml::Table {
-    let values = honoured(QEMU_FACTORY, tree);
-    let asks = values.get("enable_template").and_then(toml::Value::as_bool) == Some(true);
-    if asks { values } else { honoured(FACTORY, tree) }
 }
 
 /// What a key of a table holds, or its default.

@@ -6,6 +6,12 @@ use std::fs;
 use crate::error::BootError;
 use crate::spec::{Backing, Memory};
 
+/// KiB of a huge page as the host has them by default, which guests get; 0 where it has none.
+#[must_use]
+pub fn page_kib() -> u64 {
+    number(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "Hugepagesize:")
+}
+
 /// # Errors
 /// [`BootError::HugePages`] when fewer are free than the guest needs.
 pub(crate) fn check(memory: &Memory, backing: &Backing) -> Result<(), BootError> {

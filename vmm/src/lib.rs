@@ -12,6 +12,7 @@
 //! the kernel's parent-death signal goes, so a program that wants them to outlive a thread boots on its main one.
 
 pub mod accelerator;
+pub mod huge_pages;
 pub mod plug;
 pub mod protection;
 pub mod spec;
@@ -22,7 +23,6 @@ mod console;
 mod device;
 mod error;
 mod exit;
-mod huge_pages;
 mod identity;
 mod kernel_params;
 mod lines;

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use vmm::plug::{Disk, DiskBus, MemorySize, PlugError, Pluggable, Pmem, VhostUserDisk};
 use vmm::spec::{
     Access, Backing, Block, BlockDriver, BlockOptions, Cache, IoThreads, Memory, PassThrough, PciPlaces,
-    Queues, Sectors, Vcpus, VfioPort, Window,
+    Queues, Sectors, Vcpus, VfioPort, VsockSpec, Window,
 };
 use vmm::vfio::HostDevice;
 use vmm::{Hypervisor, Qemu};
@@ -118,6 +118,21 @@ async fn b14_b15_memory_comes_in_modules_of_whole_blocks_up_to_the_most() {
     let modules = machine.ask("query-memory-devices", json!({}));
     let sizes: Vec<_> = modules.as_array().unwrap().iter().map(|m| m["data"]["size"].clone()).collect();
     assert_eq!(sizes, [json!(128 << 20), json!(640 << 20)]);
+    machine.end().await;
+}
+
+/// A back end that says nothing of how many pieces it takes is one of 8 to QEMU, and a board has some from the start.
+#[tokio::test]
+async fn b14_every_slot_takes_a_module_whoever_shares_the_memory() {
+    let mut fixture = Fixture::new().with_virtiofs();
+    fixture.spec.memory = Memory::new(256, 10, 4096).unwrap();
+    fixture.spec.vsock = VsockSpec::VhostUser;
+    let mut machine = Machine::boot(fixture).await;
+    for module in 1..=10 {
+        let mib = 256 + 128 * module;
+        assert_eq!(machine.vm.resize_memory(MemorySize { mib, block_mib: 128 }).await.unwrap(), mib);
+    }
+    assert_eq!(machine.ask("query-memory-devices", json!({})).as_array().unwrap().len(), 10);
     machine.end().await;
 }
 

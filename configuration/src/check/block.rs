@@ -23,7 +23,7 @@ const OWN_THREAD: &str = "hypervisor.qemu.enable_iothreads";
 const IO_THREADS: &str = "hypervisor.qemu.indep_iothreads";
 
 impl Checker<'_> {
-    pub(super) fn block(&mut self, raw: &RawHypervisor) -> Option<Block> {
+    pub(super) fn block(&mut self, raw: &RawHypervisor) -> Block {
         let driver = self.driver(&raw.block_device_driver);
         let access = self.access(raw);
         let sectors = self.sectors(raw);
@@ -31,11 +31,11 @@ impl Checker<'_> {
         let threads = IoThreads::new(raw.enable_iothreads, raw.indep_iothreads);
         let threads = self.note(IO_THREADS, threads.map_err(text));
         self.nothing_to_drive(raw);
-        Some(Block {
-            driver: driver?,
-            options: BlockOptions::new(access, sectors?, queues?),
-            threads: threads?,
-        })
+        Block {
+            driver: driver.unwrap_or_default(),
+            options: BlockOptions::new(access, sectors.unwrap_or_default(), queues.unwrap_or_default()),
+            threads: threads.unwrap_or_default(),
+        }
     }
 
     /// Warns of what is only for block devices, where it is not as it always is.

@@ -10,8 +10,7 @@ const MACHINE: &str = "hypervisor.qemu.machine_type";
 const OPTIONS: &str = "hypervisor.qemu.machine_accelerators";
 
 impl Checker<'_> {
-    /// `None` for a board, or options of one, that QEMU would not take.
-    pub(super) fn machine(&mut self, raw: &RawHypervisor) -> Option<Machine> {
+    pub(super) fn machine(&mut self, raw: &RawHypervisor) -> Machine {
         let options = self.note(OPTIONS, MachineOptions::parse(&raw.machine_accelerators).map_err(text));
         if raw.machine_type == MachineType::Virt && !cfg!(target_arch = "aarch64") {
             let what = "virt is a board of ARM; on this processor there are q35 and microvm";
@@ -24,7 +23,8 @@ impl Checker<'_> {
             MachineType::Microvm => Machine::Microvm(options),
         };
         self.fits(&machine, raw);
-        self.sound(&[MACHINE, OPTIONS]).then_some(machine)
+        self.changes_nothing(&machine, raw);
+        machine
     }
 
     /// Numbers, such as that of bridges, are for a board that has such a thing; a switch asks for it.

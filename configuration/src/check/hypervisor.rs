@@ -1,13 +1,13 @@
 //! `[hypervisor.qemu]`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use vmm::spec::{CpuFeatures, ExtraArgs, KernelParam};
+use vmm::spec::{Boot, CpuFeatures, ExtraArgs, KernelParam, Numa};
 
 use super::memory::Size;
 use super::places::Places;
 use super::{Checker, is_given, text};
-use crate::choice::SharedFs;
+use crate::choice::{MachineType, SharedFs};
 use crate::hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking};
 use crate::keys;
 use crate::program::{self, Program};
@@ -32,7 +32,8 @@ const MSIZE: &str = "hypervisor.qemu.msize_9p";
 const VIRTIO_FS_DAEMON: &str = "hypervisor.qemu.virtio_fs_daemon";
 
 impl Checker<'_> {
-    pub(super) fn hypervisor(&mut self, raw: RawHypervisor) -> Option<Hypervisor> {
+    /// What has a problem is as if it were absent, so that the rest can be checked against it all the same.
+    pub(super) fn hypervisor(&mut self, raw: RawHypervisor) -> Hypervisor {
         let size = self.size(&raw);
         let boot = self.boot(&raw, size.memory_mib);
         let machine = self.machine(&raw);
@@ -56,17 +57,18 @@ impl Checker<'_> {
         let vhost_user_store = self.vhost_user_store(&raw);
         let pass_through = self.pass_through(&raw);
         let numa = self.numa(&raw);
-        let firmware = self.firmware(&raw);
+        let firmware = self.firmware(&raw, &machine);
         let guest_memory_dump = self.guest_memory_dump(&raw);
         let protection = self.protection(&raw, &firmware);
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
-        Some(Hypervisor {
+        self.whole_huge_pages(&raw, memory_mib, numa.as_ref().map_or(1, Numa::count));
+        Hypervisor {
             path: raw.path,
             kernel: raw.kernel,
-            boot: boot?,
+            boot: boot.unwrap_or(Boot::Initrd(PathBuf::new())),
             extension_images,
-            machine: machine?,
-            cpu_features: cpu_features?,
+            machine,
+            cpu_features: cpu_features.unwrap_or_default(),
             kernel_params,
             firmware,
             protection,
@@ -96,9 +98,9 @@ impl Checker<'_> {
             virtio_fs_cache: raw.virtio_fs_cache,
             virtio_fs_cache_size_mib: raw.virtio_fs_cache_size,
             virtio_fs_queue_size,
-            virtio_fs_extra_args: virtio_fs_extra_args?,
+            virtio_fs_extra_args,
             msize_9p,
-            block: block?,
+            block,
             vhost_user_store,
             entropy_source: raw.entropy_source,
             seccompsandbox: raw.seccompsandbox,
@@ -110,7 +112,7 @@ impl Checker<'_> {
             extra_monitor: raw.extra_monitor_socket,
             use_legacy_serial: raw.use_legacy_serial,
             enable_debug: raw.enable_debug,
-        })
+        }
     }
 
     /// Blanks within double quotes part no words, as the kernel reads them.
@@ -145,22 +147,17 @@ impl Checker<'_> {
         Some(GuestMemoryDump { path: path.clone(), paging: raw.guest_memory_dump_paging })
     }
 
-    /// The value of `-sandbox`, as QEMU's manual page has it.
+    /// The value of `-sandbox`, as QEMU's manual page has it. QEMU takes options without `on`, and has no filter then.
     fn seccomp(&mut self, text: &str) {
-        let known = |(at, word): &(usize, &str)| match word.split_once('=') {
-            None => *at == 0 && ["on", "off"].contains(word),
-            Some(("enable", value)) => ["on", "off"].contains(&value),
-            Some(("obsolete" | "spawn" | "resourcecontrol", value)) => ["allow", "deny"].contains(&value),
-            Some(("elevateprivileges", value)) => ["allow", "deny", "children"].contains(&value),
-            Some(_) => false,
+        let mut words = text.split(',');
+        let on = matches!(words.next(), Some("on" | "enable=on"));
+        let what = match words.find(|word| !is_filter_option(word)) {
+            _ if ["", "off", "enable=off"].contains(&text) => return,
+            None if on => return,
+            Some(word) if on => format!("{word:?} is nothing QEMU's filter knows"),
+            _ => format!("{text:?} does not begin with on, so that there would be no filter"),
         };
-        let mut words = text.split(',').filter(|_| !text.is_empty()).enumerate();
-        if let Some((_, word)) = words.find(|word| !known(word)) {
-            let what = format!(
-                "{word:?} is nothing QEMU's filter knows; write on,obsolete=deny,spawn=deny,resourcecontrol=deny"
-            );
-            self.problem(SECCOMP, what);
-        }
+        self.problem(SECCOMP, format!("{what}; write on,obsolete=deny,spawn=deny,resourcecontrol=deny"));
     }
 
     fn files(&mut self, raw: &RawHypervisor) {
@@ -196,7 +193,8 @@ impl Checker<'_> {
 
     /// Warns of what is honoured and of no use yet, or with no QEMU as it is released.
     fn not_yet(&mut self, raw: &RawHypervisor) {
-        if raw.enable_virtio_mem {
+        let grows = raw.machine_type != MachineType::Microvm && !raw.confidential_guest;
+        if raw.enable_virtio_mem && grows {
             let what = "the machine can grow by it, but this version makes no pod larger while it runs";
             self.warning(VIRTIO_MEM, what.to_owned());
         }
@@ -244,18 +242,26 @@ impl Checker<'_> {
     }
 
     /// The arguments for the daemon in question. The default ones, which Kata's file spells out, are virtiofsd's.
-    fn extra_args(&mut self, raw: &RawHypervisor) -> Option<ExtraArgs> {
+    fn extra_args(&mut self, raw: &RawHypervisor) -> ExtraArgs {
         let arguments = modern(&raw.virtio_fs_extra_args);
         let nydus = raw.shared_fs == SharedFs::VirtioFsNydus;
         if nydus && arguments == keys::VIRTIO_FS_EXTRA_ARGS {
-            return Some(ExtraArgs::default());
+            return ExtraArgs::default();
         }
         let take = if nydus { ExtraArgs::of_nydusd } else { ExtraArgs::new };
-        self.note(EXTRA_ARGS, take(arguments).map_err(text))
+        self.note(EXTRA_ARGS, take(arguments).map_err(text)).unwrap_or_default()
     }
 
     pub(super) fn note<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
         result.map_err(|what| self.problem(key, what)).ok()
+    }
+}
+
+fn is_filter_option(word: &str) -> bool {
+    match word.split_once('=') {
+        Some(("obsolete" | "spawn" | "resourcecontrol", value)) => ["allow", "deny"].contains(&value),
+        Some(("elevateprivileges", value)) => ["allow", "deny", "children"].contains(&value),
+        Some(_) | None => false,
     }
 }
 

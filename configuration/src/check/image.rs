@@ -48,7 +48,7 @@ impl Checker<'_> {
 
     fn initrd(&mut self, initrd: PathBuf, memory_mib: u32) -> Option<Boot> {
         let size = self.note(INITRD, program::content(&initrd))?;
-        let fits = self.fits_memory(INITRD, size, memory_mib);
+        let fits = self.unpacks(INITRD, size, memory_mib);
         self.note(INITRD, fits);
         Some(Boot::Initrd(initrd))
     }

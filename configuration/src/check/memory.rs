@@ -5,6 +5,9 @@ use crate::host::TRANSLATED_BITS;
 use crate::raw::RawHypervisor;
 
 const MEMORY: &str = "hypervisor.qemu.default_memory";
+const PREALLOC: &str = "hypervisor.qemu.enable_mem_prealloc";
+const HUGE_PAGES: &str = "hypervisor.qemu.enable_hugepages";
+const NUMA_MAPPING: &str = "hypervisor.qemu.numa_mapping";
 const MAX_MEMORY: &str = "hypervisor.qemu.default_maxmemory";
 const OFFSET: &str = "hypervisor.qemu.memory_offset";
 const VCPUS: &str = "hypervisor.qemu.default_vcpus";
@@ -28,6 +31,7 @@ impl Checker<'_> {
     pub(super) fn size(&mut self, raw: &RawHypervisor) -> Size {
         let (vcpus, max_vcpus) = self.vcpus(raw);
         let memory_mib = self.memory(raw);
+        self.host_can_give(raw, memory_mib);
         let slots = if raw.memory_slots == 0 { 10 } else { raw.memory_slots };
         Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib: self.max_memory(raw, memory_mib, slots) }
     }
@@ -106,15 +110,22 @@ impl Checker<'_> {
             );
             self.problem(MEMORY, what);
         }
-        let (limit, offset) = (limit.max(memory), u64::from(raw.memory_offset));
-        if limit + offset > room && self.sound(&[MEMORY, MAX_MEMORY, OFFSET]) {
+        self.offset(raw, memory_mib, limit, room);
+        limit.max(memory)
+    }
+
+    /// What is wrong with the one size is no reason to say nothing of this.
+    fn offset(&mut self, raw: &RawHypervisor, memory_mib: u32, limit: u64, room: u64) {
+        let memory = if self.sound(&[MEMORY]) { memory_mib.into() } else { 0 };
+        let limit = if self.sound(&[MAX_MEMORY]) { limit } else { 0 };
+        let (most, offset) = (limit.max(memory), u64::from(raw.memory_offset));
+        if most + offset > room && self.sound(&[OFFSET]) {
             let what = format!(
-                "{offset} MiB on top of the {limit} of default_maxmemory are more than the {room} that the guest's \
+                "{offset} MiB on top of the {most} of default_maxmemory are more than the {room} that the guest's \
                  processors can address; lower it"
             );
             self.problem(OFFSET, what);
         }
-        limit
     }
 
     /// MiB of memory that the guest's processors can address: less what the board leaves for devices, up to 4 GiB and
@@ -129,15 +140,55 @@ impl Checker<'_> {
         (gib - 36_u64.min(gib / 2)).saturating_sub(slots.into()).max(1) << 10
     }
 
-    /// An initial RAM file system is unpacked into the guest's memory; an image is only read through it.
-    pub(super) fn fits_memory(&mut self, key: &str, size: u64, memory_mib: u32) -> Result<(), String> {
+    /// Warns of memory that the host cannot give when it is asked to.
+    fn host_can_give(&mut self, raw: &RawHypervisor, memory_mib: u32) {
+        let host = self.host.memory_mib;
+        if raw.enable_mem_prealloc && u64::from(memory_mib) > host && self.sound(&[MEMORY]) {
+            let what = format!(
+                "takes all {memory_mib} MiB of default_memory at the start, and the host has {host}; lower that"
+            );
+            self.warning(PREALLOC, what);
+        }
+    }
+
+    /// QEMU divides the memory evenly among so many nodes, and the kernel gives huge pages as a whole.
+    pub(super) fn whole_huge_pages(&mut self, raw: &RawHypervisor, memory_mib: u32, nodes: u64) {
+        let page = self.host.huge_page_kib >> 10;
+        let step = page * nodes;
+        let memory = u64::from(memory_mib);
+        let divides = page <= 1 || memory.is_multiple_of(step);
+        if raw.enable_hugepages && !divides && self.sound(&[MEMORY, HUGE_PAGES, NUMA_MAPPING]) {
+            let what = format!(
+                "{memory} MiB are no whole huge pages, of {page} MiB, in each of {nodes} NUMA nodes; set a multiple of \
+                 {step}, or unset enable_hugepages"
+            );
+            self.problem(MEMORY, what);
+        }
+    }
+
+    /// QEMU has an initial RAM file system below the end of the memory, and some more below that end; and no higher
+    /// than x86's protocol of boot reaches.
+    pub(super) fn unpacks(&mut self, key: &str, size: u64, memory_mib: u32) -> Result<(), String> {
+        const HIGHEST: u64 = 2 << 30;
+        const ABOVE: u64 = 1 << 20;
         let memory = u64::from(memory_mib) << 20;
-        if size < memory || !self.sound(&[MEMORY, key]) {
+        if size < memory.min(HIGHEST) - ABOVE || !self.sound(&[MEMORY, key]) {
             return Ok(());
         }
-        Err(format!(
-            "{} MiB do not fit into default_memory, which is {memory_mib} MiB; raise that",
-            size >> 20
-        ))
+        Err(match memory {
+            ..HIGHEST => too_big(memory_mib),
+            _ => "larger than the 2047 MiB that QEMU takes; set the path of a smaller one".to_owned(),
+        })
     }
+
+    /// An image is only read through the guest's memory.
+    pub(super) fn fits_memory(&self, key: &str, size: u64, memory_mib: u32) -> Result<(), String> {
+        let fits = size < u64::from(memory_mib) << 20 || !self.sound(&[MEMORY, key]);
+        if fits { Ok(()) } else { Err(too_big(memory_mib)) }
+    }
+}
+
+/// Not how big: a pod that names a file by an annotation is not to learn that.
+fn too_big(memory_mib: u32) -> String {
+    format!("does not fit into default_memory, which is {memory_mib} MiB; raise that")
 }

@@ -11,7 +11,8 @@ use crate::raw::RawHypervisor;
 const MAPPING: &str = "hypervisor.qemu.numa_mapping";
 /// Most nodes that QEMU can name.
 const MOST: u32 = 128;
-/// Most nodes of a guest: QEMU shows programs that share the guest's memory, such as virtiofsd, 8 pieces of it.
+/// Most nodes of a guest. Programs that share its memory map it in pieces, of which each node is one and each module
+/// that comes later: older virtiofsd take 32.
 const MOST_OF_GUEST: usize = 8;
 
 impl Checker<'_> {

@@ -132,6 +132,17 @@ fn a3_a_kernel_reads_all_of_its_command_line() {
     place.load_with(&format!("{key} = 'a={}'", "b".repeat(1000))).unwrap();
     let long = format!("{key} = 'a={}'", "b".repeat(1900));
     refused(&place, &[(&long, key, "and the kernel reads 2047: shorten kernel_params")]);
+    // Whatever else is wrong.
+    for (other, name) in [
+        ("block_device_driver", "'ide'"),
+        ("machine_type", "'virt'"),
+        ("initrd", "'/no'"),
+        ("cpu_features", "'+'"),
+    ] {
+        let found = problems(place.load_with(&format!("{long}\nhypervisor.qemu.{other} = {name}")));
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found.iter().any(|one| one.concerns(key)), "{found:?}");
+    }
 }
 
 #[test]
@@ -223,13 +234,9 @@ fn a26_firmware_is_in_read_only_memory_or_in_flash() {
     refused(
         &place,
         &[
-            ("hypervisor.qemu.firmware = '@DIR@/page'", "hypervisor.qemu.firmware", "no multiple of 65536"),
-            (
-                "hypervisor.qemu.pflashes = ['@DIR@/odd']",
-                flashes,
-                "5000 bytes, which are no multiple of 4096",
-            ),
-            (image, "hypervisor.qemu.image", "no multiple of 4096"),
+            ("hypervisor.qemu.firmware = '@DIR@/page'", "hypervisor.qemu.firmware", "blocks of 65536 bytes"),
+            ("hypervisor.qemu.pflashes = ['@DIR@/odd']", flashes, "no whole number of blocks of 4096 bytes"),
+            (image, "hypervisor.qemu.image", "blocks of 4096 bytes"),
         ],
     );
     place.load_with(&image.replace('}', ", disable_image_nvdimm = true}")).unwrap();
@@ -242,6 +249,26 @@ fn a26_firmware_is_in_read_only_memory_or_in_flash() {
     assert_eq!(firmware("hypervisor.qemu.pflashes = ['@DIR@/kernel', '@DIR@/image']"), flash);
     let pair = "hypervisor.qemu = {firmware = '@DIR@/kernel', firmware_volume = '@DIR@/image'}";
     assert_eq!(firmware(pair), flash);
+}
+
+#[test]
+fn a26_flash_memory_is_no_more_than_the_board_has_room_for() {
+    let place = Place::new();
+    place.sparse("code", 7 << 20);
+    place.sparse("vars", (1 << 20) + 4096);
+    let (pair, flashes) = (
+        "firmware = '@DIR@/code', firmware_volume = '@DIR@/vars'",
+        "pflashes = ['@DIR@/code', '@DIR@/vars']",
+    );
+    let what = "more than the 8388608 bytes of flash memory";
+    for (text, key) in [(pair, "firmware"), (flashes, "pflashes")] {
+        let key = format!("hypervisor.qemu.{key}");
+        refused(&place, &[(&format!("hypervisor.qemu = {{{text}}}"), &key, what)]);
+        let room = "machine_accelerators = 'max_fw_size=16M'";
+        place.load_with(&format!("hypervisor.qemu = {{{text}, {room}}}")).unwrap();
+    }
+    place.sparse("vars", 1 << 20);
+    place.load_with(&format!("hypervisor.qemu = {{{pair}}}")).unwrap();
 }
 
 #[test]
@@ -402,6 +429,13 @@ fn a10_memory_is_no_more_than_processors_can_address() {
     let memory = "hypervisor.qemu = {accelerator = 'tcg', default_memory = 1048576}";
     refused(&place, &[(memory, "hypervisor.qemu.default_memory", "more than the 989184 that the guest's")]);
     place.load_with(&tcg.replace("tcg", "kvm")).unwrap();
+    // Too little memory, or more than may come, does not hide it.
+    for also in ["default_memory = 255", "default_maxmemory = 1024"] {
+        let both = format!("hypervisor.qemu = {{{also}, memory_offset = 4294967295}}");
+        let found = problems(place.load_with(&both));
+        let name = format!("hypervisor.qemu.{}", also.split(' ').next().unwrap());
+        assert!(found.len() == 2 && found[0].concerns(&name) && found[1].concerns(key), "{found:?}");
+    }
     // The host may have more than the translator's processors reach.
     place.host.memory_mib = 4 << 20;
     for (accelerator, most) in [("tcg", (1012 - 36 - 10) << 10), ("kvm", 4 << 20)] {
@@ -471,13 +505,53 @@ fn e3_what_means_nothing_where_it_is_is_said() {
 }
 
 #[test]
+fn e3_keys_that_change_nothing_on_this_machine_are_named() {
+    let mut place = Place::new();
+    place.file("nodes/node0/cpulist", "");
+    place.host.protection = amd(true);
+    let later = "memory_slots = 3, memory_offset = 1024, enable_virtio_mem = true, default_maxmemory = 4096, \
+                 default_maxvcpus = 4";
+    let ports = "default_bridges = 2, pcie_root_port = 1, pcie_switch_port = 2";
+    let protected = "confidential_guest = true, firmware = '@DIR@/image'";
+    for (machine, keys) in [
+        ("machine_type = 'microvm'", format!("{later}, {ports}")),
+        (protected, later.to_owned()),
+        ("enable_numa = true", "default_maxvcpus = 4".to_owned()),
+        ("", "vhost_user_reconnect_timeout_sec = 5, snp_guest_policy = 7".to_owned()),
+        (protected, "snp_guest_policy = 7".to_owned()),
+    ] {
+        let text = format!("hypervisor.qemu = {{{}}}", [machine, &keys].join(",").trim_start_matches(','));
+        let warnings = place.load_with(&text).unwrap().warnings;
+        let names: Vec<_> = keys.split(", ").map(|key| key.split(' ').next().unwrap()).collect();
+        assert_eq!(warnings.len(), names.len(), "{warnings:?}");
+        for name in names {
+            let key = format!("hypervisor.qemu.{name}");
+            assert!(warnings.iter().any(|warning| warning.concerns(&key)), "{key}: {warnings:?}");
+        }
+    }
+    for quiet in [
+        "machine_type = 'microvm', default_bridges = 0, memory_slots = 10, default_maxvcpus = 0",
+        "confidential_guest = true, sev_snp_guest = true, firmware = '@DIR@/image', snp_guest_policy = 7",
+        "default_maxvcpus = 4, memory_slots = 3, pcie_root_port = 1",
+    ] {
+        let loaded = place.load_with(&format!("hypervisor.qemu = {{{quiet}}}")).unwrap();
+        assert_eq!(loaded.warnings, [], "{quiet}");
+    }
+}
+
+#[test]
 fn a31_a_filter_of_system_calls_is_what_qemu_knows() {
     let place = Place::new();
     let key = "hypervisor.qemu.seccompsandbox";
-    for wrong in ["on,on", "spawn=deny,on", "maybe", "on,spawn=perhaps", "on,", "spawn", "on,all=deny"] {
+    for wrong in ["on,on", "on,spawn=perhaps", "on,", "on,all=deny", "on,spawn=deny,enable=off"] {
         refused(&place, &[(&format!("{key} = '{wrong}'"), key, "nothing QEMU's filter knows; write on,")]);
     }
-    for right in ["", "on", "off", "enable=on,elevateprivileges=children,obsolete=allow"] {
+    for none in
+        ["obsolete=deny,spawn=deny", "off,spawn=deny", "enable=off,spawn=deny", "spawn=deny,on", "maybe"]
+    {
+        refused(&place, &[(&format!("{key} = '{none}'"), key, "there would be no filter; write on,")]);
+    }
+    for right in ["", "on", "off", "enable=off", "enable=on,elevateprivileges=children,obsolete=allow"] {
         place.load_with(&format!("{key} = '{right}'")).unwrap();
     }
 }

@@ -106,8 +106,43 @@ fn e3_templates_are_asked_for_in_either_table() {
         templates(&format!("[hypervisor.qemu.factory]\n{on}{elsewhere}")).as_deref(),
         Some("/elsewhere")
     );
-    let key = "factory.template_path";
-    refused(&place, &[(&format!("[factory]\n{on}template_path = 'here'"), key, "not an absolute path")]);
+    let (key, qemus) = ("factory.template_path", "hypervisor.qemu.factory.template_path");
+    let relative = "template_path = 'here'\n";
+    refused(
+        &place,
+        &[
+            (&format!("[factory]\n{on}{relative}"), key, "not an absolute path"),
+            (&format!("[hypervisor.qemu.factory]\n{on}{relative}"), qemus, "not an absolute path"),
+        ],
+    );
+    place.load_with(&format!("[factory]\n{relative}")).unwrap();
+}
+
+#[test]
+fn e3_tables_of_templates_that_differ_are_refused_by_name() {
+    let place = Place::new();
+    let both = |kata: &str, rust: &str| format!("[factory]\n{kata}\n[hypervisor.qemu.factory]\n{rust}");
+    let (on, here, there) = ("enable_template = true\n", "template_path = '/a'\n", "template_path = '/b'\n");
+    let (key, qemus) = ("factory.template_path", "hypervisor.qemu.factory.template_path");
+    refused(
+        &place,
+        &[
+            (
+                &both(&format!("{on}{here}"), &format!("{on}{there}")),
+                qemus,
+                "another path than factory.template_path",
+            ),
+            (&both(on, &format!("{on}{there}")), qemus, "set one of the two"),
+            (
+                &both(here, &format!("{on}{there}")),
+                key,
+                "another path than hypervisor.qemu.factory.template_path",
+            ),
+        ],
+    );
+    for right in [both(&format!("{on}{here}"), &format!("{on}{here}")), both("", &format!("{on}{there}"))] {
+        place.load_with(&right).unwrap();
+    }
 }
 
 #[test]

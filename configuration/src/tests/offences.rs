@@ -19,6 +19,7 @@ const IN_FILES: [(&str, &str); 29] = [
         "hypervisor.qemu.default_vcpus = 4\nhypervisor.qemu.default_maxvcpus = 2",
         "hypervisor.qemu.default_maxvcpus",
     ),
+    ("hypervisor.qemu.memory_offset = 4294967295", "hypervisor.qemu.memory_offset"),
     ("hypervisor.qemu.memory_slots = 'ten'", "hypervisor.qemu.memory_slots"),
     ("hypervisor.qemu.virtio_fs_queue_size = 1000", "hypervisor.qemu.virtio_fs_queue_size"),
     ("hypervisor.qemu.virtio_fs_extra_args = ['--sandbox=none']", "hypervisor.qemu.virtio_fs_extra_args"),

@@ -326,14 +326,76 @@ fn vcpus_follow_kata_s_rules() {
     refused(&place, &[(text, "hypervisor.qemu.default_maxvcpus", "2 is below default_vcpus, which is 4")]);
 }
 
-const TOO_BIG: &str = "2048 MiB do not fit into default_memory, which is 2048 MiB";
+#[test]
+fn huge_pages_are_whole_in_every_node() {
+    let mut place = Place::new();
+    for node in 0..3 {
+        place.file(&format!("nodes/node{node}/cpulist"), "");
+    }
+    let (key, pages) = ("hypervisor.qemu.default_memory", "hypervisor.qemu = {enable_hugepages = true");
+    refused(
+        &place,
+        &[
+            (
+                &format!("{pages}, default_memory = 2047}}"),
+                key,
+                "of 2 MiB, in each of 1 NUMA nodes; set a multiple of 2,",
+            ),
+            (&format!("{pages}, enable_numa = true}}"), key, "in each of 3 NUMA nodes; set a multiple of 6,"),
+        ],
+    );
+    for right in ["default_memory = 2050", "default_memory = 2052, enable_numa = true"] {
+        place.load_with(&format!("{pages}, {right}}}")).unwrap();
+    }
+    place.load_with("hypervisor.qemu = {default_memory = 2047}").unwrap();
+    place.host.huge_page_kib = 1 << 20;
+    refused(&place, &[(&format!("{pages}, default_memory = 1536}}"), key, "of 1024 MiB")]);
+    // A host that has none is told so when a guest is to start.
+    place.host.huge_page_kib = 0;
+    place.load_with(&format!("{pages}, default_memory = 2047}}")).unwrap();
+}
+
+#[test]
+fn memory_that_the_host_cannot_give_at_the_start_gives_a_warning() {
+    let place = Place::new();
+    let warnings = |memory: u32| {
+        let text = format!("hypervisor.qemu = {{enable_mem_prealloc = true, default_memory = {memory}}}");
+        place.load_with(&text).unwrap().warnings
+    };
+    assert_eq!(warnings(16384), []);
+    let [warning] = &*warnings(16385) else { panic!() };
+    assert!(warning.concerns("hypervisor.qemu.enable_mem_prealloc"), "{warning}");
+    assert!(warning.what.contains("all 16385 MiB of default_memory at the start, and the host has 16384"));
+    assert_eq!(place.load_with("hypervisor.qemu.default_memory = 16385").unwrap().warnings, []);
+}
+
+const TOO_BIG: &str = "does not fit into default_memory, which is 2048 MiB";
 
 #[test]
 fn e6_an_initrd_as_big_as_the_memory_is_refused() {
     let place = Place::new();
-    place.sparse("big", 2048 << 20);
-    refused(&place, &[("hypervisor.qemu.initrd = '@DIR@/big'", "hypervisor.qemu.initrd", TOO_BIG)]);
-    place.load_with("hypervisor.qemu = {initrd = '@DIR@/big', default_memory = 2049}").unwrap();
+    let key = "hypervisor.qemu.initrd";
+    place.sparse("big", 255 << 20);
+    place.sparse("fits", (255 << 20) - 1);
+    place.sparse("huge", 2047 << 20);
+    refused(
+        &place,
+        &[
+            (
+                "hypervisor.qemu = {initrd = '@DIR@/big', default_memory = 256}",
+                key,
+                "default_memory, which is 256 MiB",
+            ),
+            ("hypervisor.qemu.initrd = '@DIR@/huge'", key, "larger than the 2047 MiB that QEMU takes"),
+            (
+                "hypervisor.qemu = {initrd = '@DIR@/huge', default_memory = 8192}",
+                key,
+                "set the path of a smaller one",
+            ),
+        ],
+    );
+    place.load_with("hypervisor.qemu = {initrd = '@DIR@/fits', default_memory = 256}").unwrap();
+    place.load_with("hypervisor.qemu = {initrd = '@DIR@/big', default_memory = 257}").unwrap();
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub enum SpecError {
         "machine option {0:?} is not for this list: other keys decide that, such as accelerator, firmware, default_memory and default_vcpus"
     )]
     DecidedElsewhere(String),
-    /// A list of CPU features with an empty or blank entry.
+    /// A CPU feature without a name, or with a blank.
     #[error("cpu feature {0:?} is not of the form 'name=value', '+name' or '-name'")]
     CpuFeature(String),
     /// Numbers of virtual CPUs that make no machine.

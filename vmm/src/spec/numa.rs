@@ -79,7 +79,9 @@ impl Numa {
             .collect()
     }
 
-    pub(super) fn count(&self) -> u64 {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
         self.hosts.len() as u64
     }
 }

@@ -174,8 +174,9 @@ fn machine_option(entry: &str) -> Result<String, SpecError> {
         Some((name, value)) => (name, value),
         None => entry.strip_prefix("no").map_or((entry, "on"), |name| (name, "off")),
     };
-    let whole = name.split('.').next().unwrap_or_default();
-    if DECIDED_ELSEWHERE.contains(&whole) {
+    // QEMU reads the one for the other.
+    let whole = name.split('.').next().unwrap_or_default().replace('_', "-");
+    if DECIDED_ELSEWHERE.contains(&whole.as_str()) {
         return Err(SpecError::DecidedElsewhere(name.to_owned()));
     }
     let plain = |c: char| c.is_ascii_graphic();
@@ -209,7 +210,8 @@ impl fmt::Display for CpuFeatures {
 }
 
 fn cpu_feature(entry: &str) -> Result<String, SpecError> {
-    if entry.chars().all(|c| c.is_ascii_graphic()) {
+    let name = entry.strip_prefix(['+', '-']).unwrap_or(entry).split('=').next().unwrap_or_default();
+    if !name.is_empty() && entry.chars().all(|c| c.is_ascii_graphic()) {
         return Ok(entry.to_owned());
     }
     Err(SpecError::CpuFeature(entry.to_owned()))
@@ -431,11 +433,30 @@ mod tests {
         for list in ["=on", "a=", "a b=on", "no"] {
             assert!(MachineOptions::parse(list).is_err(), "{list:?}");
         }
-        for list in
-            ["accel=kvm", "smp.cpus=9", "memory.size=9G", "firmware=x", "nonvdimm", "pflash0=x", "type=pc"]
-        {
+        for list in [
+            "accel=kvm",
+            "smp.cpus=9",
+            "memory.size=9G",
+            "firmware=x",
+            "nonvdimm",
+            "pflash0=x",
+            "type=pc",
+            "memory_backend=ram",
+            "memory_encryption=sev0",
+            "confidential_guest-support=sev0",
+            "sgx_epc.0.memdev=epc0",
+        ] {
             let error = MachineOptions::parse(list).unwrap_err();
             assert!(matches!(error, SpecError::DecidedElsewhere(_)), "{list}: {error}");
+        }
+    }
+
+    #[test]
+    fn cpu_features_have_names() {
+        let features = CpuFeatures::parse("pmu=off,+avx,-avx2, x2apic,").unwrap();
+        assert_eq!(features.iter().collect::<Vec<_>>(), ["pmu=off", "+avx", "-avx2", "x2apic"]);
+        for list in ["+", "-", "=on", "+=on", "pmu=off,-", "a b"] {
+            assert!(CpuFeatures::parse(list).is_err(), "{list:?}");
         }
     }
 

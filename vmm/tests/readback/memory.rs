@@ -1,7 +1,7 @@
 //! Memory.
 
 use serde_json::json;
-use vmm::spec::{Backing, Memory, Numa, Vcpus};
+use vmm::spec::{Backing, Memory, Numa, Vcpus, VsockSpec};
 use vmm::{BootError, Hypervisor, Qemu};
 
 use crate::Machine;
@@ -65,5 +65,19 @@ async fn numa_nodes_have_memory_bound_to_the_host_and_processors_of_their_own() 
     let cpus = cpus.as_array().unwrap().iter();
     let nodes: Vec<_> = cpus.map(|cpu| cpu["props"]["node-id"].as_u64().unwrap()).collect();
     assert_eq!(nodes, [0, 0, 1]);
+    machine.end().await;
+}
+
+/// Of 5000 MiB a part is above the gap below 4 GiB, so that the nodes are more than 8 pieces.
+#[tokio::test]
+async fn eight_numa_nodes_and_virtio_mem_are_no_more_than_whoever_shares_the_memory_takes() {
+    let mut fixture = Fixture::new().with_virtiofs();
+    fixture.spec.memory = Memory::new(5000, 10, 8192).unwrap();
+    fixture.spec.virtio_mem = true;
+    fixture.spec.vsock = VsockSpec::VhostUser;
+    fixture.spec.vcpus = Vcpus::new(1, 1).unwrap();
+    fixture.spec.numa = Some(Numa::new(vec![vec![0]; 8]).unwrap());
+    let mut machine = Machine::boot(fixture).await;
+    assert_eq!(machine.ask("query-memdev", json!({})).as_array().unwrap().len(), 9);
     machine.end().await;
 }

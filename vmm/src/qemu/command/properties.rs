@@ -69,6 +69,7 @@ fn any_extras() -> impl Strategy<Value = (Block, Firmware, Vec<VhostUser>, Optio
     });
     let firmware = prop_oneof![
         Just(Firmware::BuiltIn),
+        Just(Firmware::Bios("/fw/bios".into())),
         Just(Firmware::Flash { code: "/fw/code".into(), variables: Some("/fw/vars".into()) }),
     ];
     let kind = prop_oneof![
@@ -79,6 +80,46 @@ fn any_extras() -> impl Strategy<Value = (Block, Firmware, Vec<VhostUser>, Optio
     let vhost_user = kind.prop_map(|kind| VhostUser::new("/run/a", kind, None).unwrap());
     let numa = prop::option::of((1..=8_usize).prop_map(|nodes| Numa::new(vec![vec![0]; nodes]).unwrap()));
     (block, firmware, prop::collection::vec(vhost_user, 0..=12), numa, any::<[bool; 3]>())
+}
+
+fn any_virtio() -> impl Strategy<Value = VirtioPci> {
+    prop_oneof![Just(VirtioPci::Usual), Just(VirtioPci::Legacy), Just(VirtioPci::BehindIommu)]
+}
+
+/// With the firmware each has to have.
+fn any_protection() -> impl Strategy<Value = (Protection, Firmware)> {
+    let (bios, c_bit) = (Firmware::Bios("/fw/bios".into()), CBit::new(51).unwrap());
+    let flash = Firmware::Flash { code: "/fw/code".into(), variables: None };
+    let tdx = prop::option::of(1..=u32::MAX).prop_map(|quotes| Protection::Tdx { quotes });
+    let snp = any::<u64>().prop_map(move |policy| Protection::Snp { c_bit, policy, identity: None });
+    let sev = any::<bool>().prop_map(move |encrypted_state| Protection::Sev { c_bit, encrypted_state });
+    prop_oneof![
+        prop_oneof![tdx, snp].prop_map(move |protection| (protection, bios.clone())),
+        sev.prop_map(move |protection| (protection, flash.clone())),
+    ]
+}
+
+/// A machine that stays as it starts, and has no memory but that.
+fn as_it_is(spec: VmSpec) -> VmSpec {
+    let boot = match spec.boot {
+        Boot::Image { path, fs, verity, .. } => {
+            Boot::Image { path, fs, driver: ImageDriver::VirtioBlk, verity }
+        }
+        initrd @ Boot::Initrd(_) => initrd,
+    };
+    let (cpus, mib) = (spec.vcpus.boot(), spec.memory.mib());
+    let driver = match spec.block.driver {
+        BlockDriver::Nvdimm => BlockDriver::VirtioBlk,
+        driver => driver,
+    };
+    VmSpec {
+        boot,
+        vcpus: Vcpus::new(cpus, cpus).unwrap(),
+        memory: Memory::new(mib, 0, mib).unwrap(),
+        block: Block { driver, ..spec.block },
+        iommu: false,
+        ..spec
+    }
 }
 
 fn any_origin() -> impl Strategy<Value = Origin> {
@@ -165,11 +206,15 @@ fn rendered(spec: &VmSpec, vsock: VsockEnd, shares: u8) -> (Vec<OsString>, bool)
     (render(spec, &inherited), has_share)
 }
 
-fn nothing_is_given_twice(spec: &VmSpec, vsock: VsockEnd, shares: u8) -> Result<(), TestCaseError> {
-    let (arguments, has_share) = rendered(spec, vsock, shares);
-    let claims = claims(&arguments);
+fn are_distinct(claims: &[String]) -> Result<(), TestCaseError> {
     let distinct: HashSet<&String> = claims.iter().collect();
     prop_assert_eq!(distinct.len(), claims.len(), "{:?}", claims);
+    Ok(())
+}
+
+fn nothing_is_given_twice(spec: &VmSpec, vsock: VsockEnd, shares: u8) -> Result<(), TestCaseError> {
+    let (arguments, has_share) = rendered(spec, vsock, shares);
+    are_distinct(&claims(&arguments))?;
     // Whether there is room is told from the specification alone.
     let counted =
         arguments.windows(2).filter(|pair| pair[0] == "-device" && is_on_root_bus(&pair[1])).count();
@@ -187,10 +232,11 @@ proptest! {
         pci in any_pci(),
         (block, firmware, vhost_user, numa, [reclaim_freed_memory, pvpanic, virtio_mem]) in any_extras(),
         pass_through in any_pass_through(),
+        virtio in any_virtio(),
         shares in 0..3_u8,
     ) {
         let spec = VmSpec {
-            accelerator, vcpus, memory, backing, prealloc, boot, console, extra_monitor, iommu, pci,
+            accelerator, vcpus, memory, backing, prealloc, boot, console, extra_monitor, iommu, pci, virtio,
             block, firmware, vhost_user, numa, reclaim_freed_memory, virtio_mem, pass_through,
             extensions: super::tests::extensions(),
             panic_dump: pvpanic.then(super::tests::panic_dump).flatten(),
@@ -200,6 +246,53 @@ proptest! {
         if let (Ok(found), PassThrough::Cold { devices, .. }) = (spec.passed_through(), &spec.pass_through) {
             let places: HashSet<String> = found.iter().map(|device| device.at.to_string()).collect();
             prop_assert_eq!(places.len(), devices.len());
+        }
+    }
+
+    #[test]
+    fn nor_is_it_to_machines_whose_memory_is_protected(
+        (_, vcpus, memory, backing, prealloc) in any_board(),
+        (boot, console, vsock, extra_monitor, _) in any_ends(),
+        pci in any_pci(),
+        (block, ..) in any_extras(),
+        (protection, firmware) in any_protection(),
+        shares in 0..3_u8,
+    ) {
+        let spec = as_it_is(VmSpec {
+            vcpus, memory, backing, prealloc, boot, console, extra_monitor, pci, block, firmware,
+            protection: Some(protection),
+            accelerator: Accelerator::Kvm,
+            virtio: VirtioPci::BehindIommu,
+            extensions: super::tests::extensions(),
+            ..super::tests::spec()
+        });
+        prop_assume!(spec.root_bus_slots() <= 30);
+        prop_assert_eq!(spec.check(), Ok(()));
+        nothing_is_given_twice(&spec, vsock, shares)?;
+    }
+
+    #[test]
+    fn nor_is_it_to_machines_without_pci_which_have_no_device_for_that(
+        (accelerator, vcpus, memory, backing, prealloc) in any_board(),
+        (boot, console, vsock, extra_monitor, _) in any_ends(),
+        (block, .., [_, _, virtio_mem]) in any_extras(),
+        firmware in prop_oneof![Just(Firmware::BuiltIn), Just(Firmware::Bios("/fw/bios".into()))],
+        shares in 0..3_u8,
+    ) {
+        let spec = as_it_is(VmSpec {
+            accelerator, vcpus, memory, backing, prealloc, boot, console, extra_monitor, block, firmware,
+            virtio_mem,
+            machine: Machine::Microvm(MachineOptions::default()),
+            pci: PciPlaces::new(0, 0, Window::default()).unwrap(),
+            extensions: super::tests::extensions(),
+            ..super::tests::spec()
+        });
+        prop_assert_eq!(spec.check(), Ok(()));
+        let (arguments, _) = rendered(&spec, vsock, shares);
+        are_distinct(&claims(&arguments))?;
+        let devices = arguments.windows(2).filter(|pair| pair[0] == "-device").map(|pair| &pair[1]);
+        for device in devices.map(|device| device.to_string_lossy()) {
+            prop_assert!(!device.contains("-pci\"") && !device.contains("pcie"), "{}", device);
         }
     }
 

@@ -30,17 +30,33 @@ use super::ring::{Memory, Ring};
 /// To the guest, from the guest. The third of a vsock device, for events, is QEMU's own.
 pub(super) const RINGS: usize = 2;
 
+/// Most pieces of the guest's memory at once, as many as other back ends take: QEMU has a piece for each NUMA node and
+/// each of 256 modules, and parts one around what is not memory. Without a number it takes the device for one of 8.
+const MOST_PARTS: usize = 509;
+
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
     | 1 << VIRTIO_RING_F_INDIRECT_DESC
     | 1 << VIRTIO_RING_F_EVENT_IDX
     | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
 /// A part of the guest's memory: where QEMU has it, where the guest.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Part {
     in_qemu: u64,
     in_guest: u64,
     len: u64,
+}
+
+impl Part {
+    fn of(region: &VhostUserMemoryRegion) -> Part {
+        Part { in_qemu: region.user_addr, in_guest: region.guest_phys_addr, len: region.memory_size }
+    }
+
+    /// Where the guest has what QEMU has at an address, if that is here.
+    fn in_guest(&self, in_qemu: u64) -> Option<u64> {
+        let offset = in_qemu.checked_sub(self.in_qemu).filter(|offset| *offset < self.len)?;
+        Some(self.in_guest + offset)
+    }
 }
 
 #[derive(Debug)]
@@ -73,9 +89,15 @@ impl Frontend {
     }
 
     fn in_guest(&self, in_qemu: u64) -> Result<u64> {
-        let part = self.parts.iter().find(|part| (part.in_qemu..part.in_qemu + part.len).contains(&in_qemu));
-        part.map(|part| in_qemu - part.in_qemu + part.in_guest).ok_or(Error::InvalidParam)
+        self.parts.iter().find_map(|part| part.in_guest(in_qemu)).ok_or(Error::InvalidParam)
     }
+}
+
+/// Maps a part, whose end is an address of the guest then.
+fn mapped(region: &VhostUserMemoryRegion, file: File) -> Result<GuestRegionMmap> {
+    let map = region.mmap_region(file)?;
+    keep_out_of_core_files(&map).map_err(Error::ReqHandlerError)?;
+    GuestRegionMmap::new(map, GuestAddress(region.guest_phys_addr)).ok_or(Error::InvalidParam)
 }
 
 /// The guest's memory is no part of what a crash of this process should leave on a disk.
@@ -124,7 +146,9 @@ impl VhostUserBackendReqHandlerMut for Frontend {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::REPLY_ACK)
+        Ok(VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
     }
 
     fn set_protocol_features(&mut self, _: u64) -> Result<()> {
@@ -136,18 +160,10 @@ impl VhostUserBackendReqHandlerMut for Frontend {
     }
 
     fn set_mem_table(&mut self, regions: &[VhostUserMemoryRegion], files: Vec<File>) -> Result<()> {
-        let mut mapped = Vec::with_capacity(regions.len());
-        let mut parts = Vec::with_capacity(regions.len());
-        for (region, file) in regions.iter().zip(files) {
-            let map = region.mmap_region(file)?;
-            keep_out_of_core_files(&map).map_err(Error::ReqHandlerError)?;
-            let start = GuestAddress(region.guest_phys_addr);
-            mapped.push(GuestRegionMmap::new(map, start).ok_or(Error::InvalidParam)?);
-            let (in_qemu, in_guest) = (region.user_addr, region.guest_phys_addr);
-            parts.push(Part { in_qemu, in_guest, len: region.memory_size });
-        }
-        self.memory = Some(Arc::new(GuestMemoryMmap::from_regions(mapped).map_err(refused)?));
-        self.parts = parts;
+        let maps = regions.iter().zip(files).map(|(region, file)| mapped(region, file));
+        let maps = maps.collect::<Result<_>>()?;
+        self.memory = Some(Arc::new(GuestMemoryMmap::from_regions(maps).map_err(refused)?));
+        self.parts = regions.iter().map(Part::of).collect();
         Ok(())
     }
 
@@ -227,15 +243,32 @@ impl VhostUserBackendReqHandlerMut for Frontend {
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {
-        never()
+        Ok(MOST_PARTS as u64)
     }
 
-    fn add_mem_region(&mut self, _: &VhostUserSingleMemoryRegion, _: File) -> Result<()> {
-        never()
+    fn add_mem_region(&mut self, region: &VhostUserSingleMemoryRegion, file: File) -> Result<()> {
+        if self.parts.len() >= MOST_PARTS {
+            return Err(Error::InvalidParam);
+        }
+        let map = mapped(region, file)?;
+        let memory = match &self.memory {
+            Some(memory) => memory.insert_region(Arc::new(map)),
+            None => GuestMemoryMmap::from_regions(vec![map]),
+        };
+        self.memory = Some(Arc::new(memory.map_err(refused)?));
+        self.parts.push(Part::of(region));
+        Ok(())
     }
 
-    fn remove_mem_region(&mut self, _: &VhostUserSingleMemoryRegion) -> Result<()> {
-        never()
+    /// What is unmapped is so once nobody reads or writes it any more.
+    fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        let gone = Part::of(region);
+        let at = self.parts.iter().position(|part| *part == gone).ok_or(Error::InvalidParam)?;
+        let memory = self.memory.as_ref().ok_or(Error::InvalidParam)?;
+        let (memory, _) = memory.remove_region(GuestAddress(gone.in_guest), gone.len).map_err(refused)?;
+        self.memory = Some(Arc::new(memory));
+        self.parts.swap_remove(at);
+        Ok(())
     }
 
     fn set_device_state_fd(
@@ -257,5 +290,66 @@ impl VhostUserBackendReqHandlerMut for Frontend {
 
     fn set_log_base(&mut self, _: &VhostUserLog, _: File) -> Result<()> {
         never()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestMemory};
+
+    use super::*;
+
+    const PIECE: u64 = 4096;
+
+    fn piece(number: u64) -> (VhostUserSingleMemoryRegion, File) {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(PIECE).unwrap();
+        (VhostUserSingleMemoryRegion::new(number * PIECE, PIECE, (number + 1000) * PIECE, 0), file)
+    }
+
+    fn with_pieces(count: u64) -> Frontend {
+        let mut frontend = Frontend::new(3).unwrap();
+        for number in 0..count {
+            let (region, file) = piece(number);
+            frontend.add_mem_region(&region, file).unwrap();
+        }
+        frontend
+    }
+
+    #[tokio::test]
+    async fn memory_comes_and_goes_piece_by_piece() {
+        let mut frontend = with_pieces(300);
+        assert_eq!(frontend.in_guest(1299 * PIECE + 7).unwrap(), 299 * PIECE + 7);
+        assert!(frontend.in_guest(1300 * PIECE).is_err());
+        let before = frontend.memory.clone().unwrap();
+        assert!(frontend.remove_mem_region(&piece(300).0).is_err());
+        frontend.remove_mem_region(&piece(7).0).unwrap();
+        assert!(frontend.in_guest(1007 * PIECE).is_err());
+        let after = frontend.memory.clone().unwrap();
+        assert_eq!((before.num_regions(), after.num_regions()), (300, 299));
+        // Whoever is at it still has it.
+        before.write_obj(1_u64, GuestAddress(7 * PIECE)).unwrap();
+        assert!(after.write_obj(1_u64, GuestAddress(7 * PIECE)).is_err());
+        let (region, file) = piece(7);
+        frontend.add_mem_region(&region, file).unwrap();
+        assert_eq!(frontend.in_guest(1007 * PIECE).unwrap(), 7 * PIECE);
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_cannot_be_is_refused_and_changes_nothing() {
+        let mut frontend = with_pieces(2);
+        let file = || piece(0).1;
+        for region in [
+            VhostUserSingleMemoryRegion::new(PIECE, PIECE, 5000 * PIECE, 0),
+            VhostUserSingleMemoryRegion::new(u64::MAX - PIECE + 2, PIECE, 5000 * PIECE, 0),
+            VhostUserSingleMemoryRegion::new(8 * PIECE, 0, 5000 * PIECE, 0),
+        ] {
+            assert!(frontend.add_mem_region(&region, file()).is_err(), "{:?}", Part::of(&region));
+        }
+        let memory = frontend.memory.clone().unwrap();
+        assert_eq!((memory.num_regions(), frontend.parts.len()), (2, 2));
+        let mut full = with_pieces(MOST_PARTS as u64);
+        let (region, file) = piece(MOST_PARTS as u64);
+        assert!(full.add_mem_region(&region, file).is_err());
     }
 }

@@ -7,7 +7,7 @@ use vmm::spec::{Boot, CpuFeatures, ExtraArgs, KernelParam, Numa};
 use super::memory::Size;
 use super::places::Places;
 use super::{Checker, is_given, text};
-use crate::choice::{MachineType, SharedFs};
+use crate::choice::SharedFs;
 use crate::hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking};
 use crate::keys;
 use crate::program::{self, Program};
@@ -26,7 +26,6 @@ const EXTRA_ARGS: &str = "hypervisor.qemu.virtio_fs_extra_args";
 const CPU_FEATURES: &str = "hypervisor.qemu.cpu_features";
 const SHARED_FS: &str = "hypervisor.qemu.shared_fs";
 const SECCOMP: &str = "hypervisor.qemu.seccompsandbox";
-const VIRTIO_MEM: &str = "hypervisor.qemu.enable_virtio_mem";
 const DAX: &str = "hypervisor.qemu.virtio_fs_cache_size";
 const MSIZE: &str = "hypervisor.qemu.msize_9p";
 const VIRTIO_FS_DAEMON: &str = "hypervisor.qemu.virtio_fs_daemon";
@@ -191,13 +190,8 @@ impl Checker<'_> {
         program
     }
 
-    /// Warns of what is honoured and of no use yet, or with no QEMU as it is released.
+    /// Warns of what is honoured, and works with no QEMU as it is released.
     fn not_yet(&mut self, raw: &RawHypervisor) {
-        let grows = raw.machine_type != MachineType::Microvm && !raw.confidential_guest;
-        if raw.enable_virtio_mem && grows {
-            let what = "the machine can grow by it, but this version makes no pod larger while it runs";
-            self.warning(VIRTIO_MEM, what.to_owned());
-        }
         if raw.virtio_fs_cache_size > 0 {
             self.warning(DAX, "QEMU as released has no such window and starts with 0 only".to_owned());
         }

@@ -40,11 +40,8 @@ fn a_file_of_kata_3_loads_and_warns_of_what_it_asks_for_in_vain() {
     let loaded = place.load(KATA_3).unwrap();
     let main = place.path("configuration.toml");
     let vain = |key: &str| format!("{}: {key}: recognised, not honoured by this version", main.display());
-    let expected = [
-        vain("hypervisor.qemu.disable_block_device_use"),
-        format!("{}: image: unknown, ignored", main.display()),
-        vain("runtime.disable_guest_empty_dir"),
-    ];
+    let expected =
+        [format!("{}: image: unknown, ignored", main.display()), vain("runtime.disable_guest_empty_dir")];
     assert_eq!(texts(&loaded.warnings), expected);
     let Configuration { hypervisor, .. } = loaded.configuration;
     let args: Vec<_> = hypervisor.virtio_fs_extra_args.iter().collect();
@@ -58,8 +55,7 @@ fn a_file_of_kata_2_loads_and_warns_of_what_it_asks_for_in_vain() {
     let loaded = place.load(KATA_2).unwrap();
     let main = place.path("configuration.toml");
     let warning = |key: &str| format!("{}: {key}: recognised, not honoured by this version", main.display());
-    let expected =
-        [warning("hypervisor.qemu.disable_block_device_use"), warning("runtime.disable_guest_empty_dir")];
+    let expected = [warning("runtime.disable_guest_empty_dir")];
     assert_eq!(texts(&loaded.warnings), expected);
     assert_eq!(
         loaded.configuration.hypervisor.seccompsandbox,

@@ -7,7 +7,7 @@ use super::{Place, problems};
 use crate::Origin;
 
 /// A line of a drop-in each, and the key that is wrong in it. None hides another.
-const IN_FILES: [(&str, &str); 29] = [
+const IN_FILES: [(&str, &str); 30] = [
     ("hypervisor.qemu.path = '/no'", "hypervisor.qemu.path"),
     ("hypervisor.qemu.kernel = '/no'", "hypervisor.qemu.kernel"),
     ("hypervisor.qemu.initrd = ''\nhypervisor.qemu.image = '@DIR@/absent'", "hypervisor.qemu.image"),

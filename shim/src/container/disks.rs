@@ -9,7 +9,7 @@ use std::{
 
 use agent_protocol::agent::Device;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::{runtime::Handle, sync::Mutex as AsyncMutex};
 use vmm::plug::{DeviceId, Disk, DiskBus, GuestAddress, PlugError, Pluggable};
 
 use crate::{
@@ -86,7 +86,10 @@ impl Plugged {
 impl Drop for Plugged {
     fn drop(&mut self) {
         let (sandbox, id) = (self.sandbox.clone(), self.id.clone());
-        tokio::spawn(async move { sandbox.unplug(&id).await });
+        // Where nothing runs any more the machine goes as a whole.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { sandbox.unplug(&id).await });
+        }
     }
 }
 

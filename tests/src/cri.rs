@@ -20,8 +20,8 @@ use tonic::{Response, Status};
 use crate::command::Output;
 use crate::{Context, Failure, Result};
 
-/// Longest time for one call: a boot on a loaded machine without KVM.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest time for one call: one of many boots at once on a machine without KVM.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A connection to containerd's CRI.
 pub struct Cri {

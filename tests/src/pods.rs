@@ -50,7 +50,10 @@ impl PodWorld {
         let assets = Assets::find()?;
         // Short, for the sake of socket names below it: sun_path has 108 bytes.
         let dir = tempfile::Builder::new().prefix("kp").tempdir_in("/tmp")?;
-        operator::written(&assets, dir.path(), "configuration.toml", |_| {})?;
+        operator::written(&assets, dir.path(), "configuration.toml", |file| {
+            // Many pods at once keep each other waiting where processors are emulated.
+            file.set("runtime.create_container_timeout", 200).set("agent.kata.dial_timeout", 180);
+        })?;
         fs::create_dir(dir.path().join("cni"))?;
         fs::write(dir.path().join("cni/10-bridge.conflist"), network(dir.path()))?;
         let containerd = Containerd::for_pods(&assets, dir.path(), &plugins(dir.path())?)?;

@@ -43,7 +43,7 @@ fn c1_c4_containers_of_a_pod_share_its_machine_and_nothing_else(world: &PodWorld
 }
 
 /// Waits for a container's end; returns its exit status.
-fn ended(world: &PodWorld, id: &str) -> Result<i32> {
+pub(crate) fn ended(world: &PodWorld, id: &str) -> Result<i32> {
     let deadline = Instant::now() + SEEN;
     loop {
         let status = world.cri().status(id)?;

@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 use tests::pods::{Pod, PodWorld};
 use tests::{Context, Result, check, check_eq, fail};
 
+use crate::containers::ended;
+
 crate::listed![
     c14_a_pods_machine_is_as_big_as_its_containers_may_use,
     c24_a_pods_processors_are_in_its_cgroup_and_the_rest_is_not,
@@ -135,18 +137,21 @@ fn c24_a_pods_processors_are_in_its_cgroup_and_the_rest_is_not(world: &PodWorld)
     let host = available_parallelism()?.get();
     world.pod(world.config(), |pod| {
         let (of_pod, overhead) = (format!("/kata_{}", pod.id), format!("/kata_overhead/{}", pod.id));
+        let mut containers = Vec::new();
         for processors in [1, host.min(2)] {
             let threads = threads_of(pod)?;
             let in_pod = threads.iter().filter(|cgroup| cgroup.ends_with(&of_pod)).count();
             check_eq!(in_pod, processors, "threads in the pod's cgroup");
             let rest = threads.iter().filter(|cgroup| **cgroup == overhead).count();
             check_eq!(rest, threads.len() - processors, "threads that are not in the pod's cgroup");
-            pod.run(&limited(pod, &format!("c{processors}"), limits(64, 100_000)))?;
+            containers.push(pod.run(&limited(pod, &format!("c{processors}"), limits(64, 100_000)))?);
         }
         // What a shim leaves that is killed is cleared up, too.
         let status = fs::read_to_string(qemu_of(pod)?.join("status"))?;
         let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).context("QEMU's parent")?;
-        kill(Pid::from_raw(shim.trim().parse()?), Signal::SIGKILL).map_err(Into::into)
+        kill(Pid::from_raw(shim.trim().parse()?), Signal::SIGKILL)?;
+        // containerd removes no container that it takes to be running.
+        containers.iter().try_for_each(|id| ended(world, id).map(drop))
     })
 }
 

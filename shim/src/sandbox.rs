@@ -35,6 +35,7 @@ use crate::{
     error::{Error, Result},
     network::Network,
     stdio::wires::{Connected, Offer},
+    thread,
 };
 use host_cgroup::HostCgroup;
 pub(crate) use only::{Making, OnlySandbox};
@@ -243,14 +244,27 @@ impl Sandbox {
         }
         self.network.disconnect().await;
         self.tree.unmount();
-        if let Some(Err(error)) = self.cgroup.as_ref().map(HostCgroup::leave) {
-            warn!(self.log, "the sandbox's cgroup is not removed"; "why" => error.to_string());
-        }
+        self.clone().leave_cgroup().await;
         if let Err(error) = run_dir::remove(self.run_dir.path()) {
             warn!(self.log, "run directory not removed"; "why" => error.to_string());
         }
         self.phase.send_replace(Phase::Ended);
         info!(self.log, "stopped");
+    }
+
+    /// On a thread, as the kernel may take a while to find the cgroup empty, and others are served meanwhile.
+    async fn leave_cgroup(self: Arc<Self>) {
+        if self.cgroup.is_none() {
+            return;
+        }
+        let log = self.log.clone();
+        let left = thread::run("cgroup", move || {
+            let left = self.cgroup.as_ref().map_or(Ok(()), HostCgroup::leave);
+            left.map_err(|error| Error::Failed(error.to_string()))
+        });
+        if let Err(error) = left.await {
+            warn!(log, "the sandbox's cgroup is not removed"; "why" => error.to_string());
+        }
     }
 
     /// Stops the sandbox as soon as any process of it, or the agent's connection, is gone.

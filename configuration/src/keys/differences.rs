@@ -35,7 +35,7 @@ pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
     (HYPERVISOR, "valid_hypervisor_paths", "Absent, it is the default; in Kata it is then empty."),
     (HYPERVISOR, "valid_virtio_fs_daemon_paths", "Absent, it is the default; in Kata it is then empty."),
     (HYPERVISOR, "confidential_guest", "Where the host has SEV-ES, it is used rather than SEV. A host without protection is an error."),
-    (HYPERVISOR, "block_device_driver", "`virtio-mmio` and `virtio-blk-ccw` are errors: nothing can be plugged into the one, the other is for s390x. This version attaches no block devices to a pod, so no machine has a SCSI controller yet."),
+    (HYPERVISOR, "block_device_driver", "`virtio-mmio` and `virtio-blk-ccw` are errors: nothing can be plugged into the one, the other is for s390x. Whichever of the others it is, disks of containers are devices of virtio-blk, and no machine has a SCSI controller, which most pods have no use for and which takes a tenth of a start."),
     (HYPERVISOR, "block_device_aio", "`native` without `block_device_cache_set` and `block_device_cache_direct` is an error; QEMU would refuse each device."),
     (HYPERVISOR, "enable_iommu_platform", "Devices on PCI too, but for those that other processes serve."),
     (HYPERVISOR, "enable_vhost_user_store", "Needs no `enable_hugepages`: a guest's memory is always shared."),

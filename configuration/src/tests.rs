@@ -3,7 +3,9 @@
 mod annotations;
 mod devices;
 mod files;
+mod firmware;
 mod kata;
+mod memory;
 mod offences;
 mod trees;
 mod values;

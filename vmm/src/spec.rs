@@ -6,6 +6,7 @@
 
 mod block;
 mod error;
+mod extra_args;
 mod machine;
 mod numa;
 mod origin;
@@ -24,6 +25,7 @@ pub use crate::accelerator::Accelerator;
 use crate::plug::Nic;
 pub use block::{Access, Block, BlockDriver, BlockOptions, Cache, IoThreads, Queues, Sectors};
 pub use error::SpecError;
+pub use extra_args::ExtraArgs;
 pub use machine::{Capabilities, Machine};
 pub use numa::{Numa, NumaNode};
 pub use origin::{Origin, Restore};
@@ -32,8 +34,7 @@ pub use pci::{HOST_DEVICES, PciPlaces, Window};
 pub use protection::{CBit, Protection, SnpIdentity};
 pub use sgx::SgxEpc;
 pub use value::{
-    CpuFeatures, ExtensionName, ExtraArgs, KernelParam, MachineOptions, Memory, SelinuxLabel, Tag, Vcpus,
-    VmName, VmUuid,
+    CpuFeatures, ExtensionName, KernelParam, MachineOptions, Memory, SelinuxLabel, Tag, Vcpus, VmName, VmUuid,
 };
 pub use verity::{Extension, Verity};
 pub(crate) use vfio::{NoSeat, Seat, cold_id};

@@ -1,5 +1,7 @@
 //! How big the virtual machine is.
 
+use std::fs;
+
 use super::Checker;
 use crate::host::TRANSLATED_BITS;
 use crate::raw::RawHypervisor;
@@ -129,7 +131,7 @@ impl Checker<'_> {
     }
 
     /// MiB of memory that the guest's processors can address: less what the board leaves for devices, up to 4 GiB and
-    /// 32 GiB above all memory, and 1 GiB to align each slot. Up to 40 bits the last 12 GiB are not memory on AMD's
+    /// 32 GiB above all memory, an image that may be memory, and 1 GiB to align each slot. Up to 40 bits the last 12 GiB are not memory on AMD's
     /// processors, one of which is the translator's. So do QEMU 7.2 and 10.0 count.
     fn addressable(&self, raw: &RawHypervisor, slots: u32) -> u64 {
         let bits = if self.translated(raw) { TRANSLATED_BITS } else { self.host.address_bits };
@@ -137,7 +139,8 @@ impl Checker<'_> {
             bits @ ..=TRANSLATED_BITS => (1 << (bits - 30)).min(1012),
             bits => 1 << (bits - 30),
         };
-        (gib - 36_u64.min(gib / 2)).saturating_sub(slots.into()).max(1) << 10
+        let slots = u64::from(slots);
+        (gib - 36_u64.min(gib / 2)).saturating_sub(slots + image_gib(raw)).max(1) << 10
     }
 
     /// Warns of memory that the host cannot give when it is asked to.
@@ -186,6 +189,13 @@ impl Checker<'_> {
         let fits = size < u64::from(memory_mib) << 20 || !self.sound(&[MEMORY, key]);
         if fits { Ok(()) } else { Err(too_big(memory_mib)) }
     }
+}
+
+/// GiB of address space for an image, and to align it. One that is not there is another check's matter.
+fn image_gib(raw: &RawHypervisor) -> u64 {
+    let image = raw.image.as_ref().and_then(|path| fs::metadata(path).ok());
+    let size = image.filter(fs::Metadata::is_file).map(|image| image.len());
+    size.map_or(0, |size| size.div_ceil(1 << 30) + 1)
 }
 
 /// Not how big: a pod that names a file by an annotation is not to learn that.

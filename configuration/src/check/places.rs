@@ -1,6 +1,6 @@
 //! Places for devices that come later.
 
-use vmm::spec::{Boot, ImageDriver};
+use vmm::spec::{Boot, ImageDriver, MachineOptions};
 
 use super::Checker;
 use crate::choice::MachineType;
@@ -54,6 +54,7 @@ impl Checker<'_> {
             is_disk,
             raw.reclaim_guest_freed_memory,
             raw.enable_virtio_mem,
+            MachineOptions::parse(&raw.machine_accelerators).is_ok_and(|options| options.usb()),
         ];
         let own = own.into_iter().filter(|is_there| *is_there).count();
         let asked = places.iter().sum::<u32>() as usize + images;

@@ -5,7 +5,7 @@ use std::fs;
 use vmm::spec::{Boot, ExtraArgs, PassThrough, VfioPort};
 
 use super::{Place, problems, texts};
-use crate::{KernelModule, LoadError, MemoryBacking, SharedFs};
+use crate::{KernelModule, LoadError, SharedFs};
 
 /// Each drop-in gives exactly one problem: with this key and this text.
 #[track_caller]
@@ -47,25 +47,6 @@ fn e6_files_that_are_missing_or_unusable_are_named_with_their_keys() {
             ("hypervisor.qemu.entropy_source = '/dev'", "hypervisor.qemu.entropy_source", "use /dev/urandom"),
         ],
     );
-}
-
-#[test]
-fn memory_is_in_one_place() {
-    let place = Place::new();
-    let file = "hypervisor.qemu.file_mem_backend";
-    refused(
-        &place,
-        &[
-            ("hypervisor.qemu = {file_mem_backend = '/usr', enable_hugepages = true}", file, "choose one"),
-            ("hypervisor.qemu.file_mem_backend = '/no'", file, "/no: no such file or directory"),
-            ("hypervisor.qemu.file_mem_backend = '@DIR@/kernel'", file, "is not a directory"),
-            ("hypervisor.qemu.file_mem_backend = 'shm'", file, "not an absolute path"),
-        ],
-    );
-    let backing = |text| place.load_with(text).unwrap().configuration.hypervisor.memory_backing;
-    assert_eq!(backing(""), MemoryBacking::Anonymous);
-    assert_eq!(backing("hypervisor.qemu.enable_hugepages = true"), MemoryBacking::HugePages);
-    assert_eq!(backing("hypervisor.qemu.file_mem_backend = '/usr'"), MemoryBacking::Directory("/usr".into()));
 }
 
 #[test]
@@ -271,141 +252,6 @@ fn a_file_for_another_hypervisor_only_is_refused() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].concerns("hypervisor.qemu") && found[0].what.contains(what), "{found:?}");
     }
-}
-
-#[test]
-fn memory_follows_kata_s_rules_but_too_little_is_an_error() {
-    let place = Place::new();
-    let memory = |text: &str| {
-        let hypervisor = place.load_with(text).unwrap().configuration.hypervisor;
-        (hypervisor.default_memory_mib, hypervisor.default_maxmemory_mib)
-    };
-    assert_eq!(memory(""), (2048, 16384));
-    assert_eq!(memory("hypervisor.qemu.default_memory = 0"), (2048, 16384));
-    assert_eq!(memory("hypervisor.qemu.default_memory = 256"), (256, 16384));
-    assert_eq!(memory("hypervisor.qemu.default_memory = 32768"), (32768, 32768));
-    assert_eq!(memory("hypervisor.qemu.default_maxmemory = 4096"), (2048, 4096));
-    assert_eq!(memory("hypervisor.qemu.default_maxmemory = 99999999"), (2048, 16384));
-    refused(
-        &place,
-        &[
-            (
-                "hypervisor.qemu.default_memory = 255",
-                "hypervisor.qemu.default_memory",
-                "255 MiB is below the minimum; set at least 256",
-            ),
-            (
-                "hypervisor.qemu.default_maxmemory = 1024",
-                "hypervisor.qemu.default_maxmemory",
-                "1024 MiB is below default_memory",
-            ),
-        ],
-    );
-}
-
-#[test]
-fn vcpus_follow_kata_s_rules() {
-    let place = Place::new();
-    let vcpus = |text: &str| {
-        let hypervisor =
-            place.load_with(&format!("[hypervisor.qemu]\n{text}")).unwrap().configuration.hypervisor;
-        (hypervisor.default_vcpus, hypervisor.default_maxvcpus)
-    };
-    assert_eq!(vcpus(""), (1, 8));
-    assert_eq!(vcpus("default_vcpus = 0"), (1, 8));
-    assert_eq!(vcpus("default_vcpus = -0.0"), (1, 8));
-    assert_eq!(vcpus("default_vcpus = 3"), (3, 8));
-    assert_eq!(vcpus("default_vcpus = 2.5"), (3, 8));
-    assert_eq!(vcpus("default_vcpus = -1"), (8, 8));
-    assert_eq!(vcpus("default_vcpus = -0.5"), (8, 8));
-    assert_eq!(vcpus("default_vcpus = 9"), (8, 8));
-    assert_eq!(vcpus("default_vcpus = 1e300"), (8, 8));
-    assert_eq!(vcpus("default_maxvcpus = 2"), (1, 2));
-    assert_eq!(vcpus("default_maxvcpus = 4000000000"), (1, 8));
-    let text = "hypervisor.qemu = {default_vcpus = 4, default_maxvcpus = 2}";
-    refused(&place, &[(text, "hypervisor.qemu.default_maxvcpus", "2 is below default_vcpus, which is 4")]);
-}
-
-#[test]
-fn huge_pages_are_whole_in_every_node() {
-    let mut place = Place::new();
-    for node in 0..3 {
-        place.file(&format!("nodes/node{node}/cpulist"), "");
-    }
-    let (key, pages) = ("hypervisor.qemu.default_memory", "hypervisor.qemu = {enable_hugepages = true");
-    refused(
-        &place,
-        &[
-            (
-                &format!("{pages}, default_memory = 2047}}"),
-                key,
-                "of 2 MiB, in each of 1 NUMA nodes; set a multiple of 2,",
-            ),
-            (&format!("{pages}, enable_numa = true}}"), key, "in each of 3 NUMA nodes; set a multiple of 6,"),
-        ],
-    );
-    for right in ["default_memory = 2050", "default_memory = 2052, enable_numa = true"] {
-        place.load_with(&format!("{pages}, {right}}}")).unwrap();
-    }
-    place.load_with("hypervisor.qemu = {default_memory = 2047}").unwrap();
-    place.host.huge_page_kib = 1 << 20;
-    refused(&place, &[(&format!("{pages}, default_memory = 1536}}"), key, "of 1024 MiB")]);
-    // A host that has none is told so when a guest is to start.
-    place.host.huge_page_kib = 0;
-    place.load_with(&format!("{pages}, default_memory = 2047}}")).unwrap();
-}
-
-#[test]
-fn memory_that_the_host_cannot_give_at_the_start_gives_a_warning() {
-    let place = Place::new();
-    let warnings = |memory: u32| {
-        let text = format!("hypervisor.qemu = {{enable_mem_prealloc = true, default_memory = {memory}}}");
-        place.load_with(&text).unwrap().warnings
-    };
-    assert_eq!(warnings(16384), []);
-    let [warning] = &*warnings(16385) else { panic!() };
-    assert!(warning.concerns("hypervisor.qemu.enable_mem_prealloc"), "{warning}");
-    assert!(warning.what.contains("all 16385 MiB of default_memory at the start, and the host has 16384"));
-    assert_eq!(place.load_with("hypervisor.qemu.default_memory = 16385").unwrap().warnings, []);
-}
-
-const TOO_BIG: &str = "does not fit into default_memory, which is 2048 MiB";
-
-#[test]
-fn e6_an_initrd_as_big_as_the_memory_is_refused() {
-    let place = Place::new();
-    let key = "hypervisor.qemu.initrd";
-    place.sparse("big", 255 << 20);
-    place.sparse("fits", (255 << 20) - 1);
-    place.sparse("huge", 2047 << 20);
-    refused(
-        &place,
-        &[
-            (
-                "hypervisor.qemu = {initrd = '@DIR@/big', default_memory = 256}",
-                key,
-                "default_memory, which is 256 MiB",
-            ),
-            ("hypervisor.qemu.initrd = '@DIR@/huge'", key, "larger than the 2047 MiB that QEMU takes"),
-            (
-                "hypervisor.qemu = {initrd = '@DIR@/huge', default_memory = 8192}",
-                key,
-                "set the path of a smaller one",
-            ),
-        ],
-    );
-    place.load_with("hypervisor.qemu = {initrd = '@DIR@/fits', default_memory = 256}").unwrap();
-    place.load_with("hypervisor.qemu = {initrd = '@DIR@/big', default_memory = 257}").unwrap();
-}
-
-#[test]
-fn e6_an_image_as_big_as_the_memory_gives_a_warning() {
-    let place = Place::new();
-    place.sparse("big", 2048 << 20);
-    let loaded = place.load_with("hypervisor.qemu = {initrd = '', image = '@DIR@/big'}").unwrap();
-    assert_eq!(loaded.warnings.len(), 1);
-    assert!(loaded.warnings[0].concerns("hypervisor.qemu.image"));
-    assert!(loaded.warnings[0].what.contains(TOO_BIG));
 }
 
 #[test]

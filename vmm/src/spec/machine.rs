@@ -160,6 +160,7 @@ impl VmSpec {
             self.has_balloon(),
             self.virtio_mem().is_some(),
             self.panic_dump.is_some() && matches!(self.machine, Machine::Virt(_)),
+            self.machine.options().usb(),
             // Ports for what comes once the state is there. One takes the slot of the vsock that is not there before.
             self.origin != Origin::Boot,
         ];

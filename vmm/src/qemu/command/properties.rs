@@ -238,7 +238,7 @@ proptest! {
         let spec = VmSpec {
             accelerator, vcpus, memory, backing, prealloc, boot, console, extra_monitor, iommu, pci, virtio,
             block, firmware, vhost_user, numa, reclaim_freed_memory, virtio_mem, pass_through,
-            extensions: super::tests::extensions(),
+            extensions: super::tests::images::extensions(),
             panic_dump: pvpanic.then(super::tests::panic_dump).flatten(),
             ..super::tests::spec()
         };
@@ -263,7 +263,7 @@ proptest! {
             protection: Some(protection),
             accelerator: Accelerator::Kvm,
             virtio: VirtioPci::BehindIommu,
-            extensions: super::tests::extensions(),
+            extensions: super::tests::images::extensions(),
             ..super::tests::spec()
         });
         prop_assume!(spec.root_bus_slots() <= 30);
@@ -284,7 +284,7 @@ proptest! {
             virtio_mem,
             machine: Machine::Microvm(MachineOptions::default()),
             pci: PciPlaces::new(0, 0, Window::default()).unwrap(),
-            extensions: super::tests::extensions(),
+            extensions: super::tests::images::extensions(),
             ..super::tests::spec()
         });
         prop_assert_eq!(spec.check(), Ok(()));
@@ -307,7 +307,7 @@ proptest! {
     ) {
         let spec = VmSpec {
             accelerator, vcpus, memory, console, extra_monitor, pci, block, firmware, virtio_mem, origin,
-            extensions: super::tests::extensions(),
+            extensions: super::tests::images::extensions(),
             panic_dump: pvpanic.then(super::tests::panic_dump).flatten(),
             ..super::tests::spec()
         };

@@ -184,4 +184,8 @@ fn a15_a_root_bus_without_room_is_refused() {
     let with = |disks| VmSpec { pci, vhost_user: vec![disk.clone(); disks], ..spec() };
     assert_eq!(with(4).check(), Ok(()));
     assert_eq!(with(5).check(), Err(SpecError::RootBus(31)));
+    let usb = |word| Machine::Q35(MachineOptions::parse(word).unwrap());
+    let with_usb = |word| VmSpec { machine: usb(word), ..with(4) }.check();
+    assert_eq!(with_usb("usb=on"), Err(SpecError::RootBus(31)));
+    assert_eq!(with_usb("usb=on,usb=off"), Ok(()));
 }

@@ -13,6 +13,7 @@ mod memory;
 mod numa;
 mod places;
 mod plugs;
+mod rates;
 
 use std::path::Path;
 use std::time::Duration;
@@ -44,6 +45,9 @@ pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Repor
     if let (Some(hypervisor), Some(agent)) = (&hypervisor, &agent) {
         let fits = kernel_line::check(hypervisor, agent).map_err(text);
         checker.note(KERNEL_PARAMS, fits);
+    }
+    if let (Some(hypervisor), Some(runtime)) = (&hypervisor, &runtime) {
+        checker.rates(hypervisor, runtime);
     }
     Some(Configuration { hypervisor: hypervisor?, agent: agent?, runtime: runtime?, factory: factory? })
 }

@@ -100,6 +100,8 @@ pub struct Hypervisor {
     pub guest_memory_dump: Option<GuestMemoryDump>,
     /// QEMU moves the packets of network interfaces itself, even where the host's kernel could.
     pub disable_vhost_net: bool,
+    /// How fast each network interface of a pod may be.
+    pub rates: Rates,
     /// QEMU runs as a user that nobody else is; `shared_fs` is not virtio-9p then.
     pub rootless: bool,
     /// The pod's SELinux label is not QEMU's.
@@ -132,6 +134,15 @@ pub enum MemoryBacking {
     HugePages,
     /// In a file without a name in this directory.
     Directory(PathBuf),
+}
+
+/// Bits per second of a network interface at most; 0 means no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Towards the guest.
+    pub rx: u64,
+    /// From the guest.
+    pub tx: u64,
 }
 
 /// What becomes of the memory of a guest whose kernel panicked.

@@ -43,7 +43,7 @@ pub use choice::{
 };
 pub use factory::Factory;
 pub use finding::{Finding, LoadError, Origin, Place};
-pub use hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking, VhostUserStore};
+pub use hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking, Rates, VhostUserStore};
 pub use program::Program;
 pub use runtime::Runtime;
 

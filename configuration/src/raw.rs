@@ -92,6 +92,8 @@ pub(crate) struct RawHypervisor {
     pub(crate) extra_monitor_socket: ExtraMonitor,
     pub(crate) use_legacy_serial: bool,
     pub(crate) disable_vhost_net: bool,
+    pub(crate) rx_rate_limiter_max_rate: u64,
+    pub(crate) tx_rate_limiter_max_rate: u64,
     pub(crate) enable_debug: bool,
 }
 

@@ -8,6 +8,7 @@
 mod address;
 mod link;
 mod neighbour;
+mod rate;
 mod route;
 mod saved;
 mod socket;

@@ -154,6 +154,23 @@ impl Netlink {
         self.order(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
+    /// Makes an interface that sends what is sent to it back to where that came in, and is in use.
+    ///
+    /// # Errors
+    /// The kernel's refusal: `AlreadyExists` where an interface has the name or the number, `Unsupported` where the
+    /// kernel has no such interfaces.
+    pub fn add_ifb(&mut self, index: u32, name: &str) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.change_mask = LinkFlags::Up;
+        message.header.flags = LinkFlags::Up;
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]),
+        ];
+        self.order(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
     /// Removes the interface number `index`.
     ///
     /// # Errors

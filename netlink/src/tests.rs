@@ -233,3 +233,21 @@ fn what_was_saved_is_as_it_was() {
 fn show(args: &str) -> String {
     String::from_utf8(Command::new("ip").args(args.split(' ')).output().unwrap().stdout).unwrap()
 }
+
+#[test]
+fn an_interface_sends_no_faster_than_it_may() {
+    apart(|netlink| {
+        let (one, other) = pair(netlink);
+        for (bits, told) in [(1_000_000, "rate 1Mbit"), (100_000_000_000, "rate 100Gbit")] {
+            netlink.limit_rate(one, bits).unwrap();
+            let shown = Command::new("tc").args(["qdisc", "show", "dev", "v0"]).output().unwrap().stdout;
+            let shown = String::from_utf8(shown).unwrap();
+            assert!(shown.contains("tbf 6b61: root") && shown.contains(told), "{shown}");
+            assert!(netlink.is_rate_limited(one).unwrap() && !netlink.is_rate_limited(other).unwrap());
+            let twice = netlink.limit_rate(one, bits).unwrap_err();
+            assert_eq!(twice.kind(), std::io::ErrorKind::AlreadyExists);
+            netlink.unlimit_rate(one).unwrap();
+            assert!(!netlink.is_rate_limited(one).unwrap());
+        }
+    });
+}

@@ -100,6 +100,6 @@ fn out_at(link: u32) -> TcAction {
     action
 }
 
-fn number(link: u32) -> io::Result<i32> {
+pub(crate) fn number(link: u32) -> io::Result<i32> {
     i32::try_from(link).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
 }

@@ -25,7 +25,7 @@ use std::{
 };
 
 use agent_client::{AgentClient, Code};
-use configuration::{Configuration, InternetworkingModel};
+use configuration::{Configuration, InternetworkingModel, Rates};
 use oci_spec::runtime::Spec;
 use slog::{Logger, info, warn};
 use vmm::{
@@ -60,6 +60,7 @@ struct Manner {
     queues: u32,
     /// Whether the kernel may move packets.
     vhost: bool,
+    rates: Rates,
 }
 
 impl Network {
@@ -78,10 +79,12 @@ impl Network {
         let Some(path) = namespace::path_in(spec).filter(|_| model != InternetworkingModel::None) else {
             return Ok(Network { nics: Vec::new(), told: Told::default(), joined: Mutex::new(None) });
         };
+        let hypervisor = &configuration.hypervisor;
         let manner = Manner {
             model,
-            queues: configuration.hypervisor.default_vcpus.clamp(1, MOST_QUEUES),
-            vhost: !configuration.hypervisor.disable_vhost_net,
+            queues: hypervisor.default_vcpus.clamp(1, MOST_QUEUES),
+            vhost: !hypervisor.disable_vhost_net,
+            rates: hypervisor.rates,
         };
         let run_dir = run_dir.to_path_buf();
         let network = thread::run("network", move || Network::join(&path, manner, &run_dir)).await?;
@@ -97,7 +100,7 @@ impl Network {
         let mut netlink = netlink::Netlink::open().map_err(Error::io("netlink"))?;
         let found = scan::found(&mut netlink).map_err(Error::io(format!("network of {}", path.display())))?;
         let mut keep = |link| netlink.save(link).map_err(Error::io("addresses and routes"));
-        let steps = plan::steps(&found, manner.model, &mut keep)?;
+        let steps = plan::steps(&found, manner, &mut keep)?;
         record::write(run_dir, path, identity, &steps)?;
         let mut joined = Joined::new(netlink);
         let mut nics = Vec::new();

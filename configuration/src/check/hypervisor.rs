@@ -8,7 +8,7 @@ use super::memory::Size;
 use super::places::Places;
 use super::{Checker, is_given, text};
 use crate::choice::SharedFs;
-use crate::hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking};
+use crate::hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking, Rates};
 use crate::keys;
 use crate::program::{self, Program};
 use crate::raw::RawHypervisor;
@@ -105,6 +105,7 @@ impl Checker<'_> {
             seccompsandbox: raw.seccompsandbox,
             guest_memory_dump,
             disable_vhost_net: raw.disable_vhost_net,
+            rates: Rates { rx: raw.rx_rate_limiter_max_rate, tx: raw.tx_rate_limiter_max_rate },
             rootless: raw.rootless,
             disable_selinux: raw.disable_selinux,
             disable_guest_selinux: raw.disable_guest_selinux,

@@ -45,6 +45,8 @@ pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
     (HYPERVISOR, "hot_plug_vfio", "A device of conventional PCI is attached to a bridge, whatever the port."),
     (HYPERVISOR, "hotplug_vfio_on_root_bus", "`false` is `no-port`; in Kata 2 it is `bridge-port`. Another port in `hot_plug_vfio` is an error."),
     (HYPERVISOR, "virtio_fs_cache_size", "QEMU as released has no such window and refuses one."),
+    (HYPERVISOR, "rx_rate_limiter_max_rate", "Of each interface. Less than 8000 is an error. The host's kernel needs the module `sch_tbf`, and `ifb` for a macvtap or a tap of the pod's."),
+    (HYPERVISOR, "tx_rate_limiter_max_rate", "As `rx_rate_limiter_max_rate`."),
     (HYPERVISOR, "jailer_path", "QEMU has no jailer."),
     (HYPERVISOR, "ctlpath", "QEMU has no control program."),
     (AGENT, "create_container_timeout", "Only in `[runtime]`."),

@@ -5,7 +5,7 @@ use vmm::spec::{Access, BlockDriver, Boot, ImageDriver, Queues};
 use super::firmware::amd;
 use super::values::refused;
 use super::{Place, problems, words};
-use crate::VhostUserStore;
+use crate::{Rates, VhostUserStore};
 
 #[test]
 fn a20_block_devices_are_what_qemu_can_make_of_them() {
@@ -389,4 +389,15 @@ fn a40_a_label_for_the_guest_has_the_parts_of_one() {
     let configuration = loaded.unwrap().configuration;
     assert_eq!(configuration.runtime.guest_selinux_label, "u:r:t");
     assert!(!configuration.hypervisor.disable_guest_selinux && !configuration.hypervisor.disable_selinux);
+}
+
+#[test]
+fn d21_rates_are_kept_where_they_can_be() {
+    let place = Place::new();
+    let key = "hypervisor.qemu.rx_rate_limiter_max_rate";
+    let loaded = place.load_with(&format!("{key} = 8000")).unwrap();
+    assert_eq!(loaded.configuration.hypervisor.rates, Rates { rx: 8000, tx: 0 });
+    refused(&place, &[(&format!("{key} = 10"), key, "10 bits per second are no network")]);
+    let none = format!("{key} = 1\nruntime.internetworking_model = 'none'");
+    assert!(place.load_with(&none).unwrap().warnings[0].to_string().contains("has no effect"));
 }

@@ -3,7 +3,7 @@
 use configuration::InternetworkingModel;
 use netlink::{Kind, Mac, Saved};
 
-use super::{random, scan::Found};
+use super::{Manner, random, scan::Found};
 use crate::error::{Error, Result};
 
 /// One interface on its way into the machine.
@@ -16,6 +16,15 @@ pub(super) struct Step {
     /// The longest packet, in bytes.
     pub(super) mtu: u32,
     pub(super) how: How,
+    /// What slows what comes in at the interface, where that is not sent on by one of the host's.
+    pub(super) slowed_by: Option<Ifb>,
+}
+
+/// An interface that sends what it is sent back to where that came in: packets can be held up only where they are sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ifb {
+    pub(super) name: String,
+    pub(super) index: u32,
 }
 
 /// How that is done.
@@ -35,13 +44,13 @@ pub(super) enum How {
 /// `InvalidArgument` with the name of an interface that cannot be had, and why.
 pub(super) fn steps(
     found: &[Found],
-    model: InternetworkingModel,
+    manner: Manner,
     keep: &mut dyn FnMut(u32) -> Result<Saved>,
 ) -> Result<Vec<Step>> {
     let mut one = |(number, found): (usize, &Found)| {
         let link = &found.link;
         let refused = |why: &str| Error::InvalidArgument(format!("network interface {}: {why}", link.name));
-        let how = match (&link.kind, model) {
+        let how = match (&link.kind, manner.model) {
             (Kind::Veth | Kind::Macvlan | Kind::Ipvlan, InternetworkingModel::Macvtap) => {
                 let tap = format!("tap{number}_kata");
                 Ok(How::Bridged { tap, index: random::index()?, kept: keep(link.index)? })
@@ -59,7 +68,14 @@ pub(super) fn steps(
             ))),
         }?;
         let mac = link.mac.ok_or_else(|| refused("has no Ethernet address"))?;
-        Ok(Step { link: link.index, name: link.name.clone(), mac, mtu: link.mtu, how })
+        let is_slowed = match how {
+            How::Redirected { .. } => false,
+            How::Bridged { .. } => manner.rates.rx > 0,
+            How::Tap => manner.rates.tx > 0,
+        };
+        let ifb = || Ok(Ifb { name: format!("ifb{number}_kata"), index: random::index()? });
+        let slowed_by = is_slowed.then(ifb).transpose()?;
+        Ok(Step { link: link.index, name: link.name.clone(), mac, mtu: link.mtu, how, slowed_by })
     };
     found.iter().enumerate().map(&mut one).collect()
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use netlink::Netlink;
+use netlink::{Link, Netlink};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -18,29 +18,65 @@ use crate::error::{Error, Result};
 /// The file.
 const RECORD: &str = "network.json";
 
-/// What is changed of a namespace that outlives the shim: the taps go with their descriptors.
+/// What is changed of a namespace that outlives the shim: taps go with their descriptors.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     namespace: PathBuf,
     identity: Identity,
-    redirected: Vec<Redirected>,
-    bridged: Vec<Bridged>,
+    changed: Vec<Changed>,
 }
 
-/// An interface that a macvtap has the address of.
+/// An interface, and what is done to it.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Bridged {
-    name: String,
-    had: Stripped,
-    /// The macvtap's number.
-    tap: u32,
-}
-
-/// An interface whose ingress discipline is ours.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Redirected {
+struct Changed {
     index: u32,
     name: String,
+    /// The numbers of interfaces that are made for it.
+    made: Vec<u32>,
+    /// Whether its ingress discipline is ours.
+    has_ingress: bool,
+    /// What it had before a macvtap got it.
+    had: Option<Stripped>,
+}
+
+impl Changed {
+    fn by(step: &Step) -> Changed {
+        let ifb = step.slowed_by.as_ref().map(|ifb| ifb.index);
+        let (tap, had) = match &step.how {
+            How::Bridged { index, kept, .. } => {
+                (Some(*index), Some(Stripped { index: step.link, mac: step.mac, kept: kept.clone() }))
+            }
+            How::Redirected { .. } | How::Tap => (None, None),
+        };
+        Changed {
+            index: step.link,
+            name: step.name.clone(),
+            made: tap.into_iter().chain(ifb).collect(),
+            has_ingress: ifb.is_some() || matches!(step.how, How::Redirected { .. }),
+            had,
+        }
+    }
+
+    /// Goes on after what cannot be undone.
+    fn undo(&self, netlink: &mut Netlink, links: &[Link]) -> Result<()> {
+        let here = |index| links.iter().find(|link| link.index == index);
+        let mut outcome = Ok(());
+        for made in self.made.iter().filter_map(|index| here(*index)) {
+            outcome = outcome.and(netlink.remove_link(made.index));
+        }
+        if here(self.index).is_some_and(|link| link.name == self.name) {
+            if self.has_ingress && netlink.has_ingress(self.index).unwrap_or(true) {
+                outcome = outcome.and(netlink.remove_ingress(self.index));
+            }
+            if netlink.is_rate_limited(self.index).unwrap_or(false) {
+                outcome = outcome.and(netlink.unlimit_rate(self.index));
+            }
+            if let Some(had) = &self.had {
+                outcome = outcome.and(had.give_back(netlink));
+            }
+        }
+        outcome.map_err(Error::io(format!("network interface {}", self.name)))
+    }
 }
 
 /// Says what is about to be done.
@@ -48,18 +84,8 @@ struct Redirected {
 /// # Errors
 /// The file cannot be written.
 pub(super) fn write(run_dir: &Path, namespace: &Path, identity: Identity, steps: &[Step]) -> Result<()> {
-    let redirected = steps.iter().filter(|step| matches!(step.how, How::Redirected { .. }));
-    let redirected = redirected.map(|step| Redirected { index: step.link, name: step.name.clone() });
-    let bridged = steps.iter().filter_map(|step| match &step.how {
-        How::Bridged { index, kept, .. } => Some(Bridged {
-            name: step.name.clone(),
-            had: Stripped { index: step.link, mac: step.mac, kept: kept.clone() },
-            tap: *index,
-        }),
-        _ => None,
-    });
-    let (redirected, bridged) = (redirected.collect(), bridged.collect());
-    let record = Record { namespace: namespace.to_path_buf(), identity, redirected, bridged };
+    let changed = steps.iter().map(Changed::by).collect();
+    let record = Record { namespace: namespace.to_path_buf(), identity, changed };
     let path = run_dir.join(RECORD);
     let text = serde_json::to_vec(&record).map_err(io::Error::from);
     text.and_then(|text| fs::write(&path, text)).map_err(Error::io(path.display()))
@@ -90,27 +116,7 @@ impl Record {
         }
         let mut netlink = Netlink::open().map_err(Error::io("netlink"))?;
         let links = netlink.links().map_err(Error::io("network interfaces"))?;
-        let mut outcome = Ok(());
-        for Bridged { name, had, tap } in &self.bridged {
-            if links.iter().any(|link| link.index == *tap) {
-                let removed = netlink.remove_link(*tap);
-                outcome = outcome.and(removed.map_err(Error::io(format!("macvtap of {name}"))));
-            }
-            if links.iter().any(|link| link.index == had.index && link.name == *name) {
-                let given = had.give_back(&mut netlink);
-                outcome = outcome.and(given.map_err(Error::io(format!("network interface {name}"))));
-            }
-        }
-        for Redirected { index, name } in &self.redirected {
-            if !links.iter().any(|link| link.index == *index && link.name == *name) {
-                continue;
-            }
-            let undone = match netlink.has_ingress(*index) {
-                Ok(true) => netlink.remove_ingress(*index),
-                other => other.map(drop),
-            };
-            outcome = outcome.and(undone.map_err(Error::io(format!("filters at network interface {name}"))));
-        }
-        outcome
+        let undone = self.changed.iter().map(|changed| changed.undo(&mut netlink, &links));
+        undone.fold(Ok(()), Result::and)
     }
 }

@@ -21,7 +21,15 @@ fn join(pod: &Pod, manner: Manner, run_dir: &Path) -> Result<Network> {
 }
 
 fn manner(queues: u32) -> Manner {
-    Manner { model: InternetworkingModel::Default, queues, vhost: false }
+    Manner { model: InternetworkingModel::Default, queues, vhost: false, rates: Rates::default() }
+}
+
+/// What the kernel does for a shim that is killed, and what `delete` does then.
+fn kill(network: Network, run_dir: &Path) {
+    let Network { nics, joined, .. } = network;
+    std::mem::forget(joined.into_inner().unwrap());
+    drop(nics);
+    sweep(run_dir).unwrap();
 }
 
 #[test]
@@ -111,10 +119,63 @@ fn a_macvtap_has_the_address_of_a_veth_until_it_is_dropped() {
         assert!(!lower.contains("02:00:00:00:00:07") && !lower.contains("10.1.0.2"), "{lower}");
         assert_eq!(network.told.interfaces[0].ip_addresses[0].address, "10.1.0.2");
         if is_killed {
-            let Network { nics, joined, .. } = network;
-            std::mem::forget(joined.into_inner().unwrap());
-            drop(nics);
-            sweep(run_dir.path()).unwrap();
+            kill(network, run_dir.path());
+        } else {
+            drop(network);
+        }
+        assert_eq!(pod.state(), before);
+    }
+}
+
+#[test]
+fn d21_each_direction_is_as_fast_as_it_may_be_until_it_is_dropped() {
+    let pod = Pod::with_veth();
+    let manner = Manner { rates: Rates { rx: 8_000_000, tx: 16_000_000 }, ..manner(1) };
+    for is_killed in [false, true] {
+        let run_dir = tempfile::tempdir().unwrap();
+        let before = pod.state();
+        let network = join(&pod, manner, run_dir.path()).unwrap();
+        for (sender, rate) in [("tap0_kata", "rate 8Mbit"), ("eth0", "rate 16Mbit")] {
+            let shown = pod.run(&format!("tc qdisc show dev {sender} root"));
+            assert!(shown.contains("tbf") && shown.contains(rate), "{shown}");
+        }
+        if is_killed {
+            kill(network, run_dir.path());
+        } else {
+            drop(network);
+        }
+        assert_eq!(pod.state(), before);
+    }
+    pod.run("tc qdisc add dev eth0 root tbf rate 1mbit burst 32kb latency 50ms");
+    let before = pod.state();
+    let error = join(&pod, manner, tempfile::tempdir().unwrap().path()).err().unwrap().to_string();
+    assert!(error.contains("eth0") && error.contains("tc qdisc del dev eth0 root"), "{error}");
+    assert_eq!(pod.state(), before);
+}
+
+#[test]
+fn d21_what_comes_in_is_slowed_on_a_detour() {
+    let (veth, tap) = (Pod::with_veth(), Pod::new());
+    tap.run("ip tuntap add dev eth0 mode tap");
+    tap.run("ip addr add 10.1.0.2/24 dev eth0");
+    let rates = Rates { rx: 8_000_000, tx: 16_000_000 };
+    let by_macvtap = Manner { rates, model: InternetworkingModel::Macvtap, ..manner(1) };
+    let senders = [
+        (&veth, by_macvtap, [("tap0_kata", "rate 16Mbit"), ("ifb0_kata", "rate 8Mbit")]),
+        (&tap, Manner { rates, ..manner(1) }, [("eth0", "rate 8Mbit"), ("ifb0_kata", "rate 16Mbit")]),
+    ];
+    for ((pod, manner, senders), is_killed) in senders.iter().flat_map(|case| [(case, false), (case, true)]) {
+        let run_dir = tempfile::tempdir().unwrap();
+        let before = pod.state();
+        let network = join(pod, *manner, run_dir.path()).unwrap();
+        for (sender, rate) in senders {
+            let shown = pod.run(&format!("tc qdisc show dev {sender} root"));
+            assert!(shown.contains("tbf") && shown.contains(rate), "{sender}: {shown}");
+        }
+        let filters = pod.run("tc filter show dev eth0 parent ffff:");
+        assert!(filters.contains("mirred (Egress Redirect to device ifb0_kata) stolen"), "{filters}");
+        if is_killed {
+            kill(network, run_dir.path());
         } else {
             drop(network);
         }
@@ -196,7 +257,7 @@ fn each_interface_gets_what_is_its_own() {
     let told = Told::of(&found).routes;
     assert_eq!(told.iter().map(|route| route.device.as_str()).collect::<Vec<_>>(), ["eth1"], "the used one");
     let mut keep = |_| panic!("nothing is to be kept");
-    let steps = plan::steps(&found, InternetworkingModel::Tcfilter, &mut keep).unwrap();
+    let steps = plan::steps(&found, manner(1), &mut keep).unwrap();
     assert_eq!(steps[1].how, How::Redirected { tap: "tap1_kata".into() });
 }
 

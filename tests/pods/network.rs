@@ -1,6 +1,6 @@
 //! The network of pods, as real CNI plugins make it: a bridge on their host, addresses of both families.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +11,10 @@ use tests::command::run;
 use tests::pods::{Pod, PodWorld};
 use tests::{Context, Result, check, check_eq};
 
-crate::listed![d18_d19_pods_reach_each_other_and_their_host];
+crate::listed![
+    d18_d19_pods_reach_each_other_and_their_host,
+    d21_e7_a_pods_annotations_limit_how_fast_it_receives_and_sends,
+];
 
 /// What goes from one pod to the other: not more, as busybox's nc moves a KiB at a time, which takes emulated processors
 /// two minutes for 256 MiB.
@@ -130,4 +133,63 @@ fn on_host(world: &PodWorld, script: &str) -> Result<String> {
     let mut nsenter = Command::new("nsenter");
     nsenter.args(["--target", &world.host().to_string(), "--net", "sh", "-c", script]);
     Ok(run(&mut nsenter, Duration::from_secs(20))?.exits(0)?.out())
+}
+
+/// In bits per second.
+const LIMITED: [(&str, u64); 2] = [("rx", 4_000_000), ("tx", 6_000_000)];
+const LIMITED_BYTES: u64 = 2 << 20;
+/// What may go at once after a pause, in bytes, with the kernel's own buffers beside the sender.
+const BURST: u64 = 512 << 10;
+
+fn d21_e7_a_pods_annotations_limit_how_fast_it_receives_and_sends(world: &PodWorld) -> Result<()> {
+    let mut config = world.config();
+    for (direction, rate) in LIMITED {
+        let annotation = format!("io.katacontainers.config.hypervisor.{direction}_rate_limiter_max_rate");
+        config.annotations.insert(annotation, rate.to_string());
+    }
+    world.pod(config, |pod| {
+        let id = pod.run(&pod.container("waits", ["sleep", "1000"]))?;
+        let address = pod.world.cri().pod_status(&pod.id)?.network.context("the pod's network")?.ip;
+        pod.sh(&id, "(sleep 60 | nc -l -p 9002 | wc -c > /tmp/count) > /dev/null 2>&1 & sleep 0.5")?;
+        let bytes = LIMITED_BYTES;
+        let receives = took(|| {
+            on_host(world, &format!("head -c {bytes} /dev/zero | busybox nc {address} 9002"))?;
+            pod.sh(&id, "for i in $(seq 200); do [ -s /tmp/count ] && break; sleep 0.1; done").map(drop)
+        })?;
+        check_eq!(pod.sh(&id, "cat /tmp/count")?, bytes.to_string(), "bytes that came in");
+        let (port, counted) = counter(world)?;
+        let send = format!("head -c {bytes} /dev/zero | nc {address} {port}", address = GATEWAYS[0]);
+        let sends = took(|| {
+            pod.sh(&id, &format!("({send}) > /dev/null 2>&1 &"))?;
+            let came = counted.join().map_err(|_| tests::Failure::new("the counter panicked"))??;
+            check_eq!(came, bytes, "bytes that went out");
+            Ok(())
+        })?;
+        for ((direction, rate), time) in LIMITED.into_iter().zip([receives, sends]) {
+            let least = Duration::from_secs_f64(((bytes - BURST) * 8) as f64 / rate as f64);
+            check!(time >= least, "{direction}: {bytes} bytes took {time:?}, at {rate} bits per second");
+        }
+        Ok(())
+    })
+}
+
+fn took(act: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let since = Instant::now();
+    act()?;
+    Ok(since.elapsed())
+}
+
+/// Counts what one sender sends to a port of the pods' host.
+fn counter(world: &PodWorld) -> Result<(u16, thread::JoinHandle<Result<u64>>)> {
+    let namespace = std::fs::File::open(format!("/proc/{}/ns/net", world.host()))?;
+    let (bound, ready) = std::sync::mpsc::channel();
+    let counter = thread::spawn(move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let _ = bound.send(listener.local_addr()?.port());
+        let (mut sender, _) = listener.accept()?;
+        sender.set_read_timeout(Some(Duration::from_secs(60)))?;
+        Ok(std::io::copy(&mut sender, &mut std::io::sink())?)
+    });
+    Ok((ready.recv_timeout(Duration::from_secs(5))?, counter))
 }

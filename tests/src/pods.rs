@@ -34,6 +34,9 @@ const NAMESPACE: &str = "k8s.io";
 /// How long CRI may take to see an image that was imported.
 const IMAGES: Duration = Duration::from_secs(30);
 
+/// What pods may ask of their machine.
+const ANNOTATIONS: [&str; 2] = ["rx_rate_limiter_max_rate", "tx_rate_limiter_max_rate"];
+
 /// A containerd with CRI and the test images.
 pub struct PodWorld {
     // Fields drop in this order: what is inside the directory goes before the directory.
@@ -53,6 +56,7 @@ impl PodWorld {
         operator::written(&assets, dir.path(), "configuration.toml", |file| {
             // Many pods at once keep each other waiting where processors are emulated.
             file.set("runtime.create_container_timeout", 200).set("agent.kata.dial_timeout", 180);
+            file.set("hypervisor.qemu.enable_annotations", ANNOTATIONS.to_vec());
         })?;
         fs::create_dir(dir.path().join("cni"))?;
         fs::write(dir.path().join("cni/10-bridge.conflist"), network(dir.path()))?;

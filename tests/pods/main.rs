@@ -8,6 +8,7 @@ mod containers;
 mod network;
 mod resources;
 mod stats;
+mod streams;
 mod volumes;
 
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ("network", network::listed()),
         ("resources", resources::listed()),
         ("stats", stats::listed()),
+        ("streams", streams::listed()),
         ("volumes", volumes::listed()),
     ];
     let trial = |file: &str, (name, body): Listed| {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
-    ContainerConfig, ContainerStats, ContainerStatsRequest, ContainerStatus, ContainerStatusRequest,
-    CreateContainerRequest, ExecSyncRequest, ImageSpec, ImageStatusRequest, PodSandboxConfig,
-    PodSandboxStatus, PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
-    UpdateContainerResourcesRequest,
+    AttachRequest, ContainerConfig, ContainerStats, ContainerStatsRequest, ContainerStatus,
+    ContainerStatusRequest, CreateContainerRequest, ExecRequest, ExecSyncRequest, ImageSpec,
+    ImageStatusRequest, PodSandboxConfig, PodSandboxStatus, PodSandboxStatusRequest, RemoveContainerRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
+    StopPodSandboxRequest, UpdateContainerResourcesRequest,
 };
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Channel, Endpoint};
@@ -22,6 +22,20 @@ use crate::{Context, Failure, Result};
 
 /// Longest time for one call: one of many boots at once on a machine without KVM.
 const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Which streams of a process are wanted.
+#[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "as CRI has them")]
+pub struct Streams {
+    /// Its input.
+    pub stdin: bool,
+    /// Its output.
+    pub stdout: bool,
+    /// Its errors.
+    pub stderr: bool,
+    /// Whether it has a terminal.
+    pub tty: bool,
+}
 
 /// A connection to containerd's CRI.
 pub struct Cri {
@@ -129,6 +143,21 @@ impl Cri {
         let began = std::time::Instant::now();
         let done = self.call("ExecSync", self.pods().exec_sync(request))?;
         Ok(Output { status: done.exit_code, stdout: done.stdout, stderr: done.stderr, took: began.elapsed() })
+    }
+
+    /// Where what a command in a container says is to be had, and what it reads to be given.
+    pub fn exec_url(&self, container: &str, command: Vec<String>, streams: Streams) -> Result<String> {
+        let Streams { stdin, stdout, stderr, tty } = streams;
+        let container_id = container.to_owned();
+        let request = ExecRequest { container_id, cmd: command, tty, stdin, stdout, stderr };
+        Ok(self.call("Exec", self.pods().exec(request))?.url)
+    }
+
+    /// The same for a container's own process.
+    pub fn attach_url(&self, container: &str, streams: Streams) -> Result<String> {
+        let Streams { stdin, stdout, stderr, tty } = streams;
+        let request = AttachRequest { container_id: container.to_owned(), stdin, tty, stdout, stderr };
+        Ok(self.call("Attach", self.pods().attach(request))?.url)
     }
 
     /// What a container uses.

@@ -1,7 +1,7 @@
 //! Pods by containerd's CRI, as kubelet makes them: a containerd in a network of its own, with a bridge for the pods.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
@@ -75,6 +75,11 @@ impl PodWorld {
     /// containerd's process, whose network and mounts are the pods' host's.
     pub fn host(&self) -> u32 {
         self.containerd.pid()
+    }
+
+    /// containerd's socket.
+    pub fn containerd_socket(&self) -> PathBuf {
+        self.containerd.socket()
     }
 
     /// A directory of this world.

@@ -46,6 +46,8 @@ pub struct Hypervisor {
     pub memory_slots: u32,
     /// Memory the guest may grow to, at least `default_memory_mib`.
     pub default_maxmemory_mib: u64,
+    /// What memory beside `default_memory_mib` is a multiple of: whole huge pages in each NUMA node, otherwise 1.
+    pub memory_step_mib: u64,
     /// Address space for NVDIMMs that come later.
     pub memory_offset_mib: u32,
     /// Where the host has the guest's memory.

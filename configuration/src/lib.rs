@@ -134,9 +134,8 @@ impl Configuration {
         report: &mut Report,
     ) -> Option<Self> {
         let has_qemu = survey::has_qemu(tree, report);
-        if has_qemu {
-            annotations.lay_over(tree, report);
-        }
+        // Where there is no machine to change, what is wrong with them is told all the same.
+        annotations.lay_over(tree, report);
         check::check(survey::values(tree, has_qemu), host, tree, report)
     }
 }

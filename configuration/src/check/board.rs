@@ -1,17 +1,20 @@
 //! The board, and what it has a place for.
 
-use vmm::spec::{Machine, MachineOptions};
+use vmm::spec::{CpuFeatures, Machine, MachineOptions};
 
 use super::{Checker, is_given, text};
 use crate::choice::MachineType;
+use crate::host::TRANSLATED_BITS;
 use crate::raw::RawHypervisor;
 
 const MACHINE: &str = "hypervisor.qemu.machine_type";
+const FEATURES: &str = "hypervisor.qemu.cpu_features";
 const OPTIONS: &str = "hypervisor.qemu.machine_accelerators";
 
 impl Checker<'_> {
     pub(super) fn machine(&mut self, raw: &RawHypervisor) -> Machine {
         let options = self.note(OPTIONS, MachineOptions::parse(&raw.machine_accelerators).map_err(text));
+        self.address_bits(raw);
         if raw.machine_type == MachineType::Virt && !cfg!(target_arch = "aarch64") {
             let what = "virt is a board of ARM; on this processor there are q35 and microvm";
             self.problem(MACHINE, what.to_owned());
@@ -23,8 +26,31 @@ impl Checker<'_> {
             MachineType::Microvm => Machine::Microvm(options),
         };
         self.fits(&machine, raw);
+        self.irqchip(&machine, raw);
         self.changes_nothing(&machine, raw);
         machine
+    }
+
+    /// QEMU's translator has processors of one size only.
+    fn address_bits(&mut self, raw: &RawHypervisor) {
+        let bits = CpuFeatures::parse(&raw.cpu_features).ok().and_then(|features| features.address_bits());
+        let range = if self.translated(raw) { TRANSLATED_BITS..=TRANSLATED_BITS } else { 32..=52 };
+        if let Some(bits) = bits.filter(|bits| !range.contains(bits)) {
+            let (from, to) = range.into_inner();
+            let what =
+                format!("phys-bits={bits} is not within {from} and {to}, as QEMU needs it; leave it out");
+            self.problem(FEATURES, what);
+        }
+    }
+
+    /// An IOMMU that remaps interrupts has half of the interrupt controller in QEMU, where KVM would have it.
+    fn irqchip(&mut self, machine: &Machine, raw: &RawHypervisor) {
+        let told = machine.options().value("kernel-irqchip").filter(|told| *told != "split");
+        if let Some(told) = told.filter(|_| raw.enable_iommu && !self.translated(raw)) {
+            let what =
+                format!("kernel_irqchip={told} goes without enable_iommu, which needs split; leave it out");
+            self.problem(OPTIONS, what);
+        }
     }
 
     /// Numbers, such as that of bridges, are for a board that has such a thing; a switch asks for it.

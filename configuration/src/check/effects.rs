@@ -3,12 +3,22 @@
 use vmm::spec::Machine;
 
 use super::Checker;
+use crate::choice::SharedFs;
 use crate::keys::HYPERVISOR;
 use crate::raw::RawHypervisor;
 use crate::survey;
 
 const PLACES: [&str; 3] = ["default_bridges", "pcie_root_port", "pcie_switch_port"];
 const LATER: [&str; 3] = ["memory_slots", "memory_offset", "enable_virtio_mem"];
+const STORE: [&str; 2] = ["vhost_user_store_path", "vhost_user_reconnect_timeout_sec"];
+const PLUGGED: [&str; 5] = [
+    "indep_iothreads",
+    "num_queues",
+    "queue_size",
+    "block_device_logical_sector_size",
+    "block_device_physical_sector_size",
+];
+const VIRTIO_FS: [&str; 3] = ["virtio_fs_cache", "virtio_fs_queue_size", "virtio_fs_extra_args"];
 const MAX_MEMORY: &str = "default_maxmemory";
 const MAX_VCPUS: &str = "default_maxvcpus";
 
@@ -34,7 +44,20 @@ impl Checker<'_> {
             self.only_limits_pods(MAX_VCPUS, "enable_numa divides the processors there are from the start");
         }
         if !raw.enable_vhost_user_store {
-            self.no_effect(&["vhost_user_reconnect_timeout_sec"], "without enable_vhost_user_store");
+            self.no_effect(&STORE, "without enable_vhost_user_store");
+        }
+        if !raw.confidential_guest || raw.sev_snp_guest {
+            self.no_effect(&["tdx_quote_generation_service_socket_port"], "without TDX");
+        }
+        if !can.pci {
+            self.no_effect(&PLUGGED, &format!("on the board {board}, which gets no disks later"));
+        }
+        match raw.shared_fs {
+            SharedFs::Virtio9p => self.no_effect(&VIRTIO_FS, "with shared_fs = \"virtio-9p\""),
+            SharedFs::VirtioFs | SharedFs::VirtioFsNydus => {
+                self.no_effect(&["msize_9p"], &format!("with shared_fs = {:?}", raw.shared_fs.word()));
+            }
+            SharedFs::Auto | SharedFs::None => {}
         }
         if !raw.confidential_guest || !raw.sev_snp_guest {
             self.no_effect(&["snp_guest_policy"], "without confidential_guest and sev_snp_guest");

@@ -16,26 +16,51 @@ const FLASHES: &str = "hypervisor.qemu.pflashes";
 /// Bytes that flash memory, and read-only memory, comes in.
 const PAGE: u64 = 4096;
 const BIOS: u64 = 65536;
-/// Bytes of flash memory in all that the boards of x86 have room for, unless an option of theirs says otherwise.
-const MOST_FLASH: u64 = 8 << 20;
+/// Bytes of flash memory in all that the board of x86 has, and how many it can have by an option of its.
+const USUAL_ROOM: u64 = 8 << 20;
+const MOST_ROOM: u64 = 16 << 20;
 const ROOM: &str = "max-fw-size";
+const OPTIONS: &str = "hypervisor.qemu.machine_accelerators";
 
 impl Checker<'_> {
     pub(super) fn firmware(&mut self, raw: &RawHypervisor, machine: &Machine) -> Firmware {
         let firmware = self.chosen_firmware(raw);
-        if let Firmware::Flash { code, variables } = &firmware {
-            let size = |path: &PathBuf| fs::metadata(path).map_or(0, |found| found.len());
-            let all = size(code) + variables.as_ref().map_or(0, size);
+        let room = self.room(machine);
+        let size = |path: &PathBuf| fs::metadata(path).map_or(0, |found| found.len());
+        let (all, most) = match &firmware {
+            Firmware::BuiltIn => return firmware,
+            Firmware::Bios(path) => (size(path), MOST_ROOM),
+            Firmware::Flash { code, variables } => (size(code) + variables.as_ref().map_or(0, size), room),
+        };
+        if all > most && self.sound(&[FIRMWARE, VOLUME, FLASHES]) {
             let key = if is_given(&raw.firmware) { FIRMWARE } else { FLASHES };
-            if all > MOST_FLASH && is_limited(machine) && self.sound(&[FIRMWARE, VOLUME, FLASHES]) {
-                let what = format!(
-                    "more than the {MOST_FLASH} bytes of flash memory that the board has for all of the firmware; \
-                     choose smaller images, or set {ROOM} among machine_accelerators"
-                );
-                self.problem(key, what);
-            }
+            let more = if most < MOST_ROOM {
+                format!(", or set {ROOM}, up to {MOST_ROOM}, among machine_accelerators")
+            } else {
+                String::new()
+            };
+            let what = format!(
+                "more than the {most} bytes that the board has for all of the firmware; choose smaller images{more}"
+            );
+            self.problem(key, what);
         }
         firmware
+    }
+
+    /// Bytes of flash memory in all, which x86's board can be told.
+    fn room(&mut self, machine: &Machine) -> u64 {
+        let Machine::Q35(options) = machine else { return u64::MAX };
+        let Some(told) = options.value(ROOM) else { return USUAL_ROOM };
+        match bytes(told) {
+            Some(room @ ..=MOST_ROOM) => room,
+            _ => {
+                let what = format!(
+                    "{ROOM}={told} is no number of bytes up to {MOST_ROOM}; set one, or leave it out"
+                );
+                self.problem(OPTIONS, what);
+                MOST_ROOM
+            }
+        }
     }
 
     fn chosen_firmware(&mut self, raw: &RawHypervisor) -> Firmware {
@@ -76,7 +101,16 @@ impl Checker<'_> {
     }
 }
 
-fn is_limited(machine: &Machine) -> bool {
-    let says = |option: &str| option.split('=').next().is_some_and(|name| name.replace('_', "-") == ROOM);
-    matches!(machine, Machine::Q35(options) if !options.iter().any(says))
+/// A size as QEMU reads it in options: bytes, or with a letter for the power of 1024. Others, such as hexadecimal ones,
+/// are seldom.
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use vmm::spec::{Boot, CpuFeatures, ExtraArgs, KernelParam, Numa};
+use vmm::spec::{Boot, CpuFeatures, ExtraArgs, KernelParam};
 
 use super::memory::Size;
+use super::memory::whole;
 use super::places::Places;
 use super::{Checker, is_given, text};
 use crate::choice::SharedFs;
@@ -42,8 +43,7 @@ impl Checker<'_> {
         self.seccomp(&raw.seccompsandbox);
         let extension_images = self.extension_images(&raw);
         self.files(&raw);
-        let Places { bridges, root_ports, switch_ports } =
-            self.places(&raw, extension_images.len(), boot.as_ref());
+        let Places { bridges, root_ports, switch_ports } = self.places(&raw, &machine, boot.as_ref());
         let memory_backing = self.memory_backing(&raw);
         let needs_daemon = matches!(raw.shared_fs, SharedFs::VirtioFs | SharedFs::VirtioFsNydus);
         let virtio_fs_daemon = self.program(VIRTIO_FS_DAEMON, &raw.virtio_fs_daemon, needs_daemon);
@@ -60,7 +60,7 @@ impl Checker<'_> {
         let guest_memory_dump = self.guest_memory_dump(&raw);
         let protection = self.protection(&raw, &firmware);
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
-        self.whole_huge_pages(&raw, memory_mib, numa.as_ref().map_or(1, Numa::count));
+        let memory_step_mib = self.whole_huge_pages(&raw, memory_mib, numa.as_ref());
         Hypervisor {
             path: raw.path,
             kernel: raw.kernel,
@@ -77,7 +77,8 @@ impl Checker<'_> {
             default_maxvcpus: max_vcpus,
             default_memory_mib: memory_mib,
             memory_slots: slots,
-            default_maxmemory_mib: max_memory_mib,
+            default_maxmemory_mib: whole(memory_mib, max_memory_mib, memory_step_mib),
+            memory_step_mib,
             memory_offset_mib: raw.memory_offset,
             memory_backing,
             numa,

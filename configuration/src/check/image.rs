@@ -16,6 +16,7 @@ const DRIVER: &str = "hypervisor.qemu.vm_rootfs_driver";
 const VERITY: &str = "hypervisor.qemu.kernel_verity_params";
 /// Bytes that memory comes in.
 const PAGE: u64 = 4096;
+const NO_NVDIMM: &str = "hypervisor.qemu.disable_image_nvdimm";
 const FS: &str = "hypervisor.qemu.rootfs_type";
 /// Most extension images: boards without PCI have places for few more devices.
 const MOST_EXTENSIONS: usize = 16;
@@ -80,6 +81,7 @@ impl Checker<'_> {
             (VERITY, !raw.kernel_verity_params.trim().is_empty()),
             (DRIVER, !raw.vm_rootfs_driver.is_empty()),
             (FS, raw.rootfs_type != FsType::Ext4),
+            (NO_NVDIMM, raw.disable_image_nvdimm),
         ] {
             if set {
                 self.warning(key, "has no effect with an initrd, which is no image".to_owned());
@@ -140,11 +142,21 @@ fn extension(table: &toml::Table) -> Result<Extension, String> {
     if let Some(key) = table.keys().find(|key| !["name", "path", "verity_params"].contains(&key.as_str())) {
         return Err(format!("{key:?} is unknown; each of them has name, path and verity_params"));
     }
-    let name = ExtensionName::new(string("name")?).map_err(text)?;
-    let path = PathBuf::from(string("path")?);
-    program::content(&path).map_err(|what| format!("{name}: path: {what}"))?;
-    let parameters = string("verity_params")?.trim();
-    let verity = (!parameters.is_empty()).then(|| verity::parse(parameters)).transpose();
-    let verity = verity.map_err(|what| format!("{name}: verity_params: {what}"))?;
-    Ok(Extension { name, path, verity })
+    let name = string("name").and_then(|name| ExtensionName::new(name).map_err(text));
+    let label = name.as_ref().map_or(String::new(), |name| format!("{name}: "));
+    let path = string("path").map(PathBuf::from).and_then(|path| {
+        let readable = program::content(&path).map(|_| path);
+        readable.map_err(|what| format!("{label}path: {what}"))
+    });
+    let verity = string("verity_params").map(str::trim).and_then(|parameters| {
+        let parsed = (!parameters.is_empty()).then(|| verity::parse(parameters)).transpose();
+        parsed.map_err(|what| format!("{label}verity_params: {what}"))
+    });
+    match (name, path, verity) {
+        (Ok(name), Ok(path), Ok(verity)) => Ok(Extension { name, path, verity }),
+        (name, path, verity) => {
+            let wrong = [name.err(), path.err(), verity.err()];
+            Err(wrong.into_iter().flatten().collect::<Vec<_>>().join("; "))
+        }
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use vmm::spec::{CpuFeatures, Numa};
+
 use super::Checker;
 use crate::host::TRANSLATED_BITS;
 use crate::raw::RawHypervisor;
@@ -9,7 +11,6 @@ use crate::raw::RawHypervisor;
 const MEMORY: &str = "hypervisor.qemu.default_memory";
 const PREALLOC: &str = "hypervisor.qemu.enable_mem_prealloc";
 const HUGE_PAGES: &str = "hypervisor.qemu.enable_hugepages";
-const NUMA_MAPPING: &str = "hypervisor.qemu.numa_mapping";
 const MAX_MEMORY: &str = "hypervisor.qemu.default_maxmemory";
 const OFFSET: &str = "hypervisor.qemu.memory_offset";
 const VCPUS: &str = "hypervisor.qemu.default_vcpus";
@@ -134,7 +135,9 @@ impl Checker<'_> {
     /// 32 GiB above all memory, an image that may be memory, and 1 GiB to align each slot. Up to 40 bits the last 12 GiB are not memory on AMD's
     /// processors, one of which is the translator's. So do QEMU 7.2 and 10.0 count.
     fn addressable(&self, raw: &RawHypervisor, slots: u32) -> u64 {
-        let bits = if self.translated(raw) { TRANSLATED_BITS } else { self.host.address_bits };
+        let asked = CpuFeatures::parse(&raw.cpu_features).ok().and_then(|features| features.address_bits());
+        let bits =
+            if self.translated(raw) { TRANSLATED_BITS } else { asked.unwrap_or(self.host.address_bits) };
         let gib = match bits.clamp(36, 63) {
             bits @ ..=TRANSLATED_BITS => (1 << (bits - 30)).min(1012),
             bits => 1 << (bits - 30),
@@ -154,19 +157,28 @@ impl Checker<'_> {
         }
     }
 
-    /// QEMU divides the memory evenly among so many nodes, and the kernel gives huge pages as a whole.
-    pub(super) fn whole_huge_pages(&mut self, raw: &RawHypervisor, memory_mib: u32, nodes: u64) {
-        let page = self.host.huge_page_kib >> 10;
-        let step = page * nodes;
-        let memory = u64::from(memory_mib);
-        let divides = page <= 1 || memory.is_multiple_of(step);
-        if raw.enable_hugepages && !divides && self.sound(&[MEMORY, HUGE_PAGES, NUMA_MAPPING]) {
+    /// QEMU divides the memory evenly among NUMA nodes, and the kernel gives huge pages as a whole. Returns what memory
+    /// is to be a multiple of.
+    pub(super) fn whole_huge_pages(
+        &mut self,
+        raw: &RawHypervisor,
+        memory_mib: u32,
+        numa: Option<&Numa>,
+    ) -> u64 {
+        let page = (self.host.huge_page_kib >> 10).max(1);
+        if !raw.enable_hugepages || page == 1 {
+            return 1;
+        }
+        let nodes = numa.map_or(1, Numa::count);
+        let (step, memory) = (page * nodes, u64::from(memory_mib));
+        if !memory.is_multiple_of(step) && self.sound(&[MEMORY, HUGE_PAGES]) {
             let what = format!(
                 "{memory} MiB are no whole huge pages, of {page} MiB, in each of {nodes} NUMA nodes; set a multiple of \
                  {step}, or unset enable_hugepages"
             );
             self.problem(MEMORY, what);
         }
+        step
     }
 
     /// QEMU has an initial RAM file system below the end of the memory, and some more below that end; and no higher
@@ -174,8 +186,9 @@ impl Checker<'_> {
     pub(super) fn unpacks(&mut self, key: &str, size: u64, memory_mib: u32) -> Result<(), String> {
         const HIGHEST: u64 = 2 << 30;
         const ABOVE: u64 = 1 << 20;
-        let memory = u64::from(memory_mib) << 20;
-        if size < memory.min(HIGHEST) - ABOVE || !self.sound(&[MEMORY, key]) {
+        // How much memory is meant is not known where that is wrong; there is a limit all the same.
+        let memory = if self.sound(&[MEMORY]) { u64::from(memory_mib) << 20 } else { HIGHEST };
+        if size < memory.min(HIGHEST) - ABOVE || !self.sound(&[key]) {
             return Ok(());
         }
         Err(match memory {
@@ -189,6 +202,12 @@ impl Checker<'_> {
         let fits = size < u64::from(memory_mib) << 20 || !self.sound(&[MEMORY, key]);
         if fits { Ok(()) } else { Err(too_big(memory_mib)) }
     }
+}
+
+/// The most memory that is whole steps above what the machine starts with.
+pub(super) fn whole(memory_mib: u32, most_mib: u64, step_mib: u64) -> u64 {
+    let memory = u64::from(memory_mib);
+    memory + most_mib.saturating_sub(memory) / step_mib * step_mib
 }
 
 /// GiB of address space for an image, and to align it. One that is not there is another check's matter.

@@ -1,9 +1,8 @@
 //! Places for devices that come later.
 
-use vmm::spec::{Boot, ImageDriver, MachineOptions};
+use vmm::spec::{Boot, ImageDriver, Machine};
 
 use super::Checker;
-use crate::choice::MachineType;
 use crate::raw::RawHypervisor;
 
 const BRIDGES: &str = "hypervisor.qemu.default_bridges";
@@ -19,12 +18,12 @@ pub(super) struct Places {
 }
 
 impl Checker<'_> {
-    /// Those that are asked for, beside so many extension images and what the guest starts from.
-    pub(super) fn places(&mut self, raw: &RawHypervisor, images: usize, boot: Option<&Boot>) -> Places {
+    /// Those that are asked for, beside extension images and what the guest starts from.
+    pub(super) fn places(&mut self, raw: &RawHypervisor, machine: &Machine, boot: Option<&Boot>) -> Places {
         let bridges = self.at_most(BRIDGES, raw.default_bridges, 5);
         let root_ports = self.at_most(ROOT_PORTS, raw.pcie_root_port, 16);
         let switch_ports = self.at_most(SWITCH_PORTS, raw.pcie_switch_port, 16);
-        self.root_bus(raw, [bridges, root_ports, switch_ports.min(1)], images, boot);
+        self.fit(raw, machine, [bridges, root_ports, switch_ports.min(1)], boot);
         Places { bridges, root_ports, switch_ports }
     }
 
@@ -41,9 +40,9 @@ impl Checker<'_> {
         asked.min(most)
     }
 
-    /// The slots of the root bus that places, images and the machine's own devices share, as [`vmm::VmSpec`] counts them.
-    fn root_bus(&mut self, raw: &RawHypervisor, places: [u32; 3], images: usize, boot: Option<&Boot>) {
-        const SLOTS: usize = 30;
+    /// The places of the board that these, images and the machine's own devices share, as [`vmm::VmSpec`] counts them.
+    fn fit(&mut self, raw: &RawHypervisor, machine: &Machine, places: [u32; 3], boot: Option<&Boot>) {
+        let can = machine.capabilities();
         let is_disk = matches!(boot, Some(Boot::Image { driver, .. }) if *driver != ImageDriver::Nvdimm);
         // Random numbers, vsock and the share are always there.
         let own = [
@@ -53,19 +52,25 @@ impl Checker<'_> {
             !raw.use_legacy_serial,
             is_disk,
             raw.reclaim_guest_freed_memory,
-            raw.enable_virtio_mem,
-            MachineOptions::parse(&raw.machine_accelerators).is_ok_and(|options| options.usb()),
+            raw.enable_virtio_mem && can.memory_devices,
+            machine.options().switch("usb") == Some(true),
         ];
         let own = own.into_iter().filter(|is_there| *is_there).count();
-        let asked = places.iter().sum::<u32>() as usize + images;
-        let has_bus = raw.machine_type != MachineType::Microvm;
-        if has_bus && asked + own > SLOTS && self.sound(&[ROOT_PORTS, EXTENSIONS]) {
-            let room = SLOTS - own;
-            let what = format!(
-                "bridges, root ports, a switch and extension images are {asked}, and the board has room for {room}: \
-                 lower {BRIDGES} or this, or take away images"
-            );
-            self.problem(ROOT_PORTS, what);
+        // Whatever else is wrong with images, they are as many.
+        let (images, all) = (raw.guest_extension_images.len(), machine.places() as usize);
+        let (places, room) = (if can.pci { places.iter().sum() } else { 0 }, all - own);
+        if places as usize + images <= room || !self.sound(&[ROOT_PORTS]) {
+            return;
         }
+        let (key, remedy) = if can.pci {
+            (ROOT_PORTS, format!("lower {BRIDGES} or this, or take away images"))
+        } else {
+            (EXTENSIONS, "take some away".to_owned())
+        };
+        let what = format!(
+            "bridges, root ports, a switch and extension images are {}, and the board has room for {room}: {remedy}",
+            places as usize + images
+        );
+        self.problem(key, what);
     }
 }

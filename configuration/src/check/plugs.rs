@@ -18,11 +18,11 @@ impl Checker<'_> {
         match (hot, cold) {
             (None, None) => PassThrough::Never,
             (None, Some(port)) => {
-                self.made_for(COLD);
+                self.made_with_port(raw, COLD, port);
                 PassThrough::Cold { devices: Vec::new(), port }
             }
             (Some((key, port)), None) => {
-                self.made_for(key);
+                self.made_with_port(raw, key, port);
                 PassThrough::Hot(port)
             }
             (Some((key, port)), Some(_)) => {
@@ -33,6 +33,23 @@ impl Checker<'_> {
                 PassThrough::Hot(port)
             }
         }
+    }
+
+    /// A port that the machine has none of is no place for a device.
+    fn made_with_port(&mut self, raw: &RawHypervisor, key: &str, port: VfioPort) {
+        let (ports, count) = match port {
+            VfioPort::Root => ("pcie_root_port", raw.pcie_root_port),
+            VfioPort::Switch => ("pcie_switch_port", raw.pcie_switch_port),
+            VfioPort::Bridge => ("default_bridges", raw.default_bridges),
+        };
+        if count > 0 {
+            return self.made_for(key);
+        }
+        let what = format!(
+            "the machine has no such port, of which {ports} is the number; and this version gives containers none of \
+             these devices"
+        );
+        self.warning(key, what);
     }
 
     /// Warns that a key makes the machine ready for devices that containers do not get yet.

@@ -134,6 +134,7 @@ fn e7_no_annotation_is_allowed_that_is_not_listed_and_the_error_says_how_to_list
 fn e7_every_annotation_that_sets_a_key_changes_the_checked_value_or_warns_as_the_key_does() {
     let (place, lists) = permissive();
     let before = place.load_for(&lists, &[]).unwrap();
+    let usual = texts(&before.warnings);
     for (group, known) in every() {
         let name = match known.target {
             Target::Key(name, _) | Target::Instead(name, _) | Target::Path(name, _) => name,
@@ -156,7 +157,8 @@ fn e7_every_annotation_that_sets_a_key_changes_the_checked_value_or_warns_as_the
             assert_ne!(loaded.configuration, before.configuration, "{annotation} = {value}");
         } else {
             let warning = format!("annotation {annotation}: recognised, not honoured by this version");
-            let more = &texts(&loaded.warnings)[before.warnings.len()..];
+            let mut more = texts(&loaded.warnings);
+            more.retain(|warning| !usual.contains(warning));
             assert_eq!(more, [warning], "{value}");
         }
     }
@@ -329,6 +331,13 @@ fn s_b1_kernel_parameters_that_open_a_way_into_the_guest_are_refused() {
     for word in [
         "init=/bin/sh",
         "rdinit=/bin/sh",
+        "KATA_AGENT_SERVER_ADDR=vsock://1",
+        "LD_PRELOAD=/run/x.so",
+        "SYSTEMD_UNIT_PATH=/x",
+        "rescue",
+        "single",
+        "-b",
+        "1",
         "agent.debug_console",
         "agent.debug-console",
         "agent.debug_console_vport=1026",

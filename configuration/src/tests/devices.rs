@@ -281,6 +281,11 @@ fn e3_keys_that_change_nothing_on_this_machine_are_named() {
         ("enable_numa = true", "default_maxvcpus = 4".to_owned()),
         ("", "vhost_user_reconnect_timeout_sec = 5, snp_guest_policy = 7".to_owned()),
         (protected, "snp_guest_policy = 7".to_owned()),
+        ("", "disable_image_nvdimm = true, vhost_user_store_path = '/usr'".to_owned()),
+        ("", "tdx_quote_generation_service_socket_port = 5".to_owned()),
+        ("shared_fs = 'virtio-9p'", "virtio_fs_cache = 'never', virtio_fs_queue_size = 512".to_owned()),
+        ("shared_fs = 'virtio-fs', virtio_fs_daemon = '@DIR@/virtiofsd'", "msize_9p = 65536".to_owned()),
+        ("machine_type = 'microvm'", "indep_iothreads = 1, num_queues = 2, queue_size = 64".to_owned()),
     ] {
         let text = format!("hypervisor.qemu = {{{}}}", [machine, &keys].join(",").trim_start_matches(','));
         let warnings = place.load_with(&text).unwrap().warnings;
@@ -400,4 +405,57 @@ fn d21_rates_are_kept_where_they_can_be() {
     refused(&place, &[(&format!("{key} = 10"), key, "10 bits per second are no network")]);
     let none = format!("{key} = 1\nruntime.internetworking_model = 'none'");
     assert!(place.load_with(&none).unwrap().warnings[0].to_string().contains("has no effect"));
+}
+
+#[test]
+fn a12_processors_are_of_a_size_that_qemu_makes() {
+    let place = Place::new();
+    let key = "hypervisor.qemu.cpu_features";
+    let with = |accelerator, bits| {
+        format!("hypervisor.qemu = {{accelerator = '{accelerator}', cpu_features = 'phys-bits={bits}'}}")
+    };
+    refused(&place, &[(&with("tcg", 36), key, "is not within 40 and 40")]);
+    refused(&place, &[(&with("kvm", 53), key, "is not within 32 and 52")]);
+    let loaded = place.load_with(&with("kvm", 36)).unwrap();
+    // 64 GiB, less what is not memory and what aligns ten slots; the host's is less.
+    assert_eq!(loaded.configuration.hypervisor.default_maxmemory_mib, 16 << 10);
+    let offset = with("kvm", 36).replace('{', "{memory_offset = 1048576, ");
+    refused(&place, &[(&offset, "hypervisor.qemu.memory_offset", "more than the 22528 that")]);
+    for feature in ["+pmu=off", "help", "?"] {
+        refused(&place, &[(&format!("{key} = '{feature}'"), key, "is not of the form")]);
+    }
+}
+
+#[test]
+fn a18_an_iommu_has_a_split_interrupt_controller() {
+    let place = Place::new();
+    let key = "hypervisor.qemu.machine_accelerators";
+    let with = |accelerator, told| {
+        format!(
+            "hypervisor.qemu = {{accelerator = '{accelerator}', enable_iommu = true, \
+             machine_accelerators = 'kernel_irqchip={told}'}}"
+        )
+    };
+    refused(&place, &[(&with("kvm", "on"), key, "goes without enable_iommu")]);
+    place.load_with(&with("kvm", "split")).unwrap();
+    place.load_with(&with("tcg", "on")).unwrap();
+}
+
+#[test]
+fn a8_a_board_without_pci_has_places_for_so_many_devices() {
+    let place = Place::new();
+    let images = |count| {
+        let names = (0..count).map(|number| format!("{{name = 'i{number}', path = '@DIR@/image'}}"));
+        format!("guest_extension_images = [{}]", names.collect::<Vec<_>>().join(", "))
+    };
+    let with = |count, options| {
+        let images = images(count);
+        format!(
+            "hypervisor.qemu = {{machine_type = 'microvm', machine_accelerators = '{options}', {images}}}"
+        )
+    };
+    let key = "hypervisor.qemu.guest_extension_images";
+    place.load_with(&with(16, "")).unwrap();
+    place.load_with(&with(4, "ioapic2=off")).unwrap();
+    refused(&place, &[(&with(5, "ioapic2=off"), key, "the board has room for 4: take some away")]);
 }

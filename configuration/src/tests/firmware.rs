@@ -63,7 +63,7 @@ fn a26_flash_memory_is_no_more_than_the_board_has_room_for() {
         "firmware = '@DIR@/code', firmware_volume = '@DIR@/vars'",
         "pflashes = ['@DIR@/code', '@DIR@/vars']",
     );
-    let what = "more than the 8388608 bytes of flash memory";
+    let what = "more than the 8388608 bytes that the board has";
     for (text, key) in [(pair, "firmware"), (flashes, "pflashes")] {
         let key = format!("hypervisor.qemu.{key}");
         refused(&place, &[(&format!("hypervisor.qemu = {{{text}}}"), &key, what)]);
@@ -72,6 +72,15 @@ fn a26_flash_memory_is_no_more_than_the_board_has_room_for() {
     }
     place.sparse("vars", 1 << 20);
     place.load_with(&format!("hypervisor.qemu = {{{pair}}}")).unwrap();
+    let (key, options) = ("hypervisor.qemu.firmware", "hypervisor.qemu.machine_accelerators");
+    let less = format!("hypervisor.qemu = {{{pair}, machine_accelerators = 'max-fw-size=4096k'}}");
+    refused(&place, &[(&less, key, "more than the 4194304 bytes")]);
+    for room in ["16777217", "much", "32M"] {
+        let text = format!("{options} = 'max-fw-size={room}'");
+        refused(&place, &[(&text, options, "is no number of bytes up to 16777216")]);
+    }
+    place.sparse("bios", (16 << 20) + 65536);
+    refused(&place, &[("hypervisor.qemu.firmware = '@DIR@/bios'", key, "more than the 16777216 bytes")]);
 }
 
 #[test]

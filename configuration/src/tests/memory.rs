@@ -169,8 +169,15 @@ fn huge_pages_are_whole_in_every_node() {
             (&format!("{pages}, enable_numa = true}}"), key, "in each of 3 NUMA nodes; set a multiple of 6,"),
         ],
     );
-    for right in ["default_memory = 2050", "default_memory = 2052, enable_numa = true"] {
-        place.load_with(&format!("{pages}, {right}}}")).unwrap();
+    for (right, step, most) in [
+        ("default_memory = 2050", 2, 4096),
+        ("default_memory = 2052, enable_numa = true", 6, 2052 + 340 * 6),
+        ("default_memory = 2050, file_mem_backend = ''", 2, 4096),
+    ] {
+        // More memory, too, is whole pages.
+        let loaded = place.load_with(&format!("{pages}, {right}, default_maxmemory = 4097}}")).unwrap();
+        let hypervisor = loaded.configuration.hypervisor;
+        assert_eq!((hypervisor.memory_step_mib, hypervisor.default_maxmemory_mib), (step, most), "{right}");
     }
     place.load_with("hypervisor.qemu = {default_memory = 2047}").unwrap();
     place.host.huge_page_kib = 1 << 20;

@@ -97,6 +97,10 @@ fn what_is_wrong_with_several_values_of_one_key_is_all_told() {
         ("kernel_params = \"a\\u0001 b c\\u0002\"", ["a\\u{1}", "c\\u{2}"]),
         ("guest_extension_images = [{name = 7}, {size = 1}]", ["not a string", "\"size\" is unknown"]),
         ("virtio_fs_extra_args = ['--fd=3', '-o']", ["\"--fd=3\"", "\"-o\""]),
+        (
+            "guest_extension_images = [{name = '', path = '/no', verity_params = 'x=1'}]",
+            ["path: /no", "verity_params: "],
+        ),
     ] {
         let found = problems(place.load_with(&format!("hypervisor.qemu.{text}")));
         assert_eq!(found.len(), 1, "{found:?}");
@@ -127,4 +131,34 @@ fn what_is_wrong_with_several_values_of_one_key_is_all_told() {
     // Firmware that is not there is no reason to ask for some.
     let flashes = "hypervisor.qemu = {confidential_guest = true, pflashes = ['/no', '/no', '/no']}";
     assert_eq!(problems(place.load_with(flashes)).len(), 1);
+}
+
+#[test]
+fn one_mistake_does_not_hide_another_that_depends_on_the_same() {
+    let place = Place::new();
+    place.sparse("big", 3 << 30);
+    let images = "guest_extension_images = [{name = 'a', path = '/no'}, {name = 'b', path = '@DIR@/image'}, {name = 'c', path = '@DIR@/image'}]";
+    for (text, keys) in [
+        (
+            "enable_hugepages = true, enable_numa = true, default_memory = 257, numa_mapping = ['x']"
+                .to_owned(),
+            ["default_memory", "numa_mapping"],
+        ),
+        (
+            format!(
+                "default_bridges = 5, pcie_root_port = 16, pcie_switch_port = 4, {images}, use_legacy_serial = false, reclaim_guest_freed_memory = true, enable_virtio_mem = true"
+            ),
+            ["guest_extension_images", "pcie_root_port"],
+        ),
+        ("default_memory = 255, initrd = '@DIR@/big'".to_owned(), ["default_memory", "initrd"]),
+    ] {
+        let found = problems(place.load_with(&format!("hypervisor.qemu = {{{text}}}")));
+        assert_eq!(found.len(), keys.len(), "{found:?}");
+        for key in keys {
+            assert!(
+                found.iter().any(|one| one.concerns(&format!("hypervisor.qemu.{key}"))),
+                "{key}: {found:?}"
+            );
+        }
+    }
 }

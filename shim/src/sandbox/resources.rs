@@ -83,9 +83,19 @@ pub(super) fn at_boot(
     }
     let wanted = known_at_boot(configuration, spec)?;
     warn_of_what_is_missing(wanted, most, log);
-    let blocks = (wanted.mib - default.mib).div_ceil(BLOCK_MIB);
-    let whole = Size { mib: default.mib.saturating_add(blocks.saturating_mul(BLOCK_MIB)), ..wanted };
+    let block = common_multiple(BLOCK_MIB, configuration.hypervisor.memory_step_mib);
+    let blocks = (wanted.mib - default.mib).div_ceil(block);
+    let whole = Size { mib: default.mib.saturating_add(blocks.saturating_mul(block)), ..wanted };
     Ok(whole.min(most))
+}
+
+/// The least of two numbers, or the most there is; none is a multiple of 0 but 0.
+fn common_multiple(one: u64, other: u64) -> u64 {
+    let (mut divisor, mut rest) = (one, other);
+    while rest != 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    one.checked_div(divisor).unwrap_or(0).saturating_mul(other)
 }
 
 /// What is needed, as far as that can be known before there is a machine: a pod's containers are still to come, but
@@ -112,6 +122,8 @@ pub(super) struct Resources {
     default: Size,
     most: Size,
     growth: Growth,
+    /// What QEMU takes memory in multiples of, in MiB.
+    step_mib: u64,
     containers: Mutex<HashMap<String, Limits>>,
     /// Held across a change of the machine, so that each starts from what the one before came to.
     machine: AsyncMutex<Machine>,
@@ -132,7 +144,7 @@ struct Machine {
     /// What containers needed when it was last changed, whether it could have that or not. Nothing while a change is
     /// under way: whoever made it may have gone.
     asked: Option<Size>,
-    /// MiB of a block of the guest's memory, once that was asked for; 0 if its kernel takes no more memory.
+    /// MiB of a block of the guest's memory, or more of them where QEMU takes no less, once that was asked for; 0 if its kernel takes no more memory.
     block_mib: Option<u64>,
     /// Whether it was said that the machine cannot grow.
     warned: bool,
@@ -161,6 +173,7 @@ impl Resources {
             default,
             most,
             growth,
+            step_mib: configuration.hypervisor.memory_step_mib,
             containers: Mutex::default(),
             machine: AsyncMutex::new(machine),
             log: log.clone(),
@@ -277,7 +290,7 @@ impl Resources {
             return Ok(known);
         }
         let details = agent.guest_details().await.map_err(|error| error.to_string())?;
-        let mib = details.mem_block_size_bytes >> 20;
+        let mib = common_multiple(details.mem_block_size_bytes >> 20, self.step_mib);
         machine.block_mib = Some(mib);
         Ok(mib)
     }
@@ -390,5 +403,20 @@ impl Sandbox {
                 warn!(sandbox.log, "the virtual machine keeps what containers no longer need"; "why" => why);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::common_multiple;
+
+    #[test]
+    fn memory_comes_in_blocks_of_the_guest_s_that_are_whole_pages_of_the_host_s() {
+        for (block, step, both) in
+            [(128, 1, 128), (128, 6, 384), (128, 1024, 1024), (2048, 1024, 2048), (0, 6, 0)]
+        {
+            assert_eq!(common_multiple(block, step), both, "{block} and {step}");
+        }
+        assert_eq!(common_multiple(u64::MAX, u64::MAX - 1), u64::MAX, "a guest may say anything");
     }
 }

@@ -186,7 +186,7 @@ fn vsock_of(hypervisor: &Hypervisor) -> VsockSpec {
     }
 }
 
-/// Nothing attaches block devices yet, and a controller that nobody needs takes a tenth of a cold start.
+/// Disks of containers are devices of virtio-blk, and a controller that nobody needs takes a tenth of a cold start.
 fn block_of(hypervisor: &Hypervisor) -> Block {
     let block = hypervisor.block.clone();
     match block.driver {

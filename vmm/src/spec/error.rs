@@ -106,12 +106,17 @@ pub enum SpecError {
         "distances {0:?} between NUMA nodes: 10 from each to itself and 10 to 254 to each other would do"
     )]
     NumaDistances(Vec<Vec<u8>>),
-    /// More devices than the root bus has room for.
+    /// More devices than the board has places for.
     #[error(
-        "{0} bridges, ports and devices on the root PCI bus, which has room for 30: lower default_bridges or \
+        "bridges, ports and devices are {asked}, and the board has places for {most}: lower default_bridges or \
          pcie_root_port, or take away guest_extension_images"
     )]
-    RootBus(u32),
+    Places {
+        /// How many there are.
+        asked: u32,
+        /// How many there can be.
+        most: u32,
+    },
     /// More ports of a switch than make sense.
     #[error("{0} ports of a PCI Express switch: at most 16 would do")]
     SwitchPorts(u32),

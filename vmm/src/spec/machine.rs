@@ -82,6 +82,17 @@ impl Machine {
         }
     }
 
+    /// How many devices the board has places for beside its own: slots of its root bus, or windows of memory for one
+    /// virtio device each, of which a second interrupt controller has most.
+    #[must_use]
+    pub fn places(&self) -> u32 {
+        match self {
+            Machine::Q35(_) | Machine::Virt(_) => 30,
+            Machine::Microvm(options) if options.switch("ioapic2") == Some(false) => 8,
+            Machine::Microvm(_) => 24,
+        }
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Machine::Q35(_) => "the board q35",
@@ -90,9 +101,6 @@ impl Machine {
         }
     }
 }
-
-/// Slots of the root bus beside those of the board itself, the first and the last.
-const ROOT_BUS_SLOTS: u32 = 30;
 
 impl VmSpec {
     /// Checks what no single value can: whether the parts can be had together.
@@ -125,8 +133,9 @@ impl VmSpec {
         let within = self.numa_clash().or_else(|| self.protection_clash());
         let within = within.or_else(|| self.sgx_clash()).or_else(|| self.rootless_clash());
         within.map_or(Ok(()), |(what, with)| Err(SpecError::Clash { what, with }))?;
-        if can.pci && self.root_bus_slots() > ROOT_BUS_SLOTS {
-            return Err(SpecError::RootBus(self.root_bus_slots()));
+        let (asked, most) = (self.root_bus_slots(), self.machine.places());
+        if asked > most {
+            return Err(SpecError::Places { asked, most });
         }
         self.extensions_differ()?;
         self.check_kernel_line()?;
@@ -144,7 +153,7 @@ impl VmSpec {
         if line < COMMAND_LINE { Ok(()) } else { Err(SpecError::CommandLine(line)) }
     }
 
-    /// How many slots of the root bus are taken from the start.
+    /// How many of [`Machine::places`] are taken from the start.
     pub(crate) fn root_bus_slots(&self) -> u32 {
         let places = self.pci.bridges() + self.pci.root_ports() + u32::from(self.pci.switch_ports() > 0);
         let image =
@@ -160,7 +169,7 @@ impl VmSpec {
             self.has_balloon(),
             self.virtio_mem().is_some(),
             self.panic_dump.is_some() && matches!(self.machine, Machine::Virt(_)),
-            self.machine.options().usb(),
+            self.machine.options().switch("usb") == Some(true),
             // Ports for what comes once the state is there. One takes the slot of the vsock that is not there before.
             self.origin != Origin::Boot,
         ];

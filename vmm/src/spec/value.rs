@@ -139,11 +139,17 @@ impl MachineOptions {
         self.0.iter().map(String::as_str)
     }
 
-    /// Whether the board has its USB controllers, which take a slot of its bus.
+    /// What an option is set to: its last value counts, and QEMU reads `_` for `-`.
     #[must_use]
-    pub fn usb(&self) -> bool {
-        let word = self.iter().filter_map(|option| option.strip_prefix("usb=")).last();
-        word.is_some_and(|word| ["on", "yes", "true", "y"].contains(&word))
+    pub fn value(&self, name: &str) -> Option<&str> {
+        let named = |option: &&str| option.split('=').next().is_some_and(|own| own.replace('_', "-") == name);
+        self.iter().filter(named).last().and_then(|option| option.split_once('=')).map(|(_, value)| value)
+    }
+
+    /// Whether an option is on or off, where it says.
+    #[must_use]
+    pub fn switch(&self, name: &str) -> Option<bool> {
+        self.value(name).map(|value| ["on", "yes", "true", "y"].contains(&value))
     }
 }
 
@@ -204,6 +210,13 @@ impl CpuFeatures {
         entries.map(cpu_feature).collect::<Result<_, _>>().map(CpuFeatures)
     }
 
+    /// How many bits the guest's addresses have, where a feature says so.
+    #[must_use]
+    pub fn address_bits(&self) -> Option<u32> {
+        let bits = |feature: &str| feature.replace('_', "-").strip_prefix("phys-bits=")?.parse().ok();
+        self.iter().filter_map(bits).last().filter(|bits| *bits > 0)
+    }
+
     /// The features, in the order given.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
@@ -217,8 +230,13 @@ impl fmt::Display for CpuFeatures {
 }
 
 fn cpu_feature(entry: &str) -> Result<String, SpecError> {
-    let name = entry.strip_prefix(['+', '-']).unwrap_or(entry).split('=').next().unwrap_or_default();
-    if !name.is_empty() && entry.chars().all(|c| c.is_ascii_graphic()) {
+    // A sign is a switch of its own.
+    let (signed, bare) = entry.strip_prefix(['+', '-']).map_or((false, entry), |bare| (true, bare));
+    let name = bare.split('=').next().unwrap_or_default();
+    let is_switch = !signed || !bare.contains('=');
+    // It would have QEMU list what there is.
+    let is_feature = is_word(name, 64) && name != "help" && is_switch;
+    if is_feature && entry.chars().all(|c| c.is_ascii_graphic()) {
         return Ok(entry.to_owned());
     }
     Err(SpecError::CpuFeature(entry.to_owned()))
@@ -382,8 +400,14 @@ mod tests {
     fn cpu_features_have_names() {
         let features = CpuFeatures::parse("pmu=off,+avx,-avx2, x2apic,").unwrap();
         assert_eq!(features.iter().collect::<Vec<_>>(), ["pmu=off", "+avx", "-avx2", "x2apic"]);
-        for list in ["+", "-", "=on", "+=on", "pmu=off,-", "a b"] {
+        for list in ["+", "-", "=on", "+=on", "pmu=off,-", "a b", "+pmu=off", "help", "?", "host-phys-bits,?"]
+        {
             assert!(CpuFeatures::parse(list).is_err(), "{list:?}");
+        }
+        for (list, bits) in
+            [("pmu=off", None), ("phys-bits=36", Some(36)), ("phys_bits=36,phys-bits=0", None)]
+        {
+            assert_eq!(CpuFeatures::parse(list).unwrap().address_bits(), bits, "{list}");
         }
     }
 

@@ -288,12 +288,17 @@ proptest! {
             ..super::tests::spec()
         });
         prop_assert_eq!(spec.check(), Ok(()));
-        let (arguments, _) = rendered(&spec, vsock, shares);
+        let (arguments, has_share) = rendered(&spec, vsock, shares);
         are_distinct(&claims(&arguments))?;
         let devices = arguments.windows(2).filter(|pair| pair[0] == "-device").map(|pair| &pair[1]);
-        for device in devices.map(|device| device.to_string_lossy()) {
+        let devices: Vec<_> = devices.map(|device| device.to_string_lossy()).collect();
+        for device in &devices {
             prop_assert!(!device.contains("-pci\"") && !device.contains("pcie"), "{}", device);
         }
+        let in_windows = devices.iter().filter(|device| device.contains("-device\"")).count();
+        let expected =
+            spec.root_bus_slots() as usize - usize::from(spec.share.is_some()) + usize::from(has_share);
+        prop_assert_eq!(in_windows, expected, "{:?}", devices);
     }
 
     #[test]

@@ -183,9 +183,28 @@ fn a15_a_root_bus_without_room_is_refused() {
     let pci = PciPlaces::new(5, 16, Window::default()).unwrap().with_switch(1).unwrap();
     let with = |disks| VmSpec { pci, vhost_user: vec![disk.clone(); disks], ..spec() };
     assert_eq!(with(4).check(), Ok(()));
-    assert_eq!(with(5).check(), Err(SpecError::RootBus(31)));
+    assert_eq!(with(5).check(), Err(SpecError::Places { asked: 31, most: 30 }));
     let usb = |word| Machine::Q35(MachineOptions::parse(word).unwrap());
     let with_usb = |word| VmSpec { machine: usb(word), ..with(4) }.check();
-    assert_eq!(with_usb("usb=on"), Err(SpecError::RootBus(31)));
+    assert_eq!(with_usb("usb=on"), Err(SpecError::Places { asked: 31, most: 30 }));
     assert_eq!(with_usb("usb=on,usb=off"), Ok(()));
+}
+
+#[test]
+fn a8_a_board_without_pci_has_places_for_so_many_devices() {
+    let disk = VhostUser::new("/run/a", VhostUserKind::Blk, None).unwrap();
+    let with = |options, count| {
+        let machine = Machine::Microvm(MachineOptions::parse(options).unwrap());
+        VmSpec { vhost_user: vec![disk.clone(); count], ..fixed(machine) }.check()
+    };
+    let own = 4;
+    for (options, most) in [("", 24), ("ioapic2=on", 24), ("ioapic2=off", 8)] {
+        assert_eq!(with(options, most - own), Ok(()), "{options}");
+        let (asked, most) = (most as u32 + 1, most as u32);
+        assert_eq!(
+            with(options, most as usize - own + 1),
+            Err(SpecError::Places { asked, most }),
+            "{options}"
+        );
+    }
 }

@@ -5,6 +5,7 @@
 
 mod guest;
 mod measure;
+mod pods;
 mod report;
 mod templates;
 mod translation;

@@ -13,7 +13,7 @@ use tests::{Case, Context, Failure, Result, World, check_eq};
 
 use crate::guest::{self, rate};
 use crate::report::{Report, median, say};
-use crate::templates;
+use crate::{pods, templates};
 
 const EXECS: usize = 30;
 const STREAM: usize = 64 << 20;
@@ -42,14 +42,16 @@ pub(crate) fn all(world: &World, report: &mut Report) -> Result<()> {
     step("execs, streams and memory");
     world.case(|case| running_pod(case, report))?;
     step("a guest without a shim");
-    world.case(|case| guest::measure(case, report))
+    world.case(|case| guest::measure(case, report))?;
+    step("pods");
+    pods::measure(report)
 }
 
-fn rounds() -> usize {
+pub(crate) fn rounds() -> usize {
     env::var("KATA_BENCH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
 }
 
-fn millis(time: Duration) -> f64 {
+pub(crate) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
@@ -209,7 +211,7 @@ fn stdin(case: &Case<'_>, task: &TaskClient) -> Result<f64> {
 }
 
 /// Proportional set size in KiB: a page shared by n processes counts 1/n.
-fn pss_kib(pid: u32) -> Result<f64> {
+pub(crate) fn pss_kib(pid: u32) -> Result<f64> {
     let mut text = String::new();
     File::open(format!("/proc/{pid}/smaps_rollup"))?.read_to_string(&mut text)?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
@@ -218,7 +220,7 @@ fn pss_kib(pid: u32) -> Result<f64> {
 }
 
 /// A process and all that descend from it.
-fn family(first: u32) -> Vec<u32> {
+pub(crate) fn family(first: u32) -> Vec<u32> {
     let mut all = vec![first];
     let mut next = 0;
     while let Some(&pid) = all.get(next) {

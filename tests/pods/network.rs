@@ -5,7 +5,6 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns};
 use tests::case::PATIENCE;
 use tests::command::run;
 use tests::pods::{Pod, PodWorld};
@@ -101,10 +100,8 @@ fn host_and_pod(world: &PodWorld, pod: &Pod<'_>, id: &str, addresses: &[String])
 
 /// Answers a question for each of the gateways, on the pods' host.
 fn name_server(world: &PodWorld) -> Result<thread::JoinHandle<Result<()>>> {
-    let namespace = std::fs::File::open(format!("/proc/{}/ns/net", world.host()))?;
     let (bound, ready) = std::sync::mpsc::channel();
-    let server = thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    let server = world.on_host_network(move || {
         let socket = UdpSocket::bind("[::]:53")?;
         socket.set_read_timeout(Some(Duration::from_secs(60)))?;
         let _ = bound.send(());
@@ -114,7 +111,7 @@ fn name_server(world: &PodWorld) -> Result<thread::JoinHandle<Result<()>>> {
             socket.send_to(&answer(&question[..length]), asker)?;
         }
         Ok(())
-    });
+    })?;
     ready.recv_timeout(Duration::from_secs(5))?;
     Ok(server)
 }
@@ -181,15 +178,13 @@ fn took(act: impl FnOnce() -> Result<()>) -> Result<Duration> {
 
 /// Counts what one sender sends to a port of the pods' host.
 fn counter(world: &PodWorld) -> Result<(u16, thread::JoinHandle<Result<u64>>)> {
-    let namespace = std::fs::File::open(format!("/proc/{}/ns/net", world.host()))?;
     let (bound, ready) = std::sync::mpsc::channel();
-    let counter = thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    let counter = world.on_host_network(move || {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         let _ = bound.send(listener.local_addr()?.port());
         let (mut sender, _) = listener.accept()?;
         sender.set_read_timeout(Some(Duration::from_secs(60)))?;
         Ok(std::io::copy(&mut sender, &mut std::io::sink())?)
-    });
+    })?;
     Ok((ready.recv_timeout(Duration::from_secs(5))?, counter))
 }

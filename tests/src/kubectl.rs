@@ -164,7 +164,7 @@ impl Server {
         let (namespace, address) = (File::open(&self.host)?, address.to_owned());
         let dial = thread::spawn(move || {
             setns(namespace, CloneFlags::CLONE_NEWNET)?;
-            Ok(TcpStream::connect(&address).context(&address)?)
+            TcpStream::connect(&address).context(&address)
         });
         dial.join().map_err(|_| Failure::new("the thread that dials panicked"))?
     }

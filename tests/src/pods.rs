@@ -1,10 +1,10 @@
 //! Pods by containerd's CRI, as kubelet makes them: a containerd in a network of its own, with a bridge for the pods.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::sleep;
+use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
 use k8s_cri::v1::{
@@ -12,6 +12,7 @@ use k8s_cri::v1::{
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
     PodSandboxMetadata,
 };
+use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 
 use crate::assets::Assets;
@@ -33,6 +34,9 @@ const NAMESPACE: &str = "k8s.io";
 
 /// How long CRI may take to see an image that was imported.
 const IMAGES: Duration = Duration::from_secs(30);
+
+/// The shim's program.
+const SHIM: &str = "containerd-shim-kata-v2";
 
 /// What pods may ask of their machine.
 const ANNOTATIONS: [&str; 2] = ["rx_rate_limiter_max_rate", "tx_rate_limiter_max_rate"];
@@ -75,6 +79,31 @@ impl PodWorld {
     /// containerd's process, whose network and mounts are the pods' host's.
     pub fn host(&self) -> u32 {
         self.containerd.pid()
+    }
+
+    /// Does something on a thread in the network of the pods' host.
+    pub fn on_host_network<T: Send + 'static>(
+        &self,
+        act: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<JoinHandle<Result<T>>> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.host()))?;
+        Ok(spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            act()
+        }))
+    }
+
+    /// The process id of a pod's shim.
+    pub fn shim_of(&self, pod: &str) -> Result<u32> {
+        let processes = fs::read_dir("/proc")?.flatten();
+        let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_shim = |id: &u32| {
+            let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            let mut words = line.split(|byte| *byte == 0);
+            words.next().is_some_and(|name| name.ends_with(SHIM.as_bytes()))
+                && words.any(|word| word == pod.as_bytes())
+        };
+        ids.find(is_shim).context(format!("the shim of pod {pod}"))
     }
 
     /// containerd's socket.

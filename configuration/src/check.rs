@@ -15,6 +15,7 @@ mod places;
 mod plugs;
 mod rates;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use crate::host::Host;
 use crate::kernel_line;
 use crate::keys::{AGENT, FACTORY, HYPERVISOR, QEMU_FACTORY, RUNTIME, TEMPLATES};
 use crate::raw::{RawFactory, RawRuntime};
-use crate::runtime::Runtime;
+use crate::runtime::{BindMount, Runtime};
 use crate::survey::{Report, Values};
 use crate::tree::Tree;
 
@@ -53,6 +54,7 @@ pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Repor
 }
 
 const KERNEL_PARAMS: &str = "hypervisor.qemu.kernel_params";
+const BIND_MOUNTS: &str = "runtime.sandbox_bind_mounts";
 const NO_NETNS: &str = "runtime.disable_new_netns";
 const GUEST_LABEL: &str = "runtime.guest_selinux_label";
 
@@ -91,7 +93,9 @@ impl Checker<'_> {
             let what = format!("goes with internetworking_model = \"none\", not {:?}", model.word());
             self.problem(NO_NETNS, what);
         }
+        let bind_mounts = self.bind_mounts(&raw.sandbox_bind_mounts);
         Runtime {
+            bind_mounts,
             debug: raw.enable_debug,
             disable_guest_seccomp: raw.disable_guest_seccomp,
             guest_selinux_label: raw.guest_selinux_label,
@@ -100,6 +104,20 @@ impl Checker<'_> {
             static_resources: raw.static_sandbox_resource_mgmt,
             sandbox_cgroup_only: raw.sandbox_cgroup_only,
         }
+    }
+
+    /// Each is there, and of a name of its own.
+    fn bind_mounts(&mut self, paths: &[String]) -> Vec<BindMount> {
+        let mut names = HashSet::new();
+        let mounts = paths.iter().map(|path| {
+            let mount = BindMount::parse(path)?;
+            if names.insert(mount.name.clone()) {
+                return Ok(mount);
+            }
+            Err(format!("{path}: another one is called {:?}, too; guests see them by that name", mount.name))
+        });
+        let mounts: Vec<_> = mounts.collect();
+        self.each(BIND_MOUNTS, mounts.into_iter())
     }
 
     /// Of two tables with the same keys the one that asks for something: Kata's files have both. The directory is made

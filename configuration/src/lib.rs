@@ -45,7 +45,7 @@ pub use factory::Factory;
 pub use finding::{Finding, LoadError, Origin, Place};
 pub use hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking, Rates, VhostUserStore};
 pub use program::Program;
-pub use runtime::Runtime;
+pub use runtime::{BindMount, Runtime};
 
 use annotations::Annotations;
 use find::Search;

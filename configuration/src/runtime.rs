@@ -1,8 +1,11 @@
 //! The shim's own behaviour.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::choice::InternetworkingModel;
+use crate::program::reason;
 
 /// `[runtime]`, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +22,42 @@ pub struct Runtime {
     pub internetworking_model: InternetworkingModel,
     /// The virtual machine has from its start on what is known to be needed, and stays so.
     pub static_resources: bool,
+    /// What of the host every guest sees.
+    pub bind_mounts: Vec<BindMount>,
     /// Everything of a sandbox is in a cgroup of its own, in the pod's.
     pub sandbox_cgroup_only: bool,
+}
+
+/// A file or directory of the host's that guests see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindMount {
+    /// Where it is, an absolute path.
+    pub source: PathBuf,
+    /// What it is called beside the others.
+    pub name: String,
+    /// Guests cannot write there.
+    pub read_only: bool,
+}
+
+impl BindMount {
+    /// Reads a path with, maybe, `:ro` or `:rw` behind it.
+    pub(crate) fn parse(text: &str) -> Result<BindMount, String> {
+        let (path, read_only) = match text.rsplit_once(':') {
+            Some((path, "rw")) => (path, false),
+            Some((path, "ro")) => (path, true),
+            _ => (text, true),
+        };
+        let source = PathBuf::from(path);
+        if !source.is_absolute() {
+            return Err(format!("{text:?} is not an absolute path"));
+        }
+        let name = source.file_name().and_then(|name| name.to_str());
+        let name =
+            name.ok_or_else(|| format!("{text:?} has no name at its end that guests could see it by"))?;
+        let found = fs::metadata(&source).map_err(|error| format!("{path}: {}", reason(&error)))?;
+        if !found.is_dir() && !found.is_file() {
+            return Err(format!("{path} is neither a file nor a directory"));
+        }
+        Ok(BindMount { name: name.to_owned(), source, read_only })
+    }
 }

@@ -18,7 +18,7 @@ pub(super) const KEYS: &[Key] = &[
     text("jaeger_password", "", "password for that place").later(),
     flag("disable_new_netns", false, "QEMU stays in the host's network namespace, as it does anyway; takes internetworking_model none"),
     flag("static_sandbox_resource_mgmt", false, "size the virtual machine once, before it starts, by what is known of its containers then"),
-    texts("sandbox_bind_mounts", &[], "host paths shown read-only to the guest").later(),
+    texts("sandbox_bind_mounts", &[], "paths of the host that every guest sees in sandbox-mounts of the share; read-only, unless one ends in :rw"),
     text("vfio_mode", "guest-kernel", "how passed-through devices look to a container").later(),
     flag("disable_guest_empty_dir", true, "keep emptyDir volumes on the host").later(),
     text("emptydir_mode", "shared-fs", "where emptyDir volumes live").later(),

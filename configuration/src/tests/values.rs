@@ -441,3 +441,22 @@ fn all_problems_are_reported_at_once() {
     assert!(text.starts_with("7 problems in the configuration:\n"), "{text}");
     assert_eq!(texts(&problems).len(), text.lines().count() - 1);
 }
+
+#[test]
+fn e5_what_every_guest_sees_is_there_and_has_a_name_of_its_own() {
+    let place = Place::new();
+    let key = "runtime.sandbox_bind_mounts";
+    let loaded = place.load_with(&format!("{key} = ['/usr', '@DIR@/kernel:rw', '/etc:ro']")).unwrap();
+    let mounts = loaded.configuration.runtime.bind_mounts;
+    let found: Vec<_> = mounts.iter().map(|mount| (mount.name.as_str(), mount.read_only)).collect();
+    assert_eq!(found, [("usr", true), ("kernel", false), ("etc", true)]);
+    for (paths, what) in [
+        ("['usr']", "not an absolute path"),
+        ("['/']", "no name at its end"),
+        ("['/no:rw']", "/no: no such file"),
+        ("['/dev/null']", "neither a file nor a directory"),
+        ("['/usr', '/usr:rw']", "another one is called"),
+    ] {
+        refused(&place, &[(&format!("{key} = {paths}"), key, what)]);
+    }
+}

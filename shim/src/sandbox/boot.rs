@@ -52,7 +52,7 @@ pub(super) async fn boot(
 ) -> Result<Arc<Sandbox>> {
     let configuration = plan.configuration;
     let run_dir = RunDir::create(run_dir::path_of(plan.namespace, plan.id))?;
-    let tree = SharedTree::create(run_dir.path())?;
+    let tree = SharedTree::create(run_dir.path(), &configuration.runtime.bind_mounts)?;
     let machine = vm_spec::of(configuration, &plan, run_dir.path(), tree.exported(), log)?;
     let network = Network::connect(plan.spec, configuration, run_dir.path(), log).await?;
     clock.mark("network_joined");

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use configuration::BindMount;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::error::{Error, Result};
@@ -17,19 +18,25 @@ use crate::error::{Error, Result};
 pub(crate) const TAG: &str = "kataShared";
 pub(crate) const GUEST_DIR: &str = "/run/kata-containers/shared/containers";
 
+/// Where in it a guest finds what the operator shows to all of them.
+const SHOWN: &str = "sandbox-mounts";
+
 /// The shared tree of one sandbox; dropped, it and everything mounted in it is unmounted.
 pub(crate) struct SharedTree {
     mounts: PathBuf,
     shared: PathBuf,
+    /// What the operator shows to every guest.
+    shown: Vec<Mounted>,
 }
 
 impl SharedTree {
-    /// Makes the tree below the run directory.
+    /// Makes the tree below the run directory, with these files and directories of the host's in it.
     ///
     /// # Errors
     /// Names the directory and what the kernel refused.
-    pub(crate) fn create(run_dir: &Path) -> Result<SharedTree> {
-        let tree = SharedTree { mounts: run_dir.join("share/mounts"), shared: run_dir.join("share/shared") };
+    pub(crate) fn create(run_dir: &Path, shown: &[BindMount]) -> Result<SharedTree> {
+        let [mounts, shared] = ["mounts", "shared"].map(|name| run_dir.join("share").join(name));
+        let mut tree = SharedTree { mounts, shared, shown: Vec::new() };
         for dir in [&tree.mounts, &tree.shared] {
             fs::create_dir_all(dir).map_err(Error::io(dir.display()))?;
         }
@@ -38,7 +45,21 @@ impl SharedTree {
         bind(&tree.mounts, &tree.shared)?;
         change(&tree.shared, MsFlags::MS_SLAVE)?;
         change(&tree.shared, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY)?;
+        tree.show(shown)?;
         Ok(tree)
+    }
+
+    fn show(&mut self, mounts: &[BindMount]) -> Result<()> {
+        if !mounts.is_empty() {
+            let dir = self.mounts.join(SHOWN);
+            fs::create_dir(&dir).map_err(Error::io(dir.display()))?;
+        }
+        for mount in mounts {
+            let name = format!("{SHOWN}/{}", mount.name);
+            let attached = self.attach(&mount.source, &name, true, mount.read_only)?;
+            self.shown.push(attached);
+        }
+        Ok(())
     }
 
     /// What QEMU or virtiofsd serves to the guest.
@@ -84,7 +105,7 @@ impl SharedTree {
     /// Makes a read-only view of `source` beside the tree. A mount takes its flags along when it is bound, and so
     /// do the copies that appear in the exported view; made read-only afterwards, those would stay writable.
     fn stage(&self, source: &Path, name: &str, is_dir: bool, recursive: bool) -> Result<Mounted> {
-        let target = self.mounts.with_file_name(format!("staged-{name}"));
+        let target = self.mounts.with_file_name(format!("staged-{}", name.replace('/', "-")));
         stub(&target, is_dir)?;
         let staged = Mounted { target, guest_path: String::new() };
         bind_all(source, &staged.target, recursive)?;
@@ -179,7 +200,7 @@ mod tests {
             let volume = dir.join("volume");
             fs::create_dir(&volume).unwrap();
             fs::write(volume.join("file"), "data").unwrap();
-            let tree = SharedTree::create(&dir.join("run")).unwrap();
+            let tree = SharedTree::create(&dir.join("run"), &[]).unwrap();
             let attached = tree.attach(&volume, "v", true, false).unwrap();
             let seen = tree.exported().join("v/file");
             assert_eq!(fs::read_to_string(&seen).unwrap(), "data");
@@ -196,7 +217,7 @@ mod tests {
         with_private_mounts(|dir| {
             let file = dir.join("file");
             fs::write(&file, "data").unwrap();
-            let tree = SharedTree::create(&dir.join("run")).unwrap();
+            let tree = SharedTree::create(&dir.join("run"), &[]).unwrap();
             let _attached = tree.attach(&file, "f", false, true).unwrap();
             assert!(fs::write(tree.exported().join("f"), "x").is_err());
             assert_eq!(fs::read_to_string(file).unwrap(), "data");
@@ -204,10 +225,37 @@ mod tests {
     }
 
     #[test]
+    fn what_the_operator_shows_to_every_guest_is_there_from_the_start() {
+        with_private_mounts(|dir| {
+            let (certs, state) = (dir.join("certs"), dir.join("state"));
+            for made in [&certs, &state] {
+                fs::create_dir(made).unwrap();
+                fs::write(made.join("file"), "data").unwrap();
+            }
+            let mount = |source: &Path, read_only| {
+                let name = source.file_name().unwrap().to_str().unwrap().to_owned();
+                BindMount { source: source.to_owned(), name, read_only }
+            };
+            let run = dir.join("run");
+            let tree = SharedTree::create(&run, &[mount(&certs, true), mount(&state, false)]).unwrap();
+            let seen = |name: &str| tree.exported().join("sandbox-mounts").join(name).join("file");
+            assert_eq!(fs::read_to_string(seen("certs")).unwrap(), "data");
+            assert!(fs::write(seen("certs"), "x").is_err());
+            fs::write(seen("state"), "changed").unwrap();
+            assert_eq!(fs::read_to_string(state.join("file")).unwrap(), "changed");
+            drop(tree);
+            super::super::run_dir::remove(&run).unwrap();
+            assert!(certs.join("file").exists() && !run.exists());
+            let gone = SharedTree::create(&run, &[mount(&dir.join("no"), true)]).err().unwrap().to_string();
+            assert!(gone.contains("/no"), "{gone}");
+        });
+    }
+
+    #[test]
     fn dropping_the_tree_leaves_directories_that_can_be_removed() {
         with_private_mounts(|dir| {
             let run = dir.join("ns/run");
-            let tree = SharedTree::create(&run).unwrap();
+            let tree = SharedTree::create(&run, &[]).unwrap();
             fs::create_dir(dir.join("v")).unwrap();
             fs::write(dir.join("v/precious"), "data").unwrap();
             std::mem::forget(tree.attach(&dir.join("v"), "v", true, false).unwrap());

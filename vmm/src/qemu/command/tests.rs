@@ -290,6 +290,13 @@ fn a3_a_command_line_that_the_guests_kernel_would_not_read_whole_is_refused() {
 }
 
 #[test]
+fn a39_virtio_mem_has_whole_huge_pages_of_host_and_guest() {
+    let memory = Memory::new(256, 10, 4097).unwrap();
+    let spec = VmSpec { memory, virtio_mem: true, ..spec() };
+    assert_eq!(spec.virtio_mem().map(|device| device.mib), Some(4096 - 256));
+}
+
+#[test]
 fn a10_address_space_for_later_nvdimms_is_on_top_of_memory() {
     let memory = Memory::new(2048, 10, 8192).unwrap().with_room(1024).unwrap();
     let block = Block { driver: BlockDriver::Nvdimm, ..Block::default() };

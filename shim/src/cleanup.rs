@@ -9,7 +9,7 @@ use std::{
     io::{Error as IoError, ErrorKind},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use containerd_shim::Flags;
@@ -20,17 +20,14 @@ use containerd_shim_protos::{
     ttrpc::{self, r#async::transport::Socket, context},
 };
 use nix::mount::{MntFlags, umount2};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
-};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::{
     bootstrap::PID_FILE,
     cli,
     container::bundle,
     error::{Error, Result},
-    network,
+    network, pidfd,
     process::{Exit, LOST},
     sandbox::{host_cgroup, run_dir},
 };
@@ -171,14 +168,7 @@ impl Process {
     }
 
     fn gone_within(&self, limit: Duration) -> bool {
-        let until = Instant::now() + limit;
-        loop {
-            let left = Timespec::try_from(until.saturating_duration_since(Instant::now())).ok();
-            match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], left.as_ref()) {
-                Err(rustix::io::Errno::INTR) => {}
-                other => return other.is_ok_and(|ready| ready > 0),
-            }
-        }
+        pidfd::gone_within(&self.fd, limit)
     }
 }
 

@@ -13,11 +13,13 @@ mod events;
 mod factory;
 #[cfg(test)]
 mod fakes;
+mod hooks;
 mod ids;
 mod logging;
 mod metrics;
 mod network;
 mod oom;
+mod pidfd;
 mod process;
 mod sandbox;
 mod serve;

@@ -1,7 +1,7 @@
 //! The pod's network: found in its network namespace, joined to the machine, told to the guest.
 //!
 //! ```text
-//! namespace -> scan -> plan -> record -> taps, redirection -> Network --dropped, disconnect--> as it was before
+//! namespace -> hooks -> scan -> plan -> record -> taps, redirection -> Network --dropped, disconnect--> as it was before
 //! ```
 //!
 //! Network namespaces belong to threads, so what happens in the pod's happens on a thread that ends with it. A shim that
@@ -20,12 +20,13 @@ mod tests;
 mod told;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use agent_client::{AgentClient, Code};
 use configuration::{Configuration, InternetworkingModel, Rates};
+use netlink::Netlink;
 use oci_spec::runtime::Spec;
 use slog::{Logger, info, warn};
 use vmm::{
@@ -35,6 +36,7 @@ use vmm::{
 
 use crate::{
     error::{Error, Result},
+    hooks::{ContainerHooks, Point},
     thread,
 };
 use join::Joined;
@@ -52,6 +54,22 @@ pub(crate) struct Network {
     joined: Mutex<Option<Joined>>,
 }
 
+/// The pod's network namespace.
+enum Place {
+    /// It is there.
+    At(PathBuf),
+    /// It is to be made.
+    New,
+}
+
+/// Takes this thread into the network namespace at `path`, for as long as the thread lives.
+///
+/// # Errors
+/// `InvalidArgument` for what is no network namespace, or cannot be entered.
+pub(crate) fn enter(path: &Path) -> Result<()> {
+    namespace::enter(path).map(drop)
+}
+
 /// How a network is to be joined to a machine.
 #[derive(Clone, Copy)]
 struct Manner {
@@ -64,44 +82,75 @@ struct Manner {
 }
 
 impl Network {
-    /// Joins the network in the namespace that `spec` names. Without one, or where the operator wants none, there is
-    /// nothing to join, and the guest has its loopback alone.
+    /// Joins the network in the namespace that `spec` names, once the hooks have made it. Without one, or where the
+    /// operator wants none, there is nothing to join, and the guest has its loopback alone.
     ///
     /// # Errors
-    /// What kind of interface cannot be had, or what the kernel refused; the namespace is as it was.
+    /// What kind of interface cannot be had, what the kernel refused, or a hook that did not end well; the namespace is
+    /// as it was before us.
     pub(crate) async fn connect(
         spec: &Spec,
+        hooks: Option<&ContainerHooks>,
         configuration: &Configuration,
         run_dir: &Path,
         log: &Logger,
     ) -> Result<Network> {
-        let model = configuration.runtime.internetworking_model;
-        let Some(path) = namespace::path_in(spec).filter(|_| model != InternetworkingModel::None) else {
-            return Ok(Network { nics: Vec::new(), told: Told::default(), joined: Mutex::new(None) });
+        let hooks = hooks.filter(|hooks| hooks.has(Point::Creation)).cloned();
+        let place = match (namespace::path_in(spec), &hooks) {
+            (Some(path), _) => Place::At(path),
+            // Nobody but hooks could make anything of a new one.
+            (None, Some(_)) => Place::New,
+            (None, None) => return Ok(Network::none()),
         };
         let hypervisor = &configuration.hypervisor;
         let manner = Manner {
-            model,
+            model: configuration.runtime.internetworking_model,
             queues: hypervisor.default_vcpus.clamp(1, MOST_QUEUES),
             vhost: !hypervisor.disable_vhost_net,
             rates: hypervisor.rates,
         };
         let run_dir = run_dir.to_path_buf();
-        let network = thread::run("network", move || Network::join(&path, manner, &run_dir)).await?;
+        let join = move || Network::join(&place, hooks.as_ref(), manner, &run_dir);
+        let network = thread::run("network", join).await?;
         for interface in &network.told.interfaces {
             info!(log, "network interface"; "name" => &interface.name, "mac" => &interface.hw_addr);
         }
         Ok(network)
     }
 
+    fn none() -> Network {
+        Network { nics: Vec::new(), told: Told::default(), joined: Mutex::new(None) }
+    }
+
     /// On a thread of its own, which is in the pod's namespace from here on.
-    fn join(path: &Path, manner: Manner, run_dir: &Path) -> Result<Network> {
-        let identity = namespace::enter(path)?;
-        let mut netlink = netlink::Netlink::open().map_err(Error::io("netlink"))?;
-        let found = scan::found(&mut netlink).map_err(Error::io(format!("network of {}", path.display())))?;
+    fn join(
+        place: &Place,
+        hooks: Option<&ContainerHooks>,
+        manner: Manner,
+        run_dir: &Path,
+    ) -> Result<Network> {
+        let identity = match place {
+            Place::At(path) => Some((path, namespace::enter(path)?)),
+            Place::New => None,
+        };
+        let mut netlink = match place {
+            Place::At(_) => Netlink::open(),
+            Place::New => namespace::enter_new(),
+        }
+        .map_err(Error::io("network namespace"))?;
+        if let Some(hooks) = hooks {
+            hooks.run(Point::Creation)?;
+        }
+        if manner.model == InternetworkingModel::None {
+            return Ok(Network::none());
+        }
+        let found = scan::found(&mut netlink).map_err(Error::io("the pod's network"))?;
         let mut keep = |link| netlink.save(link).map_err(Error::io("addresses and routes"));
         let steps = plan::steps(&found, manner, &mut keep)?;
-        record::write(run_dir, path, identity, &steps)?;
+        // One that is ours alone ends with us.
+        if let Some((path, identity)) = identity {
+            record::write(run_dir, path, identity, &steps)?;
+        }
         let mut joined = Joined::new(netlink);
         let mut nics = Vec::new();
         for step in &steps {

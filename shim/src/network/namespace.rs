@@ -2,11 +2,13 @@
 
 use std::{
     fs::File,
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use nix::sched::{CloneFlags, setns};
+use netlink::{LinkChange, Netlink};
+use nix::sched::{CloneFlags, setns, unshare};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
@@ -38,4 +40,19 @@ pub(super) fn enter(path: &Path) -> Result<Identity> {
     let metadata = file.metadata().map_err(|error| refused(&error))?;
     setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| refused(&error.desc()))?;
     Ok(Identity { device: metadata.dev(), inode: metadata.ino() })
+}
+
+/// Takes this thread into a network namespace of its own, with a loopback that is up. It ends with the last of who is in
+/// it and of what refers to it, as the connection does that is returned.
+///
+/// # Errors
+/// What the kernel refused.
+pub(super) fn enter_new() -> io::Result<Netlink> {
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    let mut netlink = Netlink::open()?;
+    let loopback = netlink.links()?.into_iter().find(|link| link.is_loopback);
+    if let Some(loopback) = loopback {
+        netlink.change_link(loopback.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+    }
+    Ok(netlink)
 }

@@ -4,7 +4,10 @@ use std::fs;
 
 use configuration::InternetworkingModel;
 use netlink::{Address, Kind, Link, Mac, Route};
-use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, MountBuilder, SpecBuilder};
+use oci_spec::runtime::{
+    HookBuilder, HooksBuilder, LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, MountBuilder,
+    SpecBuilder,
+};
 
 use crate::fakes::Pod;
 
@@ -13,7 +16,7 @@ use super::{plan::How, scan::Found, *};
 /// Joins the network at `path` on a thread that ends with that.
 fn join_at(path: &Path, manner: Manner, run_dir: &Path) -> Result<Network> {
     let (path, run_dir) = (path.to_path_buf(), run_dir.to_path_buf());
-    std::thread::spawn(move || Network::join(&path, manner, &run_dir)).join().unwrap()
+    std::thread::spawn(move || Network::join(&Place::At(path), None, manner, &run_dir)).join().unwrap()
 }
 
 fn join(pod: &Pod, manner: Manner, run_dir: &Path) -> Result<Network> {
@@ -181,6 +184,30 @@ fn d21_what_comes_in_is_slowed_on_a_detour() {
         }
         assert_eq!(pod.state(), before);
     }
+}
+
+#[test]
+fn hooks_make_the_network_of_a_namespace_that_is_new() {
+    let bundle = tempfile::tempdir().unwrap();
+    let script = "ip link add eth0 type veth peer name other && ip addr add 10.9.0.2/24 dev eth0 && \
+                  ip link set eth0 up && pid=$(grep -o '\"pid\":[0-9]*' | cut -d: -f2) && \
+                  readlink /proc/$pid/ns/net > by-pid && readlink /proc/self/ns/net > own";
+    let path = std::env::var("PATH").unwrap_or_default();
+    let args = ["sh", "-c", script].map(str::to_owned);
+    let hook =
+        HookBuilder::default().path("/bin/sh").args(args).env([format!("PATH={path}")]).build().unwrap();
+    let hooks = HooksBuilder::default().create_runtime([hook]).build().unwrap();
+    let spec = SpecBuilder::default().hooks(hooks).build().unwrap();
+    let log = Logger::root(slog::Discard, slog::o!());
+    let hooks = ContainerHooks::of(&spec, "one", bundle.path(), &log);
+    let run_dir = bundle.path().to_path_buf();
+    let join = move || Network::join(&Place::New, hooks.as_ref(), manner(1), &run_dir);
+    let network = std::thread::spawn(join).join().unwrap().unwrap();
+    assert_eq!(network.told.interfaces[0].ip_addresses[0].address, "10.9.0.2");
+    assert_eq!(network.nics().len(), 1);
+    let read = |name| fs::read_to_string(bundle.path().join(name)).unwrap();
+    assert_eq!(read("by-pid"), read("own"), "what hooks are told leads to the namespace");
+    assert!(!bundle.path().join("network.json").exists(), "it ends with us");
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub(super) async fn boot(
     let run_dir = RunDir::create(run_dir::path_of(plan.namespace, plan.id))?;
     let tree = SharedTree::create(run_dir.path(), &configuration.runtime.bind_mounts)?;
     let machine = vm_spec::of(configuration, &plan, run_dir.path(), tree.exported(), log)?;
-    let network = Network::connect(plan.spec, configuration, run_dir.path(), log).await?;
+    let network = Network::connect(plan.spec, None, configuration, run_dir.path(), log).await?;
     clock.mark("network_joined");
     let resources = Resources::new(configuration, plan.spec, &machine.spec, log)?;
     let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };

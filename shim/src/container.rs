@@ -103,7 +103,7 @@ impl Container {
     /// What could not be shared, or the guest's own words.
     pub(crate) async fn create(
         new: NewContainer,
-        spec: Spec,
+        mut spec: Spec,
         sandbox: Arc<Sandbox>,
         events: Events,
     ) -> Result<Arc<Container>> {
@@ -118,6 +118,7 @@ impl Container {
             sandbox.wires(terminal),
             async { OptionFuture::from(part).await.transpose() },
         )?;
+        let of_the_pod = sandbox.provided().complete(&mut spec);
         let mut guest = spec::for_guest(spec, &new.id, rootfs.guest_path(), sandbox.confinement())?;
         let mut shared = Vec::with_capacity(1 + guest.binds.len());
         for bind in &guest.binds {
@@ -141,6 +142,7 @@ impl Container {
             plugged.push(disk);
             guest.storages.push(storage);
         }
+        guest.spec.mounts_mut().get_or_insert_default().extend(of_the_pod);
         warn_of_what_is_lost(&guest.spec, &new.log);
         let request = CreateContainerRequest {
             container_id: new.id.clone(),

@@ -20,6 +20,7 @@ mod network;
 mod oom;
 mod process;
 mod sandbox;
+mod sandbox_api;
 mod serve;
 mod service;
 mod stdio;

@@ -8,6 +8,7 @@ use std::{
 
 use containerd_shim::{ExitSignal, Flags};
 use containerd_shim_protos::{
+    sandbox_async::{Sandbox, create_sandbox},
     shim_async::{Task, create_task},
     ttrpc::r#async::{Server, Service, transport::Listener},
 };
@@ -26,6 +27,7 @@ use crate::{
     error::{Error, Result},
     events::Events,
     logging::{self, Verbosity},
+    sandbox_api::SandboxService,
     service::TaskService,
 };
 
@@ -129,8 +131,12 @@ async fn serve(
         log.clone(),
         verbosity,
     ));
-    let mut server =
-        Server::new().add_listener(Listener::from(listener)).register_service(task_services(&service));
+    let sandboxes: Arc<dyn Sandbox + Send + Sync> =
+        Arc::new(SandboxService::new(service.clone(), log.clone()));
+    let mut server = Server::new()
+        .add_listener(Listener::from(listener))
+        .register_service(task_services(&service))
+        .register_service(create_sandbox(sandboxes));
     server.start().await.map_err(|error| Error::Failed(format!("ttrpc server: {error}")))?;
     info!(log, "serving"; "version" => env!("CARGO_PKG_VERSION"), "pid" => std::process::id());
     ended(&exit, log).await?;

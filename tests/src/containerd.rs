@@ -39,13 +39,18 @@ impl Containerd {
 
     /// The same with CRI, as `plugins` has it, in a network and mounts of its own: what its network plugins make there
     /// is nowhere else, and goes with it.
-    pub fn for_pods(assets: &Assets, dir: &Path, plugins: &str) -> Result<Containerd> {
+    pub fn for_pods(
+        assets: &Assets,
+        dir: &Path,
+        plugins: &str,
+        environment: &[(&str, &Path)],
+    ) -> Result<Containerd> {
         let mut apart = Command::new("unshare");
         apart
             .args(["--net", "--mount", "--propagation", "private", "sh", "-c", APART])
             .arg(&assets.containerd);
         fs::create_dir_all(CNI_STATE).context(CNI_STATE)?;
-        Self::spawn(apart, plugins, assets, dir, &[])
+        Self::spawn(apart, plugins, assets, dir, environment)
     }
 
     fn spawn(

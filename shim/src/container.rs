@@ -23,7 +23,10 @@ use std::{
     time::Duration,
 };
 
-use agent_protocol::{agent::CreateContainerRequest, convert};
+use agent_protocol::{
+    agent::{CreateContainerRequest, StatsContainerResponse},
+    convert,
+};
 use containerd_shim_protos::{
     events::task as event,
     protobuf::{MessageField, well_known_types::any::Any},
@@ -374,11 +377,18 @@ impl Container {
     /// # Errors
     /// The guest's own words.
     pub(crate) async fn stats(&self) -> Result<Any> {
+        metrics::render(&self.guest_stats().await?, metrics::Version::of_host())
+    }
+
+    /// The same in the guest's terms.
+    ///
+    /// # Errors
+    /// The guest's own words.
+    pub(crate) async fn guest_stats(&self) -> Result<StatsContainerResponse> {
         if self.is_stopped() {
             return Err(self.wrong_state("measure"));
         }
-        let stats = self.sandbox.ask(self.sandbox.agent().stats_container(&self.id)).await?;
-        metrics::render(&stats, metrics::Version::of_host())
+        self.sandbox.ask(self.sandbox.agent().stats_container(&self.id)).await
     }
 
     /// Its output and input, as the guest names them.

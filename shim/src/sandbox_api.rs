@@ -11,7 +11,13 @@ mod pod;
 mod tests;
 mod wire;
 
-use std::{collections::HashMap, future::Future, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use containerd_shim_protos::{
@@ -33,8 +39,10 @@ use tokio::time::timeout;
 use crate::{
     bootstrap::OPTIONS_FILE,
     error::{Error, Result},
+    metrics::{self, Version},
     process::timestamp,
     sandbox::{Prepared, Sandbox},
+    serve::Connections,
     service::{TaskService, answer, unpanicked},
 };
 use pod::Pod;
@@ -47,15 +55,20 @@ const PING: Duration = Duration::from_secs(5);
 /// How long a stop may take whose caller does not say: more than its steps are given together.
 const STOP: Duration = Duration::from_secs(30);
 
+/// How long the shim stays for a caller that has asked for its end: containerd closes its connection when it has the
+/// answer, and takes an answer for none if the shim is the first to close.
+const PARTING: Duration = Duration::from_secs(1);
+
 /// The service of one shim.
 pub(crate) struct SandboxService {
     tasks: Arc<TaskService>,
+    connections: Connections,
     log: Logger,
 }
 
 impl SandboxService {
-    pub(crate) fn new(tasks: Arc<TaskService>, log: Logger) -> SandboxService {
-        SandboxService { tasks, log }
+    pub(crate) fn new(tasks: Arc<TaskService>, connections: Connections, log: Logger) -> SandboxService {
+        SandboxService { tasks, connections, log }
     }
 
     fn create(&self, request: CreateSandboxRequest) -> Result<()> {
@@ -108,13 +121,34 @@ impl SandboxService {
         info!(self.log, "shutdown of the sandbox asked for");
         // Containers that still run have their exits told before the shim ends.
         let gone = timeout(STOP, self.tasks.sandbox().stop("ShutdownSandbox")).await;
-        self.tasks.end();
+        let (tasks, connections) = (self.tasks.clone(), self.connections.clone());
+        tokio::spawn(async move {
+            connections.one_closes(PARTING).await;
+            tasks.end();
+        });
         gone.map_err(|_| {
             Error::DeadlineExceeded(format!(
                 "sandbox {id} is not gone after {} s; its shim ends when it is",
                 STOP.as_secs()
             ))
         })
+    }
+
+    /// What its containers use together.
+    async fn metrics(&self, id: &str) -> Result<SandboxMetricsResponse> {
+        self.started(id)?.is_up()?;
+        let mut all = Vec::new();
+        for container in self.tasks.containers() {
+            // One that has ended, or does so meanwhile, uses nothing.
+            all.extend(container.guest_stats().await.ok());
+        }
+        let data = metrics::render(&metrics::sum(&all), Version::of_host())?;
+        let mut response = SandboxMetricsResponse::default();
+        let metric = response.metrics.mut_or_insert_default();
+        metric.timestamp = MessageField::some(timestamp(SystemTime::now()));
+        metric.id = id.to_owned();
+        metric.data = MessageField::some(data);
+        Ok(response)
     }
 
     fn status(&self, request: SandboxStatusRequest) -> Result<SandboxStatusResponse> {
@@ -145,7 +179,7 @@ fn runtime_options(bundle: &Path) -> Result<Option<Any>> {
     }
 }
 
-fn since(prepared: &Prepared, sandbox: Option<&Sandbox>) -> std::time::SystemTime {
+fn since(prepared: &Prepared, sandbox: Option<&Sandbox>) -> SystemTime {
     sandbox.map_or(prepared.at, Sandbox::since)
 }
 
@@ -270,7 +304,6 @@ impl SandboxApi for SandboxService {
         request: SandboxMetricsRequest,
     ) -> ttrpc::Result<SandboxMetricsResponse> {
         let id = request.sandbox_id;
-        let _sandbox = self.answer("sandbox metrics", &id, async { self.started(&id) }).await?;
-        Ok(SandboxMetricsResponse::default())
+        self.answer("sandbox metrics", &id, self.metrics(&id)).await
     }
 }

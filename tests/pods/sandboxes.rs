@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
-use k8s_cri::v1::{DnsConfig, PodSandboxState};
+use k8s_cri::v1::{ContainerConfig, ContainerMetadata, DnsConfig, PodSandboxState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tests::pods::PodWorld;
+use tests::case::IMAGE;
+use tests::cri::image_of;
+use tests::pods::{HANDLER, PodWorld};
 use tests::{Context, Result, check, check_eq};
 
 use crate::resources::qemu_of;
@@ -14,6 +16,7 @@ crate::listed![
     c_a_pod_has_no_pause_container,
     what_containerd_makes_for_a_pause_container_the_pod_has_without_one,
     a_pod_whose_machine_dies_is_not_ready,
+    a_pod_outlives_containerd,
 ];
 
 fn c_a_pod_has_no_pause_container(world: &PodWorld) -> Result<()> {
@@ -68,6 +71,32 @@ fn a_pod_whose_machine_dies_is_not_ready(world: &PodWorld) -> Result<()> {
         check_eq!(state_of(world, &pod.id)?, PodSandboxState::SandboxNotready, "after its machine's end");
         Ok(())
     })
+}
+
+fn a_pod_outlives_containerd(_: &PodWorld) -> Result<()> {
+    // The others' is not to end.
+    let mut world = PodWorld::new()?;
+    let config = world.config();
+    let pod = world.cri().run_pod(&config, HANDLER)?;
+    let create = |world: &PodWorld, name: &str| {
+        let metadata = Some(ContainerMetadata { name: name.to_owned(), attempt: 0 });
+        let command = ["sleep", "1000"].map(str::to_owned).to_vec();
+        let container =
+            ContainerConfig { metadata, command, image: Some(image_of(IMAGE)), ..Default::default() };
+        let id = world.cri().create(&pod, &container, &config)?;
+        world.cri().start(&id).map(|()| id)
+    };
+    let one = create(&world, "one")?;
+    world.restart()?;
+    check_eq!(state_of(&world, &pod)?, PodSandboxState::SandboxReady, "the pod");
+    let two = create(&world, "two")?;
+    for id in [&one, &two] {
+        check_eq!(world.cri().exec(id, ["echo", "well"])?.exits(0)?.out().trim_end(), "well", "a container");
+    }
+    world.cri().stop_pod(&pod)?;
+    check_eq!(state_of(&world, &pod)?, PodSandboxState::SandboxNotready, "after its end");
+    world.cri().remove_pod(&pod)?;
+    world.expect_nothing_of(&pod)
 }
 
 fn state_of(world: &PodWorld, pod: &str) -> Result<PodSandboxState> {

@@ -74,6 +74,13 @@ impl PodWorld {
         &self.cri
     }
 
+    /// Ends containerd and starts it again: pods live on.
+    pub fn restart(&mut self) -> Result<()> {
+        self.containerd.restart()?;
+        self.cri = Cri::connect(&self.containerd.socket())?;
+        Ok(())
+    }
+
     /// containerd's process, whose network and mounts are the pods' host's.
     pub fn host(&self) -> u32 {
         self.containerd.pid()
@@ -152,9 +159,25 @@ impl PodWorld {
             let pod = Pod { world: self, id, config };
             let outcome = body(&pod);
             let removed = self.cri.stop_pod(&pod.id).and_then(|()| self.cri.remove_pod(&pod.id));
-            outcome.and(removed).and_then(|()| pod.expect_nothing())
+            outcome.and(removed).and_then(|()| self.expect_nothing_of(&pod.id))
         });
         outcome.map_err(|failure| self.with_log(from, &failure))
+    }
+
+    /// Looks for what is left of a pod that was removed.
+    pub fn expect_nothing_of(&self, pod: &str) -> Result<()> {
+        let suspects = Suspects {
+            namespace: pod.to_owned(),
+            address: self.containerd.socket(),
+            ids: Vec::new(),
+            cgroup_may_stay: false,
+        };
+        suspects.expect_nothing()?;
+        let run_dir = Path::new("/run/kata").join(NAMESPACE).join(pod);
+        if run_dir.exists() {
+            fail!("left behind: {}", run_dir.display());
+        }
+        Ok(())
     }
 
     /// A failure and the end of what containerd has said since.
@@ -209,21 +232,6 @@ impl Pod<'_> {
     pub fn sh(&self, container: &str, script: &str) -> Result<String> {
         let output = self.world.cri.exec(container, ["sh", "-c", script]).context(script)?;
         Ok(output.exits(0).context(script)?.out().trim_end().to_owned())
-    }
-
-    fn expect_nothing(&self) -> Result<()> {
-        let suspects = Suspects {
-            namespace: self.id.clone(),
-            address: self.world.containerd.socket(),
-            ids: Vec::new(),
-            cgroup_may_stay: false,
-        };
-        suspects.expect_nothing()?;
-        let run_dir = Path::new("/run/kata").join(NAMESPACE).join(&self.id);
-        if run_dir.exists() {
-            fail!("left behind: {}", run_dir.display());
-        }
-        Ok(())
     }
 }
 

@@ -115,7 +115,7 @@ impl SandboxService {
 
     /// Also what was never made: containerd asks for the end of a shim whose CreateSandbox was refused.
     async fn shut_down(&self, id: &str) -> Result<()> {
-        if self.tasks.sandbox().prepared().is_some_and(|prepared| prepared.id != id) {
+        if self.tasks.sandbox().is_there() {
             self.tasks.sandbox().find(id)?;
         }
         info!(self.log, "shutdown of the sandbox asked for");
@@ -190,7 +190,8 @@ fn info_of(sandbox: Option<&Sandbox>) -> HashMap<String, String> {
         Some(Ok(())) => "running".to_owned(),
         Some(Err(error)) => error.to_string(),
     };
-    HashMap::from([("virtualMachine".to_owned(), why)])
+    // crictl takes values for JSON.
+    HashMap::from([("virtualMachine".to_owned(), serde_json::Value::from(why).to_string())])
 }
 
 /// The guest's, which is the host's.

@@ -86,16 +86,26 @@ fn a_pod_outlives_containerd(_: &PodWorld) -> Result<()> {
         let id = world.cri().create(&pod, &container, &config)?;
         world.cri().start(&id).map(|()| id)
     };
-    let one = create(&world, "one")?;
-    world.restart()?;
-    check_eq!(state_of(&world, &pod)?, PodSandboxState::SandboxReady, "the pod");
-    let two = create(&world, "two")?;
-    for id in [&one, &two] {
-        check_eq!(world.cri().exec(id, ["echo", "well"])?.exits(0)?.out().trim_end(), "well", "a container");
-    }
+    let mut outlives = || {
+        let one = create(&world, "one")?;
+        world.restart()?;
+        check_eq!(state_of(&world, &pod)?, PodSandboxState::SandboxReady, "the pod");
+        let two = create(&world, "two")?;
+        for id in [&one, &two] {
+            check_eq!(
+                world.cri().exec(id, ["echo", "well"])?.exits(0)?.out().trim_end(),
+                "well",
+                "a container"
+            );
+        }
+        Ok(())
+    };
+    let outcome = outlives();
     world.cri().stop_pod(&pod)?;
-    check_eq!(state_of(&world, &pod)?, PodSandboxState::SandboxNotready, "after its end");
+    let ended = state_of(&world, &pod)?;
     world.cri().remove_pod(&pod)?;
+    outcome?;
+    check_eq!(ended, PodSandboxState::SandboxNotready, "after its end");
     world.expect_nothing_of(&pod)
 }
 

@@ -162,6 +162,12 @@ impl OnlySandbox {
         self.known().prepared.clone()
     }
 
+    /// Whether the shim has a sandbox, or was given one to be.
+    pub(crate) fn is_there(&self) -> bool {
+        let known = self.known();
+        known.prepared.is_some() || known.current.is_some()
+    }
+
     fn join(&self, id: &str) -> Result<Arc<Sandbox>> {
         let known = self.known();
         let Some(sandbox) = &known.current else {

@@ -159,3 +159,66 @@ fn of_the_host(path: &str) -> String {
     let read = File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut text));
     read.map(|_| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(config: PodSandboxConfig) -> Spec {
+        let request = CreateSandboxRequest { sandbox_id: "p1".into(), ..Default::default() };
+        spec_of(&request, &config).unwrap()
+    }
+
+    #[test]
+    fn a_pod_is_in_the_cgroup_that_its_own_container_would_have_been_in() {
+        let path = |parent: &str| {
+            let mut config = PodSandboxConfig::default();
+            config.linux.mut_or_insert_default().cgroup_parent = parent.to_owned();
+            let path = spec(config).linux().as_ref().unwrap().cgroups_path().clone();
+            path.map(|path| path.display().to_string())
+        };
+        assert_eq!(path("/kubepods/pod1").as_deref(), Some("/kubepods/pod1/p1"));
+        assert_eq!(
+            path("/kubepods.slice/kubepods-pod1.slice").as_deref(),
+            Some("kubepods-pod1.slice:cri-containerd:p1")
+        );
+        assert_eq!(path(""), None);
+    }
+
+    #[test]
+    fn a_label_is_whole_or_none() {
+        let label = |level: &str| {
+            let mut config = PodSandboxConfig::default();
+            let context = config.linux.mut_or_insert_default().security_context.mut_or_insert_default();
+            let label = context.selinux_options.mut_or_insert_default();
+            (label.user, label.role) = ("u".into(), "r".into());
+            (label.type_, label.level) = ("t".into(), level.into());
+            spec(config).process().as_ref().unwrap().selinux_label().clone().unwrap_or_default()
+        };
+        assert_eq!((label("s0:c1,c2").as_str(), label("").as_str()), ("u:r:t:s0:c1,c2", ""));
+    }
+
+    #[test]
+    fn name_servers_are_the_pods_or_the_hosts() {
+        let mut config = PodSandboxConfig { hostname: "seven".into(), ..Default::default() };
+        assert_eq!(resolver(&config.dns_config), None);
+        let dns = config.dns_config.mut_or_insert_default();
+        (dns.servers, dns.searches) = (vec!["192.0.2.1".into(), "192.0.2.2".into()], vec!["a.b".into()]);
+        let files = provisions(config).files;
+        assert_eq!(files[0], ("hostname", "seven\n".to_owned()));
+        assert_eq!(files[2].1, "search a.b\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n");
+    }
+
+    #[test]
+    fn what_is_no_pods_configuration_is_refused_by_what_it_is() {
+        let any = |type_url: &str, value: &[u8]| Any {
+            type_url: type_url.into(),
+            value: value.to_vec(),
+            ..Default::default()
+        };
+        for options in [any("types.example/x.Y", b""), any(POD_CONFIG, b"\xff\xff")] {
+            let refused = config_of(&options).unwrap_err().to_string();
+            assert!(refused.contains(&options.type_url), "{refused}");
+        }
+    }
+}

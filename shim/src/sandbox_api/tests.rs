@@ -330,6 +330,8 @@ fn the_sandbox_of_a_container_is_none_of_this_api() {
         api.shim.runs("c1").await;
         assert_eq!(code(api.create_plain().await), Code::FAILED_PRECONDITION);
         assert_eq!(code(api.status().await), Code::NOT_FOUND);
+        assert_eq!(code(api.shut_down().await), Code::NOT_FOUND);
+        assert_eq!(api.shim.machine.machines_on(), 1);
     });
 }
 

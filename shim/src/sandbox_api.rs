@@ -96,10 +96,18 @@ impl SandboxService {
         })
     }
 
-    /// What has not been started, or has ended, need not be stopped.
+    /// What has not been started, or has ended, need not be stopped. What is being started cannot be, but shut down.
     async fn stop(&self, request: &StopSandboxRequest) -> Result<()> {
         let (_, sandbox) = self.tasks.sandbox().find(&request.sandbox_id)?;
-        let Some(sandbox) = sandbox else { return Ok(()) };
+        let Some(sandbox) = sandbox else {
+            if self.tasks.sandbox().is_being_made() {
+                return Err(Error::FailedPrecondition(format!(
+                    "sandbox {} is being started: stop it then, or shut it down now",
+                    request.sandbox_id
+                )));
+            }
+            return Ok(());
+        };
         let limit = match request.timeout_secs {
             0 => STOP,
             seconds => Duration::from_secs(seconds.into()),

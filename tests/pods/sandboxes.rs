@@ -13,13 +13,13 @@ use tests::{Context, Result, check, check_eq};
 use crate::resources::qemu_of;
 
 crate::listed![
-    c_a_pod_has_no_pause_container,
+    a_pod_has_no_pause_container,
     what_containerd_makes_for_a_pause_container_the_pod_has_without_one,
     a_pod_whose_machine_dies_is_not_ready,
     a_pod_outlives_containerd,
 ];
 
-fn c_a_pod_has_no_pause_container(world: &PodWorld) -> Result<()> {
+fn a_pod_has_no_pause_container(world: &PodWorld) -> Result<()> {
     world.pod(world.config(), |pod| {
         check_eq!(state_of(world, &pod.id)?, PodSandboxState::SandboxReady, "before it has a container");
         let id = pod.run(&pod.container("one", ["sleep", "1000"]))?;

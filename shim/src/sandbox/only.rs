@@ -81,7 +81,7 @@ impl OnlySandbox {
         spec: &Spec,
         options: Option<&Any>,
     ) -> Result<(Arc<Sandbox>, Option<Making<'_>>)> {
-        // A container that containerd puts into a sandbox that is none may say nothing of it.
+        // Of a sandbox that is no container, containerd knows by itself what belongs to it: annotations need not say so.
         if !wanted.is_own || self.prepared().is_some() {
             return self.join(&wanted.id).map(|sandbox| (sandbox, None));
         }
@@ -103,7 +103,8 @@ impl OnlySandbox {
     /// Checks what can be checked of a sandbox that is to be booted by [`OnlySandbox::boot_prepared`].
     ///
     /// # Errors
-    /// What is wrong with the configuration; `AlreadyExists` when the shim has a sandbox.
+    /// What is wrong with the configuration; `AlreadyExists` when one was prepared, `FailedPrecondition` when the shim
+    /// has a container's.
     pub(crate) fn prepare(
         &self,
         id: &str,
@@ -111,15 +112,17 @@ impl OnlySandbox {
         provisions: Provisions,
         options: Option<&Any>,
     ) -> Result<()> {
+        if let Some(there) = self.prepared() {
+            return Err(Error::AlreadyExists(format!(
+                "sandbox {id}: this shim has been given sandbox {} already",
+                there.id
+            )));
+        }
         // Not while a container's is booted.
         let _making = self.claim(id)?;
         let configuration = self.configuration(options, &spec)?;
         let prepared = Prepared { id: id.to_owned(), at: SystemTime::now(), spec, provisions, configuration };
-        let mut known = self.known();
-        if known.prepared.is_some() {
-            return Err(Error::AlreadyExists(format!("sandbox {id}: this shim has been given one already")));
-        }
-        known.prepared = Some(Arc::new(prepared));
+        self.known().prepared = Some(Arc::new(prepared));
         Ok(())
     }
 
@@ -160,6 +163,11 @@ impl OnlySandbox {
     /// What was prepared, whatever its name is.
     pub(crate) fn prepared(&self) -> Option<Arc<Prepared>> {
         self.known().prepared.clone()
+    }
+
+    /// Whether one is being booted.
+    pub(crate) fn is_being_made(&self) -> bool {
+        self.making.try_lock().is_err()
     }
 
     /// Whether the shim has a sandbox, or was given one to be.

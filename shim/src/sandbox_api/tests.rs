@@ -148,6 +148,7 @@ fn calls_at_a_wrong_time_are_refused_and_change_nothing() {
         api.stopping(0).await.unwrap().unwrap();
         api.start().await.unwrap();
         assert_eq!(code(api.start().await), Code::FAILED_PRECONDITION);
+        assert_eq!(code(api.create_plain().await), Code::ALREADY_EXISTS);
         assert_eq!(api.shim.machine.machines_on(), 1);
         let other = ShutdownSandboxRequest { sandbox_id: "p2".into(), ..Default::default() };
         assert_eq!(code(api.service.shutdown_sandbox(&context(), other).await), Code::NOT_FOUND);
@@ -318,6 +319,7 @@ fn a_shutdown_ends_a_start_that_hangs() {
         api.shim.machine.boots(Boot::Hangs);
         let starting = api.starting();
         api.shim.machine.has_begun(1).await;
+        assert!(words(api.stopping(0).await.unwrap()).contains("is being started"));
         api.shut_down().await.unwrap();
         assert_eq!(code(soon(starting).await), Code::UNAVAILABLE);
         assert!(api.shim.nothing_is_left());

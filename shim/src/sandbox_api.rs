@@ -34,7 +34,7 @@ use containerd_shim_protos::{
     types::platform::Platform,
 };
 use slog::{Logger, info};
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
     bootstrap::OPTIONS_FILE,
@@ -54,7 +54,6 @@ const NOT_READY: &str = "SANDBOX_NOTREADY";
 const PING: Duration = Duration::from_secs(5);
 /// How long a stop may take whose caller does not say: more than its steps are given together.
 const STOP: Duration = Duration::from_secs(30);
-
 /// How long the shim stays for a caller that has asked for its end: containerd closes its connection when it has the
 /// answer, and takes an answer for none if the shim is the first to close.
 const PARTING: Duration = Duration::from_secs(1);
@@ -121,20 +120,24 @@ impl SandboxService {
         })
     }
 
-    /// Also what was never made: containerd asks for the end of a shim whose CreateSandbox was refused.
+    /// Also what was never made: containerd asks for the end of a shim whose CreateSandbox was refused. Goes on when
+    /// the caller does not wait.
     async fn shut_down(&self, id: &str) -> Result<()> {
         if self.tasks.sandbox().is_there() {
             self.tasks.sandbox().find(id)?;
         }
         info!(self.log, "shutdown of the sandbox asked for");
-        // Containers that still run have their exits told before the shim ends.
-        let gone = timeout(STOP, self.tasks.sandbox().stop("ShutdownSandbox")).await;
         let (tasks, connections) = (self.tasks.clone(), self.connections.clone());
+        let (told, gone) = oneshot::channel();
         tokio::spawn(async move {
-            connections.one_closes(PARTING).await;
+            tasks.sandbox().stop("ShutdownSandbox").await;
+            // A caller that does not wait any more needs no time to take the answer.
+            if told.send(()).is_ok() {
+                connections.one_closes(PARTING).await;
+            }
             tasks.end();
         });
-        gone.map_err(|_| {
+        timeout(STOP, gone).await.map(drop).map_err(|_| {
             Error::DeadlineExceeded(format!(
                 "sandbox {id} is not gone after {} s; its shim ends when it is",
                 STOP.as_secs()

@@ -327,6 +327,23 @@ fn a_shutdown_ends_a_start_that_hangs() {
 }
 
 #[test]
+fn a_shutdown_goes_on_when_its_caller_does_not_wait() {
+    on_sandboxes(async |api| {
+        api.comes_up().await;
+        let late = api.shim.guest.delays("DestroySandbox");
+        let service = api.service.clone();
+        let request = ShutdownSandboxRequest { sandbox_id: POD.into(), ..Default::default() };
+        let shutting = tokio::spawn(async move { service.shutdown_sandbox(&context(), request).await });
+        api.shim.guest.is_asked("DestroySandbox").await;
+        shutting.abort();
+        assert!(shutting.await.unwrap_err().is_cancelled());
+        drop(late);
+        api.shim.exit.wait().await;
+        assert!(api.shim.nothing_is_left());
+    });
+}
+
+#[test]
 fn the_sandbox_of_a_container_is_none_of_this_api() {
     on_sandboxes(async |api| {
         api.shim.runs("c1").await;

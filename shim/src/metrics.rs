@@ -357,6 +357,19 @@ mod tests {
     }
 
     #[test]
+    fn what_containers_use_adds_up_and_their_network_is_one() {
+        let together = sum(&[measured(), measured()]);
+        let cgroup = &together.cgroup_stats;
+        assert_eq!(cgroup.cpu_stats.cpu_usage.total_usage, 10_000_000);
+        assert_eq!((cgroup.memory_stats.usage.usage, cgroup.memory_stats.stats["anon"]), (8192, 200));
+        assert_eq!((cgroup.pids_stats.current, together.network_stats[0].rx_bytes), (4, 7));
+        let mut liar = measured();
+        liar.cgroup_stats.mut_or_insert_default().pids_stats.mut_or_insert_default().current = u64::MAX;
+        assert_eq!(sum(&[liar.clone(), liar]).cgroup_stats.pids_stats.current, u64::MAX);
+        assert!(sum(&[]).network_stats.is_empty());
+    }
+
+    #[test]
     fn a_version_1_host_is_told_nanoseconds_and_version_1_names() {
         let any = render(&measured(), Version::V1).unwrap();
         assert_eq!(any.type_url, "io.containerd.cgroups.v1.Metrics");

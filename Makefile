@@ -21,7 +21,7 @@ AGENT_ENV := RUSTFLAGS="-C target-feature=+crt-static" \
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 UNIT_TESTS := $(if $(NEXTEST),cargo nextest run --no-tests=pass,cargo test --quiet)
 # The end-to-end tests need root for containerd, mounts and cgroups.
-KEPT := PATH,HOME,KATA_CACHE_DIR,KATA_GUEST,CARGO_TARGET_DIR,KATA_TEST_CONTAINERD,KATA_TEST_CTR,KATA_TEST_QEMU
+KEPT := PATH,HOME,KATA_CACHE_DIR,KATA_GUEST,CARGO_TARGET_DIR,KATA_TEST_CONTAINERD,KATA_TEST_CTR,KATA_TEST_QEMU,KATA_TEST_SANDBOX_API
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEPT))
 
 .PHONY: help
@@ -79,7 +79,7 @@ fuzz: ## made-up files, annotations and QMP input, a minute each (FUZZ_SECONDS=6
 
 .PHONY: e2e
 e2e: guest build ## whole-system tests: real containerd, real QEMU, real guest (TESTS=<part of a name> for some)
-	$(AS_ROOT) env KATA_TEST_SHIM=$(SHIM) cargo test --locked --package tests -- $(TESTS)
+	$(AS_ROOT) env KATA_TEST_SHIM=$(SHIM) cargo test --locked --package tests $(SUITE) -- $(TESTS)
 
 .PHONY: e2e-templates
 e2e-templates: guest build ## the same with every sandbox a copy of a template
@@ -91,11 +91,14 @@ e2e-templates: guest build ## the same with every sandbox a copy of a template
 test: setup check e2e e2e-templates ## set up, check, e2e both ways: everything, on a machine that has only the Rust toolchain
 
 .PHONY: matrix
-matrix: guest build ## e2e and whole machines again with a newer containerd and QEMU, unpacked into the cache
+matrix: export KATA_TEST_QEMU = $(MATRIX)/qemu/qemu-system-x86_64
+matrix: export KATA_TEST_CONTAINERD = $(MATRIX)/containerd/usr/bin/containerd
+matrix: export KATA_TEST_CTR = $(MATRIX)/containerd/usr/bin/ctr
+matrix: guest build ## e2e and whole machines again with a newer containerd and QEMU, and pods by its Sandbox API
 	@tools/fetch-matrix
-	KATA_TEST_QEMU=$(MATRIX)/qemu/qemu-system-x86_64 cargo test --quiet --locked --package vmm
-	KATA_TEST_CONTAINERD=$(MATRIX)/containerd/usr/bin/containerd KATA_TEST_CTR=$(MATRIX)/containerd/usr/bin/ctr \
-		KATA_TEST_QEMU=$(MATRIX)/qemu/qemu-system-x86_64 $(MAKE) --no-print-directory e2e
+	cargo test --quiet --locked --package vmm
+	$(MAKE) --no-print-directory e2e
+	KATA_TEST_SANDBOX_API=1 $(MAKE) --no-print-directory e2e SUITE="--test pods"
 
 .PHONY: bench
 bench: guest build ## measure starts, execs, streams and memory; the report goes to target/bench

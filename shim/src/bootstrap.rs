@@ -31,8 +31,9 @@ use containerd_shim_protos::{
 
 use crate::{
     cli,
-    container::bundle,
+    container::bundle::{self, SandboxRef},
     error::{Error, Result},
+    sandbox::options,
     serve,
 };
 
@@ -40,6 +41,8 @@ use crate::{
 const LONGEST_INPUT: u64 = 10 << 20;
 /// Where containerd 1.x looks for the address of a shim when it restarts.
 const ADDRESS_FILE: &str = "address";
+/// Where the shim of a sandbox that is no container finds the runtime options, an `Any`.
+pub(crate) const OPTIONS_FILE: &str = "runtime-options";
 /// Where an operator, and the `delete` action, find the shim's process.
 pub(crate) const PID_FILE: &str = "shim.pid";
 
@@ -50,7 +53,7 @@ pub(crate) const PID_FILE: &str = "shim.pid";
 pub(crate) fn start(flags: &Flags) -> Result<()> {
     let call = Call::read(flags)?;
     let bundle = std::env::current_dir().map_err(Error::io("working directory"))?;
-    let (_, sandbox) = bundle::read(&bundle, &call.opts.id)?;
+    let sandbox = call.sandbox(&bundle)?;
     let address = call.opts.socket_address(&sandbox.id);
     let socket = PathBuf::from(address.trim_start_matches("unix://"));
     if !sandbox.is_own {
@@ -85,6 +88,21 @@ impl Call {
             ));
         }
         Ok(call)
+    }
+
+    /// Whose shim is asked for. What is to be a sandbox without being a container leaves its runtime options for the
+    /// shim: containerd gives them to nobody else.
+    fn sandbox(&self, bundle: &Path) -> Result<SandboxRef> {
+        if !bundle::is_a_sandboxs(bundle) {
+            return bundle::read(bundle, &self.opts.id).map(|(_, sandbox)| sandbox);
+        }
+        if let Some(options) = self.opts.extensions.iter().find(|any| options::is_runtimes(any)) {
+            let options = options
+                .write_to_bytes()
+                .map_err(|error| Error::Failed(format!("runtime options: {error}")))?;
+            write(bundle, OPTIONS_FILE, &options)?;
+        }
+        Ok(SandboxRef { id: self.opts.id.clone(), is_own: true })
     }
 
     fn reply(&self, address: &str) -> Result<Vec<u8>> {
@@ -189,7 +207,7 @@ fn spawn(opts: &StartOpts, listener: UnixListener) -> Result<()> {
     }
     let mut child = command.spawn().map_err(Error::io(format_args!("shim process {}", program.display())))?;
     let placed =
-        confine(opts, child.id()).and_then(|()| write(Path::new("."), PID_FILE, &child.id().to_string()));
+        confine(opts, child.id()).and_then(|()| write(Path::new("."), PID_FILE, child.id().to_string()));
     // Not waited for otherwise: it outlives this process, and init reaps it.
     placed.inspect_err(|_| drop(child.kill().and_then(|()| child.wait())))
 }
@@ -208,7 +226,7 @@ fn confine(opts: &StartOpts, pid: u32) -> Result<()> {
 }
 
 /// Writes a file containerd reads, whole or not at all.
-fn write(dir: &Path, name: &str, content: &str) -> Result<()> {
+fn write(dir: &Path, name: &str, content: impl AsRef<[u8]>) -> Result<()> {
     let (new, place) = (dir.join(format!(".{name}")), dir.join(name));
     fs::write(&new, content)
         .and_then(|()| fs::rename(&new, &place))

@@ -23,7 +23,10 @@ use std::{
     time::Duration,
 };
 
-use agent_protocol::{agent::CreateContainerRequest, convert};
+use agent_protocol::{
+    agent::{CreateContainerRequest, StatsContainerResponse},
+    convert,
+};
 use containerd_shim_protos::{
     events::task as event,
     protobuf::{MessageField, well_known_types::any::Any},
@@ -103,7 +106,7 @@ impl Container {
     /// What could not be shared, or the guest's own words.
     pub(crate) async fn create(
         new: NewContainer,
-        spec: Spec,
+        mut spec: Spec,
         sandbox: Arc<Sandbox>,
         events: Events,
     ) -> Result<Arc<Container>> {
@@ -118,6 +121,7 @@ impl Container {
             sandbox.wires(terminal),
             async { OptionFuture::from(part).await.transpose() },
         )?;
+        let of_the_pod = sandbox.provided().complete(&mut spec);
         let mut guest = spec::for_guest(spec, &new.id, rootfs.guest_path(), sandbox.confinement())?;
         let mut shared = Vec::with_capacity(1 + guest.binds.len());
         for bind in &guest.binds {
@@ -141,6 +145,7 @@ impl Container {
             plugged.push(disk);
             guest.storages.push(storage);
         }
+        guest.spec.mounts_mut().get_or_insert_default().extend(of_the_pod);
         warn_of_what_is_lost(&guest.spec, &new.log);
         let request = CreateContainerRequest {
             container_id: new.id.clone(),
@@ -372,11 +377,18 @@ impl Container {
     /// # Errors
     /// The guest's own words.
     pub(crate) async fn stats(&self) -> Result<Any> {
+        metrics::render(&self.guest_stats().await?, metrics::Version::of_host())
+    }
+
+    /// The same in the guest's terms.
+    ///
+    /// # Errors
+    /// The guest's own words.
+    pub(crate) async fn guest_stats(&self) -> Result<StatsContainerResponse> {
         if self.is_stopped() {
             return Err(self.wrong_state("measure"));
         }
-        let stats = self.sandbox.ask(self.sandbox.agent().stats_container(&self.id)).await?;
-        metrics::render(&stats, metrics::Version::of_host())
+        self.sandbox.ask(self.sandbox.agent().stats_container(&self.id)).await
     }
 
     /// Its output and input, as the guest names them.

@@ -22,6 +22,7 @@ mod oom;
 mod pidfd;
 mod process;
 mod sandbox;
+mod sandbox_api;
 mod serve;
 mod service;
 mod stdio;

@@ -44,6 +44,35 @@ pub(crate) fn render(stats: &StatsContainerResponse, version: Version) -> Result
     convert_to_any(message).map_err(|error| Error::Failed(format!("metrics: {error}")))
 }
 
+/// What containers use together: processors, memory and processes. Their network is one and the same.
+pub(crate) fn sum(all: &[StatsContainerResponse]) -> StatsContainerResponse {
+    let mut sum = StatsContainerResponse::default();
+    let total = sum.cgroup_stats.mut_or_insert_default();
+    for stats in all {
+        let cpu = total.cpu_stats.mut_or_insert_default().cpu_usage.mut_or_insert_default();
+        let own = &stats.cgroup_stats.cpu_stats.cpu_usage;
+        add(&mut cpu.total_usage, own.total_usage);
+        add(&mut cpu.usage_in_kernelmode, own.usage_in_kernelmode);
+        add(&mut cpu.usage_in_usermode, own.usage_in_usermode);
+        let memory = total.memory_stats.mut_or_insert_default();
+        let own = &stats.cgroup_stats.memory_stats;
+        add(&mut memory.cache, own.cache);
+        add(&mut memory.usage.mut_or_insert_default().usage, own.usage.usage);
+        for (name, value) in &own.stats {
+            add(memory.stats.entry(name.clone()).or_default(), *value);
+        }
+        let processes = total.pids_stats.mut_or_insert_default();
+        add(&mut processes.current, stats.cgroup_stats.pids_stats.current);
+    }
+    sum.network_stats = all.first().map(|stats| stats.network_stats.clone()).unwrap_or_default();
+    sum
+}
+
+/// A guest may say what it likes.
+fn add(sum: &mut u64, value: u64) {
+    *sum = sum.saturating_add(value);
+}
+
 /// The guest's own cgroups may be of either version: a counter goes by its name in one or the other.
 fn counter(stats: &HashMap<String, u64>, names: &[&str]) -> u64 {
     names.iter().find_map(|name| stats.get(*name).copied()).unwrap_or_default()
@@ -325,6 +354,19 @@ mod tests {
             network_stats: vec![network],
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn what_containers_use_adds_up_and_their_network_is_one() {
+        let together = sum(&[measured(), measured()]);
+        let cgroup = &together.cgroup_stats;
+        assert_eq!(cgroup.cpu_stats.cpu_usage.total_usage, 10_000_000);
+        assert_eq!((cgroup.memory_stats.usage.usage, cgroup.memory_stats.stats["anon"]), (8192, 200));
+        assert_eq!((cgroup.pids_stats.current, together.network_stats[0].rx_bytes), (4, 7));
+        let mut liar = measured();
+        liar.cgroup_stats.mut_or_insert_default().pids_stats.mut_or_insert_default().current = u64::MAX;
+        assert_eq!(sum(&[liar.clone(), liar]).cgroup_stats.pids_stats.current, u64::MAX);
+        assert!(sum(&[]).network_stats.is_empty());
     }
 
     #[test]

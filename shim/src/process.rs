@@ -38,12 +38,17 @@ impl Exit {
 
     /// The time as containerd's messages carry it.
     pub(crate) fn timestamp(&self) -> Timestamp {
-        let since = self.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Timestamp {
-            seconds: since.as_secs().cast_signed(),
-            nanos: since.subsec_nanos().cast_signed(),
-            ..Default::default()
-        }
+        timestamp(self.at)
+    }
+}
+
+/// A time as containerd's messages carry it.
+pub(crate) fn timestamp(at: SystemTime) -> Timestamp {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp {
+        seconds: since.as_secs().cast_signed(),
+        nanos: since.subsec_nanos().cast_signed(),
+        ..Default::default()
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod boot;
 pub(crate) mod host_cgroup;
 mod only;
 pub(crate) mod options;
+mod provisions;
 pub(crate) mod resources;
 pub(crate) mod run_dir;
 pub(crate) mod share;
@@ -19,7 +20,7 @@ mod vm_spec;
 use std::{
     future::Future,
     sync::{Arc, Weak},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use agent_client::AgentClient;
@@ -34,11 +35,14 @@ use crate::{
     container::{disks::SharedDisks, spec::Confinement},
     error::{Error, Result},
     network::Network,
+    process::{Exit, LOST},
     stdio::wires::{Connected, Offer},
     thread,
 };
 use host_cgroup::HostCgroup;
-pub(crate) use only::{Making, OnlySandbox};
+pub(crate) use only::{Making, OnlySandbox, Prepared};
+use provisions::Provided;
+pub(crate) use provisions::{Provisions, RESOLVER};
 use resources::Resources;
 use run_dir::RunDir;
 use share::SharedTree;
@@ -51,8 +55,11 @@ const FAREWELL: Duration = Duration::from_secs(5);
 enum Phase {
     Up,
     /// On its way down, and why.
-    Ending(String),
-    Ended,
+    Ending {
+        why: String,
+        status: u32,
+    },
+    Ended(Exit),
 }
 
 /// A booted sandbox.
@@ -69,7 +76,9 @@ pub(crate) struct Sandbox {
     confinement: Confinement,
     plugs_root_disks: bool,
     shared_disks: SharedDisks,
+    provided: Provided,
     resources: Resources,
+    since: SystemTime,
     phase: watch::Sender<Phase>,
     clock: Clock,
     log: Logger,
@@ -136,6 +145,24 @@ impl Sandbox {
         &self.shared_disks
     }
 
+    /// What its containers have of it.
+    pub(crate) fn provided(&self) -> &Provided {
+        &self.provided
+    }
+
+    /// Since when it is up.
+    pub(crate) fn since(&self) -> SystemTime {
+        self.since
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        match *self.phase.borrow() {
+            Phase::Ended(exit) => Some(exit),
+            Phase::Up | Phase::Ending { .. } => None,
+        }
+    }
+
     /// Adds a device to the machine.
     ///
     /// # Errors
@@ -168,13 +195,13 @@ impl Sandbox {
 
     /// # Errors
     /// `Unavailable` when the machine is on its way down or gone, and why.
-    fn is_up(&self) -> Result<()> {
+    pub(crate) fn is_up(&self) -> Result<()> {
         match &*self.phase.borrow() {
             Phase::Up => Ok(()),
-            Phase::Ending(why) => {
+            Phase::Ending { why, .. } => {
                 Err(Error::Unavailable(format!("the virtual machine is being stopped: {why}")))
             }
-            Phase::Ended => Err(Error::Unavailable("the virtual machine is gone".into())),
+            Phase::Ended(_) => Err(Error::Unavailable("the virtual machine is gone".into())),
         }
     }
 
@@ -202,31 +229,46 @@ impl Sandbox {
 
     fn why_gone(&self) -> String {
         match &*self.phase.borrow() {
-            Phase::Ending(why) => why.clone(),
-            Phase::Up | Phase::Ended => "it was stopped".into(),
+            Phase::Ending { why, .. } => why.clone(),
+            Phase::Up | Phase::Ended(_) => "it was stopped".into(),
         }
     }
 
     /// Ends the machine and clears up after it, because of `why`. The first call does it, whoever's it is, and goes
     /// on when its caller does not wait; every call returns when it is done.
     pub(crate) async fn stop(self: &Arc<Self>, why: &str) {
+        self.end(why, 0).await;
+    }
+
+    async fn end(self: &Arc<Self>, why: &str, status: u32) {
         let first = self.phase.send_if_modified(|phase| {
             let up = *phase == Phase::Up;
             if up {
-                *phase = Phase::Ending(why.to_string());
+                *phase = Phase::Ending { why: why.to_string(), status };
             }
             up
         });
         if first {
             info!(self.log, "stopping"; "why" => why);
-            tokio::spawn(self.clone().tear_down());
+            tokio::spawn(self.clone().tear_down(status));
         }
+        self.ended().await;
+    }
+
+    /// Waits until nothing of it is left; how it ended.
+    pub(crate) async fn ended(&self) -> Exit {
         let mut phases = self.phase.subscribe();
-        let _ = phases.wait_for(|phase| *phase == Phase::Ended).await;
+        loop {
+            if let Phase::Ended(exit) = *phases.borrow_and_update() {
+                return exit;
+            }
+            // The sender lives in self, which this borrow keeps alive.
+            let _ = phases.changed().await;
+        }
     }
 
     /// Every step is tried, whatever becomes of the one before.
-    async fn tear_down(self: Arc<Self>) {
+    async fn tear_down(self: Arc<Self>, status: u32) {
         if self.vm.exit().borrow().is_none() {
             match timeout(FAREWELL, self.agent.destroy_sandbox()).await {
                 Ok(Ok(())) => {}
@@ -248,7 +290,7 @@ impl Sandbox {
         if let Err(error) = run_dir::remove(self.run_dir.path()) {
             warn!(self.log, "run directory not removed"; "why" => error.to_string());
         }
-        self.phase.send_replace(Phase::Ended);
+        self.phase.send_replace(Phase::Ended(Exit::now(status)));
         info!(self.log, "stopped");
     }
 
@@ -288,7 +330,7 @@ impl Sandbox {
                 error!(sandbox.log, "the virtual machine is lost"; "why" => &why,
                     "console" => sandbox.vm.console_tail());
             }
-            sandbox.stop(&why).await;
+            sandbox.end(&why, LOST).await;
         });
     }
 }

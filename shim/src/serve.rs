@@ -1,5 +1,7 @@
 //! The shim itself: one process a sandbox, serving containerd's calls until `Shutdown`.
 
+mod connections;
+
 use std::{
     os::fd::{FromRawFd, OwnedFd, RawFd},
     path::Path,
@@ -8,8 +10,9 @@ use std::{
 
 use containerd_shim::{ExitSignal, Flags};
 use containerd_shim_protos::{
+    sandbox_async::{Sandbox, create_sandbox},
     shim_async::{Task, create_task},
-    ttrpc::r#async::{Server, Service, transport::Listener},
+    ttrpc::r#async::{Server, Service},
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -26,8 +29,11 @@ use crate::{
     error::{Error, Result},
     events::Events,
     logging::{self, Verbosity},
+    sandbox_api::SandboxService,
     service::TaskService,
 };
+
+pub(crate) use connections::Connections;
 
 /// The environment variable with the address containerd takes events at.
 pub(crate) const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
@@ -129,8 +135,13 @@ async fn serve(
         log.clone(),
         verbosity,
     ));
-    let mut server =
-        Server::new().add_listener(Listener::from(listener)).register_service(task_services(&service));
+    let connections = Connections::default();
+    let sandboxes: Arc<dyn Sandbox + Send + Sync> =
+        Arc::new(SandboxService::new(service.clone(), connections.clone(), log.clone()));
+    let mut server = Server::new()
+        .add_listener(connections.of(listener))
+        .register_service(task_services(&service))
+        .register_service(create_sandbox(sandboxes));
     server.start().await.map_err(|error| Error::Failed(format!("ttrpc server: {error}")))?;
     info!(log, "serving"; "version" => env!("CARGO_PKG_VERSION"), "pid" => std::process::id());
     ended(&exit, log).await?;

@@ -82,6 +82,31 @@ impl TaskService {
         Ok((container, process))
     }
 
+    /// Boots the sandbox that was prepared by that name.
+    pub(crate) async fn start_sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
+        let (sandbox, made) = tokio::select! {
+            booted = self.sandbox.boot_prepared(id) => booted?,
+            () = self.exit.wait() => return Err(Error::Unavailable("the shim was asked to end".into())),
+        };
+        self.keep(&sandbox, made);
+        Ok(sandbox)
+    }
+
+    /// The shim's one sandbox.
+    pub(crate) fn sandbox(&self) -> &OnlySandbox {
+        &self.sandbox
+    }
+
+    /// Ends the shim.
+    pub(crate) fn end(&self) {
+        self.exit.signal();
+    }
+
+    /// The containers that are made.
+    pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
+        self.containers.all()
+    }
+
     async fn create_unless_ended(&self, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
         tokio::select! {
             created = self.create_container(request) => created,
@@ -113,7 +138,7 @@ impl TaskService {
             bundle,
             rootfs: request.rootfs.clone(),
             stdio,
-            owns_sandbox: wanted.is_own,
+            owns_sandbox: made.is_some(),
             log: self.log.new(o!("container" => request.id.clone())),
         };
         let container = Container::create(new, spec, sandbox.clone(), self.events.clone()).await?;
@@ -228,7 +253,9 @@ impl TaskService {
     /// Ends the shim unless it has a container. One that is being made does not count: containerd asks for the end
     /// after a create that it has given up, and asks only once.
     fn shut_down(&self, request: &ShutdownRequest) {
-        if !request.now && !self.containers.has_nothing_made() {
+        // A sandbox that is no container outlives its containers: it has calls of its own.
+        let is_done = self.containers.has_nothing_made() && self.sandbox.prepared().is_none();
+        if !request.now && !is_done {
             return;
         }
         info!(self.log, "shutdown asked for");
@@ -242,8 +269,19 @@ async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + S
     tokio::spawn(work).await.unwrap_or_else(|error| Err(Error::Failed(error.to_string())))
 }
 
+/// Carries a call out that makes much, whose caller would wait for ever if it got no answer.
+pub(crate) async fn unpanicked<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    let panicked = |_| {
+        Err(Error::Failed(
+            "the shim panicked: containerd's log says where, in a line with \"panic\"; please report it"
+                .into(),
+        ))
+    };
+    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(panicked)
+}
+
 /// Logs a refusal once, where it leaves the shim, and gives it its status code.
-fn answer<T>(log: &Logger, call: &str, id: &str, outcome: Result<T>) -> ttrpc::Result<T> {
+pub(crate) fn answer<T>(log: &Logger, call: &str, id: &str, outcome: Result<T>) -> ttrpc::Result<T> {
     outcome.map_err(|error| {
         warn!(log, "{call}: {error}"; "container" => id);
         error.into()
@@ -258,15 +296,7 @@ impl Task for TaskService {
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
         let id = request.id.clone();
-        // A caller that gets no answer waits for ever, whatever went wrong.
-        let created = AssertUnwindSafe(self.create_unless_ended(request)).catch_unwind().await;
-        let panicked = |_| {
-            Err(Error::Failed(
-                "the shim panicked: containerd's log says where, in a line with \"panic\"; please report it"
-                    .into(),
-            ))
-        };
-        answer(&self.log, "create", &id, created.unwrap_or_else(panicked))
+        answer(&self.log, "create", &id, unpanicked(self.create_unless_ended(request)).await)
     }
 
     async fn start(&self, _ctx: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {

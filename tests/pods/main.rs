@@ -3,10 +3,14 @@
 //! `cargo test -p tests --test pods` runs all of it, `cargo test -p tests --test pods -- <part of a name>` what matches.
 //! All cases share one containerd, in a network and mounts of its own. Every case removes its pods, and ends with a
 //! search for anything left that carries their names.
+//!
+//! `KATA_TEST_SANDBOX_API=1` has the same pods made by containerd's Sandbox API (containerd 1.7), and adds what only
+//! that has.
 
 mod containers;
 mod network;
 mod resources;
+mod sandboxes;
 mod stats;
 mod streams;
 mod volumes;
@@ -15,6 +19,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial, run};
+use tests::assets::by_sandbox_api;
 use tests::pods::PodWorld;
 use tests::{Failure, Result};
 
@@ -36,7 +41,7 @@ fn main() -> ExitCode {
     // A guest without KVM keeps a core busy while it boots; more at once only make each other late.
     arguments.test_threads.get_or_insert(2);
     let world = Arc::new(OnceLock::new());
-    let files = [
+    let mut files = vec![
         ("containers", containers::listed()),
         ("network", network::listed()),
         ("resources", resources::listed()),
@@ -44,6 +49,9 @@ fn main() -> ExitCode {
         ("streams", streams::listed()),
         ("volumes", volumes::listed()),
     ];
+    if by_sandbox_api() {
+        files.push(("sandboxes", sandboxes::listed()));
+    }
     let trial = |file: &str, (name, body): Listed| {
         let world = world.clone();
         let body = move || in_world(&world, body).map_err(|failure| Failed::from(failure.to_string()));

@@ -156,7 +156,7 @@ fn c24_a_pods_processors_are_in_its_cgroup_and_the_rest_is_not(world: &PodWorld)
 }
 
 /// A pod's QEMU in `/proc`.
-fn qemu_of(pod: &Pod<'_>) -> Result<PathBuf> {
+pub(crate) fn qemu_of(pod: &Pod<'_>) -> Result<PathBuf> {
     let is_its = |process: &Path| {
         let words = fs::read(process.join("cmdline")).unwrap_or_default();
         words.starts_with(b"/") && String::from_utf8_lossy(&words).contains(&format!("sandbox-{}", pod.id))

@@ -25,6 +25,9 @@ pub struct Assets {
     pub qemu: Option<PathBuf>,
     /// `KATA_TEST_TEMPLATES`, a directory: every sandbox starts as a copy of a template in there.
     pub templates: Option<PathBuf>,
+    /// `KATA_TEST_SANDBOX_API`: whether pods are made by containerd's Sandbox API, without pause containers. For
+    /// containerd 1.7 and later.
+    pub sandbox_api: bool,
     /// The shim's binary: `KATA_TEST_SHIM`, or the newest one in this workspace's target directory; for another
     /// runtime the one of the search path.
     pub shim: PathBuf,
@@ -35,6 +38,11 @@ pub struct Assets {
     pub guest: PathBuf,
     /// The configuration file as shipped.
     pub configuration: PathBuf,
+}
+
+/// Whether pods are made by containerd's Sandbox API.
+pub fn by_sandbox_api() -> bool {
+    env::var_os("KATA_TEST_SANDBOX_API").is_some_and(|value| !value.is_empty())
 }
 
 impl Assets {
@@ -48,6 +56,7 @@ impl Assets {
             ctr: program("KATA_TEST_CTR", "ctr")?,
             qemu: env::var_os("KATA_TEST_QEMU").map(PathBuf::from),
             templates: env::var_os("KATA_TEST_TEMPLATES").map(PathBuf::from),
+            sandbox_api: by_sandbox_api(),
             shim: shim(&runtime)?,
             guest: guest(&cache)?,
             cache,

@@ -1,6 +1,8 @@
 //! A containerd of our own: own root, state and socket, nothing of the host's.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use crate::assets::Assets;
 use crate::command::{pid_of, tail};
 use crate::{Context, Result, fail};
+
+/// Its configuration.
+const CONFIGURATION: &str = "containerd.toml";
 
 /// How long containerd may take to serve.
 const READY: Duration = Duration::from_secs(30);
@@ -25,6 +30,8 @@ const APART: &str = "ip link set lo up && mount -t tmpfs tmpfs /var/lib/cni && e
 pub struct Containerd {
     child: Child,
     dir: PathBuf,
+    program: PathBuf,
+    environment: Vec<(OsString, OsString)>,
 }
 
 impl Containerd {
@@ -39,51 +46,52 @@ impl Containerd {
 
     /// The same with CRI, as `plugins` has it, in a network and mounts of its own: what its network plugins make there
     /// is nowhere else, and goes with it.
-    pub fn for_pods(assets: &Assets, dir: &Path, plugins: &str) -> Result<Containerd> {
+    pub fn for_pods(
+        assets: &Assets,
+        dir: &Path,
+        plugins: &str,
+        environment: &[(&str, &Path)],
+    ) -> Result<Containerd> {
         let mut apart = Command::new("unshare");
         apart
             .args(["--net", "--mount", "--propagation", "private", "sh", "-c", APART])
             .arg(&assets.containerd);
         fs::create_dir_all(CNI_STATE).context(CNI_STATE)?;
-        Self::spawn(apart, plugins, assets, dir, &[])
+        Self::spawn(apart, plugins, assets, dir, environment)
     }
 
     fn spawn(
-        mut command: Command,
+        command: Command,
         plugins: &str,
         assets: &Assets,
         dir: &Path,
         environment: &[(&str, &Path)],
     ) -> Result<Containerd> {
-        let file = dir.join("containerd.toml");
+        let file = dir.join(CONFIGURATION);
         fs::write(&file, configuration(dir, plugins)).context(file.display())?;
-        // containerd speaks systemd's notify protocol, so its being ready is an event.
-        let notify = UnixDatagram::bind(dir.join("notify"))?;
-        notify.set_read_timeout(Some(READY))?;
-        let log = File::create(dir.join("containerd.log"))?;
-        let child = command
-            .arg("--config")
-            .arg(&file)
-            .env("PATH", assets.search_path())
-            .env("NOTIFY_SOCKET", dir.join("notify"))
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context(assets.containerd.display())?;
-        let containerd = Containerd { child, dir: dir.to_owned() };
-        containerd.ready(&notify)?;
-        Ok(containerd)
+        let own =
+            [("PATH".into(), assets.search_path()), ("NOTIFY_SOCKET".into(), dir.join("notify").into())];
+        let given =
+            environment.iter().map(|(name, value)| (OsString::from(name), value.as_os_str().to_owned()));
+        let environment: Vec<_> = own.into_iter().chain(given).collect();
+        let child = launch(command, dir, &environment)?;
+        Ok(Containerd { child, dir: dir.to_owned(), program: assets.containerd.clone(), environment })
     }
 
-    fn ready(&self, notify: &UnixDatagram) -> Result<()> {
-        let mut message = [0; 256];
-        match notify.recv(&mut message) {
-            Ok(length) if message[..length].starts_with(b"READY=1") => Ok(()),
-            Ok(length) => fail!("containerd notified {:?}", String::from_utf8_lossy(&message[..length])),
-            Err(error) => fail!("containerd did not serve: {error}; its log: {}", tail(&self.log())),
-        }
+    /// Ends containerd and starts it again, as an update of it does, in the namespaces it was in.
+    pub fn restart(&mut self) -> Result<()> {
+        let namespace = |kind| File::open(format!("/proc/{}/ns/{kind}", self.pid()));
+        let (net, mounts) = (namespace("net")?, namespace("mnt")?);
+        kill(pid_of(&self.child), Signal::SIGTERM)?;
+        self.child.wait()?;
+        let path = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        let mut again = Command::new("nsenter");
+        again
+            .arg(format!("--net={}", path(&net)))
+            .arg(format!("--mount={}", path(&mounts)))
+            .arg(&self.program);
+        self.child = launch(again, &self.dir, &self.environment)?;
+        Ok(())
     }
 
     /// Its process.
@@ -98,8 +106,7 @@ impl Containerd {
 
     /// What it and, through it, its shims have logged so far.
     pub fn log(&self) -> String {
-        let bytes = fs::read(self.dir.join("containerd.log")).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        log_in(&self.dir)
     }
 }
 
@@ -108,6 +115,44 @@ impl Drop for Containerd {
         let _ = kill(pid_of(&self.child), Signal::SIGTERM);
         let _ = self.child.wait();
     }
+}
+
+/// Runs `command` with containerd's arguments until it says that it serves.
+fn launch(mut command: Command, dir: &Path, environment: &[(OsString, OsString)]) -> Result<Child> {
+    // containerd speaks systemd's notify protocol, so its being ready is an event.
+    let socket = dir.join("notify");
+    let _ = fs::remove_file(&socket);
+    let notify = UnixDatagram::bind(socket)?;
+    notify.set_read_timeout(Some(READY))?;
+    let log = File::options().append(true).create(true).open(dir.join("containerd.log"))?;
+    let mut child = command
+        .arg("--config")
+        .arg(dir.join(CONFIGURATION))
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context(format_args!("{command:?}"))?;
+    let served = ready(&notify, dir);
+    if served.is_err() {
+        let _ = child.kill().and_then(|()| child.wait());
+    }
+    served.map(|()| child)
+}
+
+fn ready(notify: &UnixDatagram, dir: &Path) -> Result<()> {
+    let mut message = [0; 256];
+    match notify.recv(&mut message) {
+        Ok(length) if message[..length].starts_with(b"READY=1") => Ok(()),
+        Ok(length) => fail!("containerd notified {:?}", String::from_utf8_lossy(&message[..length])),
+        Err(error) => fail!("containerd did not serve: {error}; its log: {}", tail(&log_in(dir))),
+    }
+}
+
+fn log_in(dir: &Path) -> String {
+    let bytes = fs::read(dir.join("containerd.log")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn configuration(dir: &Path, plugins: &str) -> String {

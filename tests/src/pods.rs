@@ -29,6 +29,9 @@ pub const HANDLER: &str = "kata";
 /// The image that a sandbox's own container is of.
 const PAUSE: &str = "localhost/pause:latest";
 
+/// What containerd 1.7 says when it makes pods by its Sandbox API.
+const SANDBOX_SERVER: &str = "using experimental CRI Sandbox server";
+
 /// containerd's namespace for pods.
 const NAMESPACE: &str = "k8s.io";
 
@@ -64,16 +67,26 @@ impl PodWorld {
         })?;
         fs::create_dir(dir.path().join("cni"))?;
         fs::write(dir.path().join("cni/10-bridge.conflist"), network(dir.path()))?;
-        let containerd = Containerd::for_pods(&assets, dir.path(), &plugins(dir.path())?)?;
+        let plugins = plugins(dir.path(), assets.sandbox_api)?;
+        let switch = assets.sandbox_api.then(sandbox_api_switch).transpose()?;
+        let switch = switch.map(|(name, value)| (name, Path::new(value)));
+        let containerd = Containerd::for_pods(&assets, dir.path(), &plugins, switch.as_slice())?;
         let cri = Cri::connect(&containerd.socket())?;
         let world = PodWorld { cri, containerd, dir, assets, pods: AtomicUsize::new(0) };
-        world.import().map_err(|failure| world.with_log(0, &failure))?;
+        world.check_mode().and_then(|()| world.import()).map_err(|failure| world.with_log(0, &failure))?;
         Ok(world)
     }
 
     /// containerd's CRI.
     pub fn cri(&self) -> &Cri {
         &self.cri
+    }
+
+    /// Ends containerd and starts it again: pods live on.
+    pub fn restart(&mut self) -> Result<()> {
+        self.containerd.restart()?;
+        self.cri = Cri::connect(&self.containerd.socket())?;
+        Ok(())
     }
 
     /// containerd's process, whose network and mounts are the pods' host's.
@@ -116,17 +129,30 @@ impl PodWorld {
         self.dir.path()
     }
 
-    fn import(&self) -> Result<()> {
+    /// What `ctr` prints about pods; it has to end well.
+    pub fn ctr(&self, arguments: &[&str]) -> Result<String> {
+        Ok(run(self.ctr_command().args(arguments), PATIENCE)?.exits(0)?.out())
+    }
+
+    fn ctr_command(&self) -> Command {
         let mut ctr = Command::new(&self.assets.ctr);
-        ctr.arg("--address").arg(self.containerd.socket()).args([
-            "--namespace",
-            NAMESPACE,
-            "images",
-            "import",
-        ]);
-        run(ctr.arg(self.assets.image()), PATIENCE)?.exits(0)?;
+        ctr.arg("--address").arg(self.containerd.socket()).args(["--namespace", NAMESPACE]);
+        ctr
+    }
+
+    /// A containerd without the Sandbox API would make pause containers, and every case would pass.
+    fn check_mode(&self) -> Result<()> {
+        if self.assets.sandbox_api && !self.containerd.log().contains(SANDBOX_SERVER) {
+            fail!("KATA_TEST_SANDBOX_API: containerd does not use its Sandbox API: is it 1.7?");
+        }
+        Ok(())
+    }
+
+    fn import(&self) -> Result<()> {
+        run(self.ctr_command().args(["images", "import"]).arg(self.assets.image()), PATIENCE)?.exits(0)?;
         let deadline = Instant::now() + IMAGES;
-        for image in [IMAGE, PAUSE] {
+        let pause = (!self.assets.sandbox_api).then_some(PAUSE);
+        for image in pause.into_iter().chain([IMAGE]) {
             while !self.cri.has_image(image)? {
                 if Instant::now() > deadline {
                     fail!(
@@ -171,9 +197,25 @@ impl PodWorld {
             let pod = Pod { world: self, id, config };
             let outcome = body(&pod);
             let removed = self.cri.stop_pod(&pod.id).and_then(|()| self.cri.remove_pod(&pod.id));
-            outcome.and(removed).and_then(|()| pod.expect_nothing())
+            outcome.and(removed).and_then(|()| self.expect_nothing_of(&pod.id))
         });
         outcome.map_err(|failure| self.with_log(from, &failure))
+    }
+
+    /// Looks for what is left of a pod that was removed.
+    pub fn expect_nothing_of(&self, pod: &str) -> Result<()> {
+        let suspects = Suspects {
+            namespace: pod.to_owned(),
+            address: self.containerd.socket(),
+            ids: Vec::new(),
+            cgroup_may_stay: false,
+        };
+        suspects.expect_nothing()?;
+        let run_dir = Path::new("/run/kata").join(NAMESPACE).join(pod);
+        if run_dir.exists() {
+            fail!("left behind: {}", run_dir.display());
+        }
+        Ok(())
     }
 
     /// A failure and the end of what containerd has said since.
@@ -229,21 +271,6 @@ impl Pod<'_> {
         let output = self.world.cri.exec(container, ["sh", "-c", script]).context(script)?;
         Ok(output.exits(0).context(script)?.out().trim_end().to_owned())
     }
-
-    fn expect_nothing(&self) -> Result<()> {
-        let suspects = Suspects {
-            namespace: self.id.clone(),
-            address: self.world.containerd.socket(),
-            ids: Vec::new(),
-            cgroup_may_stay: false,
-        };
-        suspects.expect_nothing()?;
-        let run_dir = Path::new("/run/kata").join(NAMESPACE).join(&self.id);
-        if run_dir.exists() {
-            fail!("left behind: {}", run_dir.display());
-        }
-        Ok(())
-    }
 }
 
 /// The namespaces that kubelet asks for, with that one for processes.
@@ -262,15 +289,38 @@ pub fn snippet(language: &str, word: &str) -> Result<&'static str> {
         .context(format_args!("docs/kubernetes.md: {word} in {language}"))
 }
 
-/// CRI's configuration as the page has it, for a world of its own.
-fn plugins(dir: &Path) -> Result<String> {
-    let file = dir.join("configuration.toml");
+/// The variable in containerd's environment that the page tells of, and its value.
+fn sandbox_api_switch() -> Result<(&'static str, &'static str)> {
+    let line =
+        snippet("ini", "ENABLE_CRI_SANDBOXES")?.lines().find_map(|line| line.strip_prefix("Environment="));
+    line.and_then(|line| line.trim_matches('"').split_once('=')).context("docs/kubernetes.md: the variable")
+}
+
+/// The runtime's table as the page has it, with what it adds for the Sandbox API.
+fn runtime(sandbox_api: bool) -> Result<String> {
     let runtime = snippet("toml", "io.containerd.kata.v2")?;
+    if !sandbox_api {
+        return Ok(runtime.to_owned());
+    }
+    let (table, line) =
+        snippet("toml", "sandbox_mode")?.trim_start().split_once('\n').context("sandbox_mode")?;
+    if !runtime.contains(table) {
+        fail!("docs/kubernetes.md: the table of sandbox_mode is not the runtime's: {table}");
+    }
+    Ok(runtime.replacen(table, &format!("{table}\n{line}"), 1))
+}
+
+/// CRI's configuration as the page has it, for a world of its own.
+fn plugins(dir: &Path, sandbox_api: bool) -> Result<String> {
+    let file = dir.join("configuration.toml");
+    // Where nobody needs the image, none is to be had.
+    let image = if sandbox_api { "localhost/none:latest" } else { PAUSE };
+    let runtime = runtime(sandbox_api)?;
     let runtime = runtime.replace("/etc/kata-containers/configuration.toml", &file.to_string_lossy());
     let dir = dir.display();
     Ok(format!(
         "[plugins.\"io.containerd.grpc.v1.cri\"]\n\
-         sandbox_image = \"{PAUSE}\"\n\
+         sandbox_image = \"{image}\"\n\
          stream_server_address = \"127.0.0.1\"\n\
          stream_server_port = \"0\"\n\
          netns_mounts_under_state_dir = true\n\

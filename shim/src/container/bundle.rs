@@ -25,12 +25,20 @@ pub(crate) struct SandboxRef {
     pub(crate) is_own: bool,
 }
 
+/// The file of a bundle with its OCI configuration.
+const CONFIG: &str = "config.json";
+
+/// Whether the bundle is a sandbox's that is no container: containerd writes no configuration for it.
+pub(crate) fn is_a_sandboxs(bundle: &Path) -> bool {
+    bundle.is_dir() && !bundle.join(CONFIG).exists()
+}
+
 /// Reads `config.json` of container `id`'s bundle, checks what every later step relies on, and whose sandbox it is for.
 ///
 /// # Errors
 /// `InvalidArgument` that names the file and what is wrong in it, or the annotation.
 pub(crate) fn read(bundle: &Path, id: &str) -> Result<(Spec, SandboxRef)> {
-    let path = bundle.join("config.json");
+    let path = bundle.join(CONFIG);
     let wrong = |why: &dyn std::fmt::Display| Error::InvalidArgument(format!("{}: {why}", path.display()));
     let spec = read_spec(&path).map_err(|why| wrong(&why))?;
     let sandbox = sandbox_of(&spec, id)?;
@@ -61,7 +69,7 @@ fn read_spec(path: &Path) -> std::result::Result<Spec, String> {
     Ok(spec)
 }
 
-fn shares_the_hosts_network(spec: &Spec) -> bool {
+pub(crate) fn shares_the_hosts_network(spec: &Spec) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     let mut all = namespaces.into_iter().flatten();
     let network = all.find(|namespace| namespace.typ() == LinuxNamespaceType::Network);

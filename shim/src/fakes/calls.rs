@@ -68,7 +68,7 @@ impl Shim {
     }
 
     /// Runtime options whose `config_path` is the test's configuration.
-    fn options(&self) -> MessageField<Any> {
+    pub(crate) fn options(&self) -> MessageField<Any> {
         let path = self.configuration().to_str().unwrap().to_owned();
         let length = u8::try_from(path.len()).unwrap();
         any("runtimeoptions.v1.Options", [&[0x12, length], path.as_bytes()].concat())

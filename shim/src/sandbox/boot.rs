@@ -14,8 +14,8 @@ use vmm::{
 };
 
 use super::{
-    Clock, Phase, Sandbox, host_cgroup::HostCgroup, resources::Resources, run_dir, run_dir::RunDir,
-    share::SharedTree, vm_spec, vm_spec::MachinePlan,
+    Clock, Phase, Provisions, Sandbox, host_cgroup::HostCgroup, resources::Resources, run_dir,
+    run_dir::RunDir, share::SharedTree, vm_spec, vm_spec::MachinePlan,
 };
 use crate::{
     container::{disks::SharedDisks, spec::Confinement},
@@ -37,6 +37,8 @@ pub(super) struct Plan<'a> {
     pub(super) namespace: &'a str,
     pub(super) id: &'a str,
     pub(super) spec: &'a Spec,
+    /// What containers get of it.
+    pub(super) provisions: &'a Provisions,
     pub(super) configuration: &'a Configuration,
 }
 
@@ -76,6 +78,7 @@ pub(super) async fn boot(
     clock.mark("network_told");
     let request = sandbox_request(&plan, machine.storages);
     agent.create_sandbox(request).await.map_err(in_containerds_terms)?;
+    let provided = plan.provisions.send(&agent).await.map_err(in_containerds_terms)?;
     let sandbox = Arc::new(Sandbox {
         vm,
         network,
@@ -87,7 +90,9 @@ pub(super) async fn boot(
         confinement: Confinement::of(configuration),
         plugs_root_disks: plugs_root_disks(configuration),
         shared_disks: SharedDisks::default(),
+        provided,
         resources,
+        since: SystemTime::now(),
         phase: watch::Sender::new(Phase::Up),
         clock,
         log: log.clone(),
@@ -147,7 +152,9 @@ pub(crate) fn any_machine(
     log: &Logger,
 ) -> Result<MachinePlan> {
     let spec = Spec::default();
-    let plan = Plan { namespace: "factory", id: "template", spec: &spec, configuration };
+    let provisions = Provisions::default();
+    let plan =
+        Plan { namespace: "factory", id: "template", spec: &spec, provisions: &provisions, configuration };
     vm_spec::of(configuration, &plan, directory, directory, log)
 }
 
@@ -243,7 +250,7 @@ fn sandbox_request(plan: &Plan<'_>, storages: Vec<agent_protocol::agent::Storage
     CreateSandboxRequest {
         hostname,
         storages,
-        dns: network::resolver(plan.spec),
+        dns: network::resolver(plan.spec).into_iter().chain(plan.provisions.resolver()).collect(),
         sandbox_id: plan.id.to_string(),
         sandbox_pidns: shares_pid_namespace(plan.spec),
         kernel_modules: modules.collect(),

@@ -34,9 +34,14 @@ pub(crate) fn configuration(options: Option<&Any>, spec: &Spec, log: &Logger) ->
     Ok(loaded.configuration)
 }
 
+/// Whether these are runtime options that may name a file.
+pub(crate) fn is_runtimes(options: &Any) -> bool {
+    options.type_url.rsplit('/').next() == Some(RUNTIME_OPTIONS)
+}
+
 /// `config_path` of the runtime options; other runtimes' options (runc's, say) name none.
 fn config_path(options: &Any) -> Result<Option<PathBuf>> {
-    if options.type_url.rsplit('/').next() != Some(RUNTIME_OPTIONS) {
+    if !is_runtimes(options) {
         return Ok(None);
     }
     // One field is wanted of a message whose other fields mean nothing here: read as an empty message, they all

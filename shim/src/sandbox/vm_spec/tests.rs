@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use vmm::spec::{BlockDriver, Boot, Cache, ImageDriver, ImageFs, Machine, Queues};
 
 use super::*;
+use crate::sandbox::Provisions;
 
 /// A configuration that says `keys` beside the least there is to say, in a directory of files it may name `@DIR@`.
 fn configuration(keys: &str) -> (TempDir, Configuration) {
@@ -48,7 +49,8 @@ fn load(keys: &str) -> (TempDir, std::result::Result<Configuration, LoadError>) 
 }
 
 fn planned(configuration: &Configuration, spec: &Spec) -> Result<MachinePlan> {
-    let plan = Plan { namespace: "k8s.io", id: "pod", spec, configuration };
+    let provisions = Provisions::default();
+    let plan = Plan { namespace: "k8s.io", id: "pod", spec, provisions: &provisions, configuration };
     of(configuration, &plan, Path::new("/run/pod"), Path::new("/run/pod/shared"), &log())
 }
 

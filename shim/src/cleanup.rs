@@ -27,7 +27,7 @@ use crate::{
     cli,
     container::bundle,
     error::{Error, Result},
-    network, pidfd,
+    hooks, network, pidfd,
     process::{Exit, LOST},
     sandbox::{host_cgroup, run_dir},
 };
@@ -46,9 +46,12 @@ const DEATH: Duration = Duration::from_secs(2);
 pub(crate) fn delete(flags: &Flags) -> Result<()> {
     let bundle = if flags.bundle.is_empty() { PathBuf::from(".") } else { PathBuf::from(&flags.bundle) };
     // A bundle that is gone, or was never right, says nothing of a pod: the sandbox's name is the container's then.
-    let owns_sandbox = bundle::read(&bundle, &flags.id).map_or(true, |(_, sandbox)| sandbox.is_own);
+    let read = bundle::read(&bundle, &flags.id);
+    let owns_sandbox = read.as_ref().map_or(true, |(_, sandbox)| sandbox.is_own);
     if owns_sandbox && !shim_lives(&bundle, &flags.id) {
         clear(&run_dir::path_of(&flags.namespace, &flags.id), &bundle);
+        let left = read.map_or(Ok(()), |(spec, _)| hooks::run_left(&spec, &flags.id, &bundle));
+        left.unwrap_or_else(|error| cli::complain(&error));
     }
     // Older shims mounted here; ours never do.
     let _ = umount2(&bundle.join("rootfs"), MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);

@@ -43,6 +43,7 @@ use rootfs::RootFs;
 use crate::{
     error::{Error, Result},
     events::Events,
+    hooks::ContainerHooks,
     metrics,
     process::{Exit, LOST, Process, State},
     sandbox::{
@@ -70,6 +71,7 @@ pub(crate) struct NewContainer {
     pub(crate) stdio: Paths,
     /// Whether the sandbox was made for this container and ends with it.
     pub(crate) owns_sandbox: bool,
+    pub(crate) hooks: Option<Arc<ContainerHooks>>,
     pub(crate) log: Logger,
 }
 
@@ -95,6 +97,7 @@ pub(crate) struct Container {
     plugged: Mutex<Vec<Arc<Plugged>>>,
     /// Of the machine, unless it is what stands for a pod, until it is deleted.
     part: Mutex<Option<Part>>,
+    hooks: Option<Arc<ContainerHooks>>,
     events: Events,
     log: Logger,
 }
@@ -176,6 +179,7 @@ impl Container {
             shared: Mutex::new(shared),
             plugged: Mutex::new(plugged),
             part: Mutex::new(part),
+            hooks: new.hooks,
             events,
             log: new.log,
         });
@@ -231,6 +235,9 @@ impl Container {
         if let Some(io) = take(&self.io) {
             let io = Io { input, ..io };
             tokio::spawn(supervise::process(self.clone(), self.init.clone(), io));
+        }
+        if let Some(hooks) = &self.hooks {
+            hooks.started().await;
         }
         drop(phase);
         Ok(())
@@ -310,6 +317,9 @@ impl Container {
         drop((take(&self.io), take(&self.part)));
         self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         self.plugged.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        if let Some(hooks) = &self.hooks {
+            hooks.stopped().await;
+        }
         info!(self.log, "deleted");
         Ok(exit)
     }

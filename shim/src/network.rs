@@ -36,10 +36,11 @@ use vmm::{
 
 use crate::{
     error::{Error, Result},
-    hooks::{ContainerHooks, Point},
+    hooks::ContainerHooks,
     thread,
 };
 use join::Joined;
+pub(crate) use namespace::path_in as namespace_of;
 pub(crate) use record::sweep;
 pub(crate) use resolver::lines as resolver;
 use told::Told;
@@ -90,12 +91,12 @@ impl Network {
     /// as it was before us.
     pub(crate) async fn connect(
         spec: &Spec,
-        hooks: Option<&ContainerHooks>,
+        hooks: Option<&Arc<ContainerHooks>>,
         configuration: &Configuration,
         run_dir: &Path,
         log: &Logger,
     ) -> Result<Network> {
-        let hooks = hooks.filter(|hooks| hooks.has(Point::Creation)).cloned();
+        let hooks = hooks.filter(|hooks| hooks.at_creation()).cloned();
         let place = match (namespace::path_in(spec), &hooks) {
             (Some(path), _) => Place::At(path),
             // Nobody but hooks could make anything of a new one.
@@ -110,7 +111,7 @@ impl Network {
             rates: hypervisor.rates,
         };
         let run_dir = run_dir.to_path_buf();
-        let join = move || Network::join(&place, hooks.as_ref(), manner, &run_dir);
+        let join = move || Network::join(&place, hooks.as_deref(), manner, &run_dir);
         let network = thread::run("network", join).await?;
         for interface in &network.told.interfaces {
             info!(log, "network interface"; "name" => &interface.name, "mac" => &interface.hw_addr);
@@ -139,7 +140,7 @@ impl Network {
         }
         .map_err(Error::io("network namespace"))?;
         if let Some(hooks) = hooks {
-            hooks.run(Point::Creation)?;
+            hooks.create()?;
         }
         if manner.model == InternetworkingModel::None {
             return Ok(Network::none());

@@ -25,6 +25,7 @@ use crate::{
     container::{Container, NewContainer, bundle},
     error::{Error, Result},
     events::Events,
+    hooks::ContainerHooks,
     ids,
     logging::Verbosity,
     oom,
@@ -131,7 +132,13 @@ impl TaskService {
         };
         let bundle = PathBuf::from(&request.bundle);
         let (spec, wanted) = bundle::read(&bundle, &request.id)?;
-        let (sandbox, made) = self.sandbox.obtain(&wanted, &spec, request.options.as_ref()).await?;
+        let log = self.log.new(o!("container" => request.id.clone()));
+        let hooks = ContainerHooks::of(&spec, &request.id, &bundle, &log);
+        let obtained = self.sandbox.obtain(&wanted, &spec, hooks.as_ref(), request.options.as_ref());
+        let (sandbox, made) = obtained.await?;
+        if let Some(hooks) = hooks.as_ref().filter(|hooks| made.is_none() && hooks.at_creation()) {
+            hooks.create_apart().await?;
+        }
         let new = NewContainer {
             id: request.id.clone(),
             namespace: self.namespace.clone(),
@@ -139,7 +146,8 @@ impl TaskService {
             rootfs: request.rootfs.clone(),
             stdio,
             owns_sandbox: made.is_some(),
-            log: self.log.new(o!("container" => request.id.clone())),
+            hooks,
+            log,
         };
         let container = Container::create(new, spec, sandbox.clone(), self.events.clone()).await?;
         sandbox.mark("container_created");

@@ -88,7 +88,7 @@ pub(crate) fn for_guest(
     rootfs: &str,
     confinement: &Confinement,
 ) -> Result<GuestSpec> {
-    // Hooks are host programs: the host runs them, or nobody does.
+    // Hooks are host programs, which the host runs.
     spec.set_hooks(None);
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
     let root = RootBuilder::default().path(rootfs).readonly(read_only).build();

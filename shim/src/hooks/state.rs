@@ -6,7 +6,7 @@ use oci_spec::runtime::Spec;
 use serde::Serialize;
 
 /// Where a container is in its life.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Status {
     Creating,

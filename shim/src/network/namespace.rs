@@ -22,7 +22,7 @@ pub(super) struct Identity {
 }
 
 /// Where the namespace is that containers are to have, if it is there already.
-pub(super) fn path_in(spec: &Spec) -> Option<PathBuf> {
+pub(crate) fn path_in(spec: &Spec) -> Option<PathBuf> {
     let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
     let network = namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::Network)?;
     network.path().clone().filter(|path| !path.as_os_str().is_empty())

@@ -201,7 +201,7 @@ fn hooks_make_the_network_of_a_namespace_that_is_new() {
     let log = Logger::root(slog::Discard, slog::o!());
     let hooks = ContainerHooks::of(&spec, "one", bundle.path(), &log);
     let run_dir = bundle.path().to_path_buf();
-    let join = move || Network::join(&Place::New, hooks.as_ref(), manner(1), &run_dir);
+    let join = move || Network::join(&Place::New, hooks.as_deref(), manner(1), &run_dir);
     let network = std::thread::spawn(join).join().unwrap().unwrap();
     assert_eq!(network.told.interfaces[0].ip_addresses[0].address, "10.9.0.2");
     assert_eq!(network.nics().len(), 1);

@@ -21,6 +21,7 @@ use crate::{
     container::{disks::SharedDisks, spec::Confinement},
     error::{Error, Result},
     factory::Maker,
+    hooks::ContainerHooks,
     network::{self, Network},
     stdio::wires::Offer,
 };
@@ -37,6 +38,8 @@ pub(super) struct Plan<'a> {
     pub(super) namespace: &'a str,
     pub(super) id: &'a str,
     pub(super) spec: &'a Spec,
+    /// The host's programs that make its network.
+    pub(super) hooks: Option<&'a Arc<ContainerHooks>>,
     /// What containers get of it.
     pub(super) provisions: &'a Provisions,
     pub(super) configuration: &'a Configuration,
@@ -56,7 +59,7 @@ pub(super) async fn boot(
     let run_dir = RunDir::create(run_dir::path_of(plan.namespace, plan.id))?;
     let tree = SharedTree::create(run_dir.path(), &configuration.runtime.bind_mounts)?;
     let machine = vm_spec::of(configuration, &plan, run_dir.path(), tree.exported(), log)?;
-    let network = Network::connect(plan.spec, None, configuration, run_dir.path(), log).await?;
+    let network = Network::connect(plan.spec, plan.hooks, configuration, run_dir.path(), log).await?;
     clock.mark("network_joined");
     let resources = Resources::new(configuration, plan.spec, &machine.spec, log)?;
     let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
@@ -153,8 +156,14 @@ pub(crate) fn any_machine(
 ) -> Result<MachinePlan> {
     let spec = Spec::default();
     let provisions = Provisions::default();
-    let plan =
-        Plan { namespace: "factory", id: "template", spec: &spec, provisions: &provisions, configuration };
+    let plan = Plan {
+        namespace: "factory",
+        id: "template",
+        spec: &spec,
+        hooks: None,
+        provisions: &provisions,
+        configuration,
+    };
     vm_spec::of(configuration, &plan, directory, directory, log)
 }
 

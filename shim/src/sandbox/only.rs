@@ -17,6 +17,7 @@ use super::{Clock, Provisions, Sandbox, boot, options};
 use crate::{
     container::bundle::SandboxRef,
     error::{Error, Result},
+    hooks::ContainerHooks,
     logging::Verbosity,
 };
 
@@ -79,6 +80,7 @@ impl OnlySandbox {
         &self,
         wanted: &SandboxRef,
         spec: &Spec,
+        hooks: Option<&Arc<ContainerHooks>>,
         options: Option<&Any>,
     ) -> Result<(Arc<Sandbox>, Option<Making<'_>>)> {
         // Of a sandbox that is no container, containerd knows by itself what belongs to it: annotations need not say so.
@@ -93,6 +95,7 @@ impl OnlySandbox {
             namespace: &self.namespace,
             id: &wanted.id,
             spec,
+            hooks,
             provisions: &Provisions::default(),
             configuration: &configuration,
         };
@@ -140,6 +143,7 @@ impl OnlySandbox {
             namespace: &self.namespace,
             id,
             spec: &prepared.spec,
+            hooks: None,
             provisions: &prepared.provisions,
             configuration: &prepared.configuration,
         };

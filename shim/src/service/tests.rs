@@ -2,6 +2,7 @@
 
 mod deaths;
 mod execs;
+mod hooks;
 mod keys;
 mod lifecycle;
 mod network;

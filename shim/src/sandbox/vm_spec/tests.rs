@@ -50,7 +50,8 @@ fn load(keys: &str) -> (TempDir, std::result::Result<Configuration, LoadError>) 
 
 fn planned(configuration: &Configuration, spec: &Spec) -> Result<MachinePlan> {
     let provisions = Provisions::default();
-    let plan = Plan { namespace: "k8s.io", id: "pod", spec, provisions: &provisions, configuration };
+    let plan =
+        Plan { namespace: "k8s.io", id: "pod", spec, hooks: None, provisions: &provisions, configuration };
     of(configuration, &plan, Path::new("/run/pod"), Path::new("/run/pod/shared"), &log())
 }
 

@@ -15,6 +15,7 @@ mod factory;
 mod fakes;
 mod ids;
 mod logging;
+mod management;
 mod metrics;
 mod network;
 mod oom;

@@ -20,7 +20,7 @@ mod tests;
 mod told;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -45,8 +45,13 @@ use told::Told;
 /// The longest list of queues a tap has (`MAX_TAP_QUEUES` of the kernel).
 const MOST_QUEUES: u32 = 256;
 
+/// Those of the namespace that a thread is in.
+const COUNTERS: &str = "/proc/thread-self/net/dev";
+
 /// What a sandbox has of its pod's network. Dropped, the namespace is what it was before.
 pub(crate) struct Network {
+    /// Where the namespace is, if there is one.
+    path: Option<PathBuf>,
     nics: Vec<Arc<Nic>>,
     told: Told,
     joined: Mutex<Option<Joined>>,
@@ -76,7 +81,8 @@ impl Network {
     ) -> Result<Network> {
         let model = configuration.runtime.internetworking_model;
         let Some(path) = namespace::path_in(spec).filter(|_| model != InternetworkingModel::None) else {
-            return Ok(Network { nics: Vec::new(), told: Told::default(), joined: Mutex::new(None) });
+            let (nics, told) = (Vec::new(), Told::default());
+            return Ok(Network { path: None, nics, told, joined: Mutex::new(None) });
         };
         let manner = Manner {
             model,
@@ -104,7 +110,8 @@ impl Network {
         for step in &steps {
             nics.push(Arc::new(joined.take(step, manner)?));
         }
-        Ok(Network { nics, told: Told::of(&found), joined: Mutex::new(Some(joined)) })
+        let path = Some(path.to_path_buf());
+        Ok(Network { path, nics, told: Told::of(&found), joined: Mutex::new(Some(joined)) })
     }
 
     /// The interfaces for a machine that boots.
@@ -150,6 +157,19 @@ impl Network {
             }
             other => other,
         }
+    }
+
+    /// What the kernel counts of the namespace's interfaces, as `/proc/net/dev` has it; nothing without one.
+    ///
+    /// # Errors
+    /// The namespace is gone.
+    pub(crate) async fn counters(&self) -> Result<String> {
+        let Some(path) = self.path.clone() else { return Ok(String::new()) };
+        thread::run("counters", move || {
+            namespace::enter(&path)?;
+            std::fs::read_to_string(COUNTERS).map_err(Error::io(COUNTERS))
+        })
+        .await
     }
 
     /// Makes the namespace what it was before. The machine must be gone.

@@ -17,7 +17,9 @@ pub(crate) mod share;
 mod vm_spec;
 
 use std::{
+    ffi::OsStr,
     future::Future,
+    path::Path,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -26,13 +28,14 @@ use agent_client::AgentClient;
 use slog::{Logger, error, info, warn};
 use tokio::{sync::watch, time::timeout};
 use vmm::{
-    Vm,
+    Process, Vm,
     plug::{DeviceId, PlugError, Pluggable, Plugged},
 };
 
 use crate::{
     container::{disks::SharedDisks, spec::Confinement},
     error::{Error, Result},
+    management::Door,
     network::Network,
     stdio::wires::{Connected, Offer},
     thread,
@@ -60,6 +63,8 @@ pub(crate) struct Sandbox {
     vm: Box<dyn Vm>,
     network: Network,
     tree: SharedTree,
+    /// Where operators' tools ask.
+    door: Option<Door>,
     /// What the shim and all that it starts for the sandbox are in, if that is of their own.
     cgroup: Option<HostCgroup>,
     run_dir: RunDir,
@@ -154,6 +159,38 @@ impl Sandbox {
         }
     }
 
+    /// Has the guest see how large a disk is by now; returns that, in bytes.
+    ///
+    /// # Errors
+    /// What keeps the machine from it.
+    pub(crate) async fn resize_disk(&self, id: &DeviceId) -> Result<u64> {
+        self.is_up()?;
+        let size = self.vm.resize_disk(id).await;
+        size.map_err(|error| Error::Failed(format!("size of {id}: {error}")))
+    }
+
+    /// Its name, as containerd has it.
+    pub(crate) fn id(&self) -> &OsStr {
+        self.run_dir.path().file_name().unwrap_or_default()
+    }
+
+    pub(crate) fn run_dir(&self) -> &Path {
+        self.run_dir.path()
+    }
+
+    pub(crate) fn door(&self) -> Option<&Door> {
+        self.door.as_ref()
+    }
+
+    /// The machine's processes on the host.
+    pub(crate) fn processes(&self) -> Vec<Process> {
+        self.vm.processes()
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
     pub(crate) fn mark(&self, phase: &'static str) {
         self.clock.mark(phase);
     }
@@ -168,7 +205,7 @@ impl Sandbox {
 
     /// # Errors
     /// `Unavailable` when the machine is on its way down or gone, and why.
-    fn is_up(&self) -> Result<()> {
+    pub(crate) fn is_up(&self) -> Result<()> {
         match &*self.phase.borrow() {
             Phase::Up => Ok(()),
             Phase::Ending(why) => {
@@ -198,6 +235,14 @@ impl Sandbox {
         let mut phases = self.phase.subscribe();
         // The sender lives in self: this ends by the phase alone.
         let _ = phases.wait_for(|phase| *phase != Phase::Up).await;
+    }
+
+    /// Resolves when nothing is left of it; does not keep it.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut phases = self.phase.subscribe();
+        async move {
+            let _ = phases.wait_for(|phase| *phase == Phase::Ended).await;
+        }
     }
 
     fn why_gone(&self) -> String {
@@ -245,6 +290,9 @@ impl Sandbox {
         self.network.disconnect().await;
         self.tree.unmount();
         self.clone().leave_cgroup().await;
+        if let Some(door) = &self.door {
+            door.close();
+        }
         if let Err(error) = run_dir::remove(self.run_dir.path()) {
             warn!(self.log, "run directory not removed"; "why" => error.to_string());
         }

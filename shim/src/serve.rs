@@ -26,6 +26,7 @@ use crate::{
     error::{Error, Result},
     events::Events,
     logging::{self, Verbosity},
+    management,
     service::TaskService,
 };
 
@@ -129,8 +130,8 @@ async fn serve(
         log.clone(),
         verbosity,
     ));
-    let mut server =
-        Server::new().add_listener(Listener::from(listener)).register_service(task_services(&service));
+    let services = management::timed(task_services(&service), service.durations());
+    let mut server = Server::new().add_listener(Listener::from(listener)).register_service(services);
     server.start().await.map_err(|error| Error::Failed(format!("ttrpc server: {error}")))?;
     info!(log, "serving"; "version" => env!("CARGO_PKG_VERSION"), "pid" => std::process::id());
     ended(&exit, log).await?;

@@ -15,6 +15,7 @@ use agent_protocol::{
         WriteStreamResponse,
     },
     agent_ttrpc::{AgentService, create_agent_service},
+    csi,
     empty::Empty,
     health::{CheckRequest, HealthCheckResponse, health_check_response::ServingStatus},
     health_ttrpc::{Health, create_health},
@@ -50,6 +51,8 @@ pub(crate) struct Guest {
     /// By the agent's names, in the order of their making.
     processes: Mutex<Vec<(String, Arc<InGuest>)>>,
     out_of_memory: Stream<String>,
+    /// What it says of itself.
+    figures: Mutex<String>,
 }
 
 /// A process, by the agent's name of it.
@@ -96,6 +99,7 @@ impl Guest {
             calls: watch::Sender::default(),
             processes: Mutex::default(),
             out_of_memory: Stream::default(),
+            figures: Mutex::default(),
         });
         let mut server = Server::new()
             .add_listener(Listener::from(UnixListener::bind(socket).unwrap()))
@@ -149,6 +153,11 @@ impl Guest {
     pub(crate) fn exec(&self) -> Arc<InGuest> {
         let processes = self.processes.lock().unwrap();
         processes.iter().rfind(|(id, process)| *id != process.container).unwrap().1.clone()
+    }
+
+    /// What it answers when it is asked for metrics.
+    pub(crate) fn counts(&self, figures: &str) {
+        *self.figures.lock().unwrap() = figures.into();
     }
 
     /// Says that a container ran out of memory, by whatever name.
@@ -459,6 +468,60 @@ impl AgentService for Guest {
     ) -> ttrpc::Result<Empty> {
         self.enter("SetGuestDateTime", &asked.sec.to_string()).await?;
         Ok(Empty::new())
+    }
+
+    async fn get_metrics(
+        &self,
+        _: &TtrpcContext,
+        _: agent::GetMetricsRequest,
+    ) -> ttrpc::Result<agent::Metrics> {
+        self.enter("GetMetrics", "").await?;
+        Ok(agent::Metrics { metrics: self.figures.lock().unwrap().clone(), ..Default::default() })
+    }
+
+    async fn get_volume_stats(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::VolumeStatsRequest,
+    ) -> ttrpc::Result<csi::VolumeStatsResponse> {
+        self.enter("GetVolumeStats", &asked.volume_guest_path).await?;
+        let usage = csi::VolumeUsage {
+            available: 1,
+            total: 3,
+            used: 2,
+            unit: csi::volume_usage::Unit::BYTES.into(),
+            ..Default::default()
+        };
+        Ok(csi::VolumeStatsResponse { usage: vec![usage], ..Default::default() })
+    }
+
+    async fn resize_volume(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::ResizeVolumeRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.enter("ResizeVolume", &asked.size.to_string()).await?;
+        Ok(Empty::new())
+    }
+
+    async fn get_ip_tables(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::GetIPTablesRequest,
+    ) -> ttrpc::Result<agent::GetIPTablesResponse> {
+        let rules = if asked.is_ipv6 { "rules of 6" } else { "rules of 4" };
+        self.enter("GetIPTables", rules).await?;
+        Ok(agent::GetIPTablesResponse { data: rules.into(), ..Default::default() })
+    }
+
+    async fn set_ip_tables(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::SetIPTablesRequest,
+    ) -> ttrpc::Result<agent::SetIPTablesResponse> {
+        let family = if asked.is_ipv6 { 6 } else { 4 };
+        self.enter("SetIPTables", &format!("{family} {}", String::from_utf8_lossy(&asked.data))).await?;
+        Ok(Default::default())
     }
 
     async fn get_oom_event(&self, _: &TtrpcContext, _: GetOOMEventRequest) -> ttrpc::Result<OOMEvent> {

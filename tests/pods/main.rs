@@ -5,6 +5,7 @@
 //! search for anything left that carries their names.
 
 mod containers;
+mod management;
 mod network;
 mod resources;
 mod stats;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let world = Arc::new(OnceLock::new());
     let files = [
         ("containers", containers::listed()),
+        ("management", management::listed()),
         ("network", network::listed()),
         ("resources", resources::listed()),
         ("stats", stats::listed()),

@@ -1,7 +1,7 @@
 //! Pods by containerd's CRI, as kubelet makes them: a containerd in a network of its own, with a bridge for the pods.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
@@ -24,6 +24,9 @@ use crate::{Context, Failure, Result, fail, operator};
 
 /// The handler of containerd's configuration that is this project's shim, as the RuntimeClass names it.
 pub const HANDLER: &str = "kata";
+
+/// Where operators' tools look for sandboxes.
+const DOORS: &str = "/run/vc/sbs";
 
 /// The image that a sandbox's own container is of.
 const PAUSE: &str = "localhost/pause:latest";
@@ -53,6 +56,7 @@ impl PodWorld {
         operator::written(&assets, dir.path(), "configuration.toml", |file| {
             // Many pods at once keep each other waiting where processors are emulated.
             file.set("runtime.create_container_timeout", 200).set("agent.kata.dial_timeout", 180);
+            file.set("hypervisor.qemu.enable_annotations", vec!["runtime.sandbox_cgroup_only"]);
         })?;
         fs::create_dir(dir.path().join("cni"))?;
         fs::write(dir.path().join("cni/10-bridge.conflist"), network(dir.path()))?;
@@ -192,6 +196,17 @@ impl Pod<'_> {
         Ok(output.exits(0).context(script)?.out().trim_end().to_owned())
     }
 
+    /// The socket where operators' tools ask.
+    pub fn door(&self) -> PathBuf {
+        Path::new(DOORS).join(&self.id).join("shim-monitor.sock")
+    }
+
+    /// Its sandbox's bundle.
+    pub fn bundle(&self) -> PathBuf {
+        let tasks = self.world.dir().join("state/io.containerd.runtime.v2.task");
+        tasks.join(NAMESPACE).join(&self.id)
+    }
+
     fn expect_nothing(&self) -> Result<()> {
         let suspects = Suspects {
             namespace: self.id.clone(),
@@ -201,8 +216,10 @@ impl Pod<'_> {
         };
         suspects.expect_nothing()?;
         let run_dir = Path::new("/run/kata").join(NAMESPACE).join(&self.id);
-        if run_dir.exists() {
-            fail!("left behind: {}", run_dir.display());
+        for dir in [run_dir, Path::new(DOORS).join(&self.id)] {
+            if dir.exists() {
+                fail!("left behind: {}", dir.display());
+            }
         }
         Ok(())
     }

@@ -156,8 +156,12 @@ impl Drop for Claim {
 
 /// Removes the claims of a sandbox whose shim died.
 pub(crate) fn sweep(run_dir: &Path) {
+    sweep_in(Path::new(NOTES), run_dir);
+}
+
+fn sweep_in(notes: &Path, run_dir: &Path) {
     let Some(sandbox) = run_dir.file_name() else { return };
-    for volume in fs::read_dir(NOTES).into_iter().flatten().flatten() {
+    for volume in fs::read_dir(notes).into_iter().flatten().flatten() {
         let _ = fs::remove_file(volume.path().join(sandbox));
     }
 }
@@ -184,6 +188,24 @@ mod tests {
         assert_eq!(volume.mount_point, "/run/kata-containers/sandbox/storage/L3Zhci9saWIvdm9sdW1l");
         assert_eq!((volume.note.file_system.as_str(), volume.note.options.len()), ("ext4", 1));
         assert_eq!(group(&volume.note).unwrap().unwrap().group_id, 3000);
+    }
+
+    #[test]
+    fn d16_a_volume_is_claimed_by_a_sandbox_until_it_lets_go_or_is_cleared_up() {
+        let notes = tempfile::tempdir().unwrap();
+        let (volume, sandbox) = (notes.path().join("volume"), OsStr::new("pod"));
+        fs::create_dir(&volume).unwrap();
+        fs::write(volume.join(NOTE), "").unwrap();
+        let claim = Claim::of(notes.path(), "volume", sandbox);
+        assert!(volume.join(sandbox).exists());
+        drop(claim);
+        assert!(!volume.join(sandbox).exists());
+        std::mem::forget(Claim::of(notes.path(), "volume", sandbox));
+        std::mem::forget(Claim::of(notes.path(), "volume", OsStr::new("other")));
+        sweep_in(notes.path(), Path::new("/run/kata/k8s.io/pod"));
+        assert!(
+            !volume.join(sandbox).exists() && volume.join("other").exists() && volume.join(NOTE).exists()
+        );
     }
 
     #[test]

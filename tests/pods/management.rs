@@ -23,6 +23,8 @@ fn c22_tools_are_answered_where_they_look(world: &PodWorld) -> Result<()> {
     world.pod(world.config(), |pod| {
         let address = fs::read_to_string(pod.bundle().join("monitor_address"))?;
         check_eq!(address, format!("unix://{}", pod.door().display()), "where the bundle says it is");
+        let path = pod.door().to_string_lossy().replace(&pod.id, "$SANDBOX");
+        check!(PAGE.contains(&format!("curl --unix-socket \"{path}\"")), "docs/metrics.md on {path}");
         metrics(pod)?;
         volumes(pod, &disk, &image)?;
         for (target, words) in
@@ -35,6 +37,9 @@ fn c22_tools_are_answered_where_they_look(world: &PodWorld) -> Result<()> {
     })?;
     disk.detach()
 }
+
+/// The operator's page about figures.
+const PAGE: &str = include_str!("../../docs/metrics.md");
 
 fn scraped(pod: &Pod<'_>) -> Result<Scrape> {
     let (status, text) = http::ask(&pod.door(), "GET", "/metrics", "")?;
@@ -71,6 +76,9 @@ fn metrics(pod: &Pod<'_>) -> Result<()> {
         "kata_agent_total_rss",
     ] {
         check!(names.contains(name), "{name} in {names:?}");
+    }
+    for name in &names {
+        check!(PAGE.contains(&format!("`{name}`")), "docs/metrics.md says nothing of {name}");
     }
     pod.sh(&container, "head -c 16m /dev/urandom | md5sum; ping -c 3 -s 1000 10.88.0.1")?;
     let after = scraped(pod)?;

@@ -26,6 +26,12 @@ fn c13_statistics_of_a_container_are_there_and_grow(world: &PodWorld) -> Result<
         pod.sh(&id, "head -c 8m /dev/urandom > /dev/shm/file; md5sum /dev/shm/file")?;
         let after = used(&world.cri().stats(&id)?)?;
         check!(after.0 > before.0 && after.1 >= before.1 + (8 << 20), "from {before:?} to {after:?}");
+        // Kubelet is not told of a container's interfaces, others are.
+        pod.sh(&id, "ping -c 1 10.88.0.1")?;
+        let all = world.ctr(["tasks", "metrics", "--format", "json", &id])?;
+        let all: serde_json::Value = serde_json::from_str(&all).context(&all)?;
+        let sent = all["network"].as_array().into_iter().flatten().find(|one| one["name"] == "eth0");
+        check!(sent.is_some_and(|one| one["tx_bytes"].as_u64() > Some(0)), "interfaces in {all}");
         Ok(())
     })
 }

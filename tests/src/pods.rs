@@ -82,15 +82,15 @@ impl PodWorld {
         self.dir.path()
     }
 
-    fn import(&self) -> Result<()> {
+    /// What `ctr` prints of the pods' namespace; it has to end well.
+    pub fn ctr<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Result<String> {
         let mut ctr = Command::new(&self.assets.ctr);
-        ctr.arg("--address").arg(self.containerd.socket()).args([
-            "--namespace",
-            NAMESPACE,
-            "images",
-            "import",
-        ]);
-        run(ctr.arg(self.assets.image()), PATIENCE)?.exits(0)?;
+        ctr.arg("--address").arg(self.containerd.socket()).args(["--namespace", NAMESPACE]).args(words);
+        Ok(run(&mut ctr, PATIENCE)?.exits(0)?.out())
+    }
+
+    fn import(&self) -> Result<()> {
+        self.ctr(["images", "import", &self.assets.image().to_string_lossy()])?;
         let deadline = Instant::now() + IMAGES;
         for image in [IMAGE, PAUSE] {
             while !self.cri.has_image(image)? {

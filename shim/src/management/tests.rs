@@ -133,6 +133,27 @@ fn c22_what_nobody_answers_is_refused_with_words() {
     });
 }
 
+/// The page for operators.
+const PAGE: &str = include_str!("../../../docs/metrics.md");
+
+#[test]
+fn c22_every_request_that_operators_read_of_is_known() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        let requests = PAGE.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+        let requests: Vec<_> = requests
+            .filter_map(|(request, _)| request.split_once(' '))
+            .filter(|(_, target)| target.starts_with('/'))
+            .collect();
+        assert_eq!(requests.len(), 9);
+        for (method, target) in requests {
+            let (status, words) = ask(method, target.split('?').next().unwrap(), "").await;
+            let is_unknown = words.contains("no such thing") || words.contains(" takes ");
+            assert!(status != 0 && !is_unknown, "{method} {target}: {status} {words}");
+        }
+    });
+}
+
 #[test]
 fn c22_rules_of_the_packet_filter_are_the_guests() {
     on_fakes(async |shim| {

@@ -74,7 +74,13 @@ async fn of_host(sandbox: &Sandbox) -> Result<Vec<Measured>> {
         "virtiofsd" | "nydusd" => Some(("kata_virtiofsd", process.pid)),
         _ => None,
     });
-    let all: Vec<_> = [("kata_shim", std::process::id())].into_iter().chain(named).collect();
+    let mut all = vec![("kata_shim", std::process::id())];
+    for (prefix, pid) in named {
+        // A second one of a kind has no names of its own.
+        if all.iter().all(|(known, _)| *known != prefix) {
+            all.push((prefix, pid));
+        }
+    }
     // A large machine has much memory to be looked at.
     let read = |(prefix, pid)| Some((prefix, Process::read(pid).ok()?));
     thread::run("metrics", move || Ok(all.into_iter().filter_map(read).collect())).await

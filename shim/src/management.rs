@@ -9,6 +9,7 @@
 mod calls;
 mod door;
 mod exposition;
+mod hybrid;
 mod overhead;
 mod process;
 mod routes;
@@ -48,6 +49,7 @@ pub(crate) fn serve(
     log: &Logger,
 ) {
     let Some(listener) = sandbox.door().and_then(Door::listener) else { return };
+    hybrid::serve(sandbox, sandbox.ended(), log);
     let ended = sandbox.ended();
     let sandbox = Arc::downgrade(sandbox);
     let management = Management { sandbox, containers, calls, used: Mutex::default(), log: log.clone() };

@@ -4,8 +4,8 @@
 //! boot -> Up --stop, or any of its processes dies--> Ending -> Ended
 //! ```
 //!
-//! Fields are dropped in the order they are torn down: the machine, its network, the shared tree, the cgroup, the run
-//! directory. Whoever drops the last reference ends the machine, so a boot that is given up half way leaves nothing.
+//! Fields are dropped in the order they are torn down: the machine, its network, the shared tree, the door, the cgroup,
+//! the run directory. Whoever drops the last reference ends the machine, so a boot that is given up half way leaves nothing.
 
 pub(crate) mod boot;
 pub(crate) mod host_cgroup;
@@ -28,7 +28,7 @@ use agent_client::AgentClient;
 use slog::{Logger, error, info, warn};
 use tokio::{sync::watch, time::timeout};
 use vmm::{
-    Process, Vm,
+    Process, Vm, Vsock,
     plug::{DeviceId, PlugError, Pluggable, Plugged},
 };
 
@@ -185,6 +185,10 @@ impl Sandbox {
     /// The machine's processes on the host.
     pub(crate) fn processes(&self) -> Vec<Process> {
         self.vm.processes()
+    }
+
+    pub(crate) fn vsock(&self) -> Arc<dyn Vsock> {
+        self.vm.vsock()
     }
 
     pub(crate) fn network(&self) -> &Network {

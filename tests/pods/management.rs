@@ -2,15 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use agent_client::{AgentClient, Timeouts};
 use prometheus_parse::{Scrape, Value};
 use tests::command::run;
 use tests::http;
 use tests::pods::{Pod, PodWorld};
 use tests::{Context, Result, check, check_eq};
+use tokio::runtime::Builder;
 
 use crate::volumes::{LoopDevice, Note, mount, volume, with};
 
@@ -27,15 +31,37 @@ fn c22_tools_are_answered_where_they_look(world: &PodWorld) -> Result<()> {
         check!(PAGE.contains(&format!("curl --unix-socket \"{path}\"")), "docs/metrics.md on {path}");
         metrics(pod)?;
         volumes(pod, &disk, &image)?;
-        for (target, words) in
-            [("/agent-url", "vsock"), ("/iptables", "GetIPTables"), ("/ip6tables", "GetIPTables")]
-        {
+        agent(pod)?;
+        for (target, words) in [("/iptables", "no iptables"), ("/ip6tables", "no iptables")] {
             let (status, said) = http::ask(&pod.door(), "GET", target, "")?;
             check!(status == 501 && said.contains(words), "{target}: {status} {said}");
         }
         Ok(())
     })?;
     disk.detach()
+}
+
+/// Another program reaches the agent, by whichever way there is.
+fn agent(pod: &Pod<'_>) -> Result<()> {
+    let (status, url) = http::ask(&pod.door(), "GET", "/agent-url", "")?;
+    check_eq!(status, 200, "the status of {url}");
+    let Some(place) = url.strip_prefix("hvsock://") else {
+        check!(url.starts_with("vsock://"), "{url}");
+        return Ok(());
+    };
+    let (socket, port) = place.rsplit_once(':').context(&url)?;
+    let mut stream = UnixStream::connect(socket).context(socket)?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
+    let mut answer = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    answer.read_line(&mut line)?;
+    check!(line.starts_with("OK "), "{line}");
+    stream.set_nonblocking(true)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stream = tokio::net::UnixStream::from_std(stream)?;
+        AgentClient::over(stream, Timeouts::default()).check().await.context("the agent")
+    })
 }
 
 /// The operator's page about figures.

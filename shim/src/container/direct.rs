@@ -106,7 +106,9 @@ fn group(note: &Note) -> std::result::Result<Option<FSGroup>, String> {
 pub(super) async fn plug(sandbox: &Arc<Sandbox>, volume: &DirectVolume) -> Result<(Arc<Plugged>, Storage)> {
     let note = &volume.note;
     let plugged = disks::plug_shared(sandbox, &note.device, volume.read_only).await?;
-    plugged.keep(|| Claim::of(Path::new(NOTES), &volume.name, sandbox.id()));
+    if may_claim(sandbox.id()) {
+        plugged.keep(|| Claim::of(Path::new(NOTES), &volume.name, sandbox.id()));
+    }
     let mut options = note.options.clone();
     if volume.read_only {
         options.push("ro".into());
@@ -135,6 +137,11 @@ pub(crate) async fn in_use(sandbox: &Sandbox, source: &Path) -> Result<(DirectVo
     Ok((volume, disk))
 }
 
+/// A sandbox may have any name, that of the note too.
+fn may_claim(sandbox: &OsStr) -> bool {
+    sandbox != NOTE
+}
+
 /// That a sandbox has a volume: a file beside the note, named after the sandbox, by which tools know whom to ask. It goes
 /// with the value.
 pub(super) struct Claim(PathBuf);
@@ -160,7 +167,7 @@ pub(crate) fn sweep(run_dir: &Path) {
 }
 
 fn sweep_in(notes: &Path, run_dir: &Path) {
-    let Some(sandbox) = run_dir.file_name() else { return };
+    let Some(sandbox) = run_dir.file_name().filter(|name| may_claim(name)) else { return };
     for volume in fs::read_dir(notes).into_iter().flatten().flatten() {
         let _ = fs::remove_file(volume.path().join(sandbox));
     }
@@ -203,6 +210,7 @@ mod tests {
         std::mem::forget(Claim::of(notes.path(), "volume", sandbox));
         std::mem::forget(Claim::of(notes.path(), "volume", OsStr::new("other")));
         sweep_in(notes.path(), Path::new("/run/kata/k8s.io/pod"));
+        sweep_in(notes.path(), &Path::new("/run/kata/k8s.io").join(NOTE));
         assert!(
             !volume.join(sandbox).exists() && volume.join("other").exists() && volume.join(NOTE).exists()
         );

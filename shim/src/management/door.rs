@@ -16,16 +16,23 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use slog::{Logger, warn};
-use tokio::net::UnixListener;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::sleep,
+};
 
 /// Where tools look. It stays when it is empty, as `kata-monitor` watches it.
 const SANDBOXES: &str = "/run/vc/sbs";
 const SOCKET: &str = "shim-monitor.sock";
 /// The file, in a bundle, that says where the socket is.
 const ADDRESS: &str = "monitor_address";
+
+/// When there are too many descriptors, nobody is taken for so long.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A sandbox's socket; the link goes with it, the socket with the run directory.
 pub(crate) struct Door {
@@ -39,7 +46,7 @@ impl Door {
     /// Opens the door of the sandbox `id`. Pods run without one, too.
     pub(crate) fn open(run_dir: &Path, id: &str, log: &Logger) -> Option<Door> {
         let socket = run_dir.join(SOCKET);
-        let listener = match listen(run_dir, &socket) {
+        let listener = match listen(run_dir, SOCKET) {
             Ok(listener) => listener,
             Err(error) => {
                 warn!(log, "no management"; "socket" => socket.display().to_string(), "why" => error.to_string());
@@ -75,13 +82,25 @@ impl Door {
     }
 }
 
-fn listen(run_dir: &Path, socket: &Path) -> IoResult<UnixListener> {
+/// Listens at a socket of that name in a run directory, for root alone.
+pub(super) fn listen(run_dir: &Path, name: &str) -> IoResult<UnixListener> {
     // An address has room for 107 bytes of path, and the directory's own path may be longer.
     let dir = File::open(run_dir)?;
-    let listener = StdListener::bind(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()))?;
-    fs::set_permissions(socket, Permissions::from_mode(0o600))?;
+    let listener = StdListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?;
+    fs::set_permissions(run_dir.join(name), Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     UnixListener::from_std(listener)
+}
+
+/// The next who connects; nobody, after a while, when there are too many descriptors.
+pub(super) async fn next(listener: &UnixListener) -> Option<UnixStream> {
+    match listener.accept().await {
+        Ok((stream, _)) => Some(stream),
+        Err(_) => {
+            sleep(PAUSE).await;
+            None
+        }
+    }
 }
 
 /// Where tools find a socket; dropped, it is gone.
@@ -175,7 +194,7 @@ mod tests {
         let run_dir = root.path().join("x".repeat(120));
         fs::create_dir(&run_dir).unwrap();
         let socket = run_dir.join(SOCKET);
-        let _listener = listen(&run_dir, &socket).unwrap();
+        let _listener = listen(&run_dir, SOCKET).unwrap();
         assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use agent_client::AGENT_PORT;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -12,8 +11,8 @@ use hyper::{
 use slog::warn;
 use tokio::time::timeout;
 
-use super::{Management, scrape, volumes};
-use crate::{error::Error, sandbox::Sandbox};
+use super::{Management, hybrid, scrape, volumes};
+use crate::error::Error;
 
 /// The longest body of a request, in bytes: rules and policies are long, and the guest takes no message of 4 MiB.
 const BODY: usize = 1 << 20;
@@ -93,7 +92,7 @@ where
     let agent = sandbox.agent();
     Ok(match asked {
         Asked::Metrics => (scrape::FORMAT, scrape::text(management, &sandbox).await?.into_bytes()),
-        Asked::AgentUrl => (TEXT, agent_url(&sandbox)?.into_bytes()),
+        Asked::AgentUrl => (TEXT, hybrid::agent_url(&sandbox)?.into_bytes()),
         Asked::VolumeStats => (JSON, volumes::stats(&sandbox, &query).await?),
         Asked::ResizeVolume => (TEXT, volumes::resize(&sandbox, &body).await.map(|()| Vec::new())?),
         Asked::Rules { is_ipv6 } => (TEXT, sandbox.ask(agent.ip_tables(is_ipv6)).await?),
@@ -107,17 +106,6 @@ where
             sandbox.ask(agent.set_policy(policy)).await?;
             (TEXT, Vec::new())
         }
-    })
-}
-
-/// Where programs on the host reach the agent.
-fn agent_url(sandbox: &Sandbox) -> Result<String, Error> {
-    let record = vmm::Record::read(sandbox.run_dir()).map_err(Error::io(sandbox.run_dir().display()))?;
-    let cid = record.and_then(|record| record.machine?.cid);
-    cid.map(|cid| format!("vsock://{cid}:{AGENT_PORT}")).ok_or_else(|| {
-        Error::Unimplemented(
-            "the guest's vsock is a device of this shim's, which programs of the host do not reach".into(),
-        )
     })
 }
 

@@ -14,10 +14,10 @@ use slog::debug;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::Semaphore,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
-use super::{Management, routes};
+use super::{Management, door, routes};
 
 /// Connections at once; others wait.
 const CONNECTIONS: usize = 8;
@@ -28,8 +28,6 @@ const LINES: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long all of it may take. The guest has less for its part.
 const LONGEST: Duration = Duration::from_secs(90);
-/// When there are too many descriptors, the next connection comes no sooner than this.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `ended`.
 pub(super) async fn serve(
@@ -47,16 +45,12 @@ async fn accept(listener: UnixListener, management: Arc<Management>) {
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     // A semaphore that nobody closes is never closed.
     while let Ok(permit) = free.clone().acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let management = management.clone();
-                tokio::spawn(async move {
-                    converse(stream, management).await;
-                    drop(permit);
-                });
-            }
-            Err(_) => sleep(PAUSE).await,
-        }
+        let Some(stream) = door::next(&listener).await else { continue };
+        let management = management.clone();
+        tokio::spawn(async move {
+            converse(stream, management).await;
+            drop(permit);
+        });
     }
 }
 

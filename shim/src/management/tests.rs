@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use agent_client::Code;
+use agent_client::{AgentClient, Code, Timeouts};
 use base64::{Engine, engine::general_purpose::URL_SAFE};
 use serde_json::{Value, json};
 use tokio::{
@@ -124,7 +124,6 @@ fn c22_what_nobody_answers_is_refused_with_words() {
             ("POST", "/direct-volume/resize", "{}", 400, "VolumePath"),
             ("POST", "/direct-volume/resize", r#"{"VolumePath": "/srv", "Size": 1}"#, 404, "/srv"),
             ("PUT", "/policy", "package x", 501, "SetPolicy"),
-            ("GET", "/agent-url", "", 501, "vsock"),
         ] {
             let (is, text) = ask(method, target, body).await;
             assert!(is == status && text.contains(words), "{method} {target}: {is} {text}");
@@ -170,6 +169,35 @@ fn c22_rules_of_the_packet_filter_are_the_guests() {
         assert!(status == 501 && words.contains("no iptables here"), "{words}");
         shim.guest.refuses("SetIPTables", Code::INVALID_ARGUMENT, "line 1");
         assert_eq!(ask("PUT", "/iptables", "x").await.0, 400);
+    });
+}
+
+#[test]
+fn c22_programs_of_the_host_reach_the_agent_through_the_shim_where_the_vsock_is_its() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        let socket = "/run/kata/tests/c1/vsock.sock";
+        assert_eq!(get("/agent-url").await, (200, format!("hvsock://{socket}:1024")));
+        let mut stream = UnixStream::connect(socket).await.unwrap();
+        stream.write_all(b"CONNECT 1024\n").await.unwrap();
+        let mut line = [0; 14];
+        stream.read_exact(&mut line).await.unwrap();
+        assert_eq!(&line, b"OK 1073741824\n");
+        AgentClient::over(stream, Timeouts::default()).check().await.unwrap();
+        // Where nobody listens, and what is no question.
+        for asked in ["CONNECT 7\n", "CONNECT x\n", "GET / HTTP/1.1\r\n\r\n", &"x".repeat(100)] {
+            let mut stream = UnixStream::connect(socket).await.unwrap();
+            stream.write_all(asked.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            assert!(answer.is_empty(), "{asked}");
+        }
+        let mut stream = UnixStream::connect(socket).await.unwrap();
+        stream.write_all(b"CONNECT 1024\n").await.unwrap();
+        stream.read_exact(&mut line).await.unwrap();
+        shim.machine.dies().await;
+        shim.published(1).await;
+        assert_eq!(stream.read(&mut line).await.unwrap_or_default(), 0);
     });
 }
 

@@ -272,10 +272,10 @@ impl AgentService for Agent {
         remove_stale_virtiofs_share_mounts(RemoveStaleVirtiofsShareMountsRequest) -> Empty
             = "RemoveStaleVirtiofsShareMounts";
         get_diagnostic_data(GetDiagnosticDataRequest) -> GetDiagnosticDataResponse = "GetDiagnosticData";
-        get_ip_tables(GetIPTablesRequest) -> GetIPTablesResponse = "GetIPTables";
-        set_ip_tables(SetIPTablesRequest) -> SetIPTablesResponse = "SetIPTables";
+        get_ip_tables(GetIPTablesRequest) -> GetIPTablesResponse = "GetIPTables (the guest has no iptables)";
+        set_ip_tables(SetIPTablesRequest) -> SetIPTablesResponse = "SetIPTables (the guest has no iptables)";
         mem_agent_memcg_set(MemAgentMemcgConfig) -> Empty = "MemAgentMemcgSet";
         mem_agent_compact_set(MemAgentCompactConfig) -> Empty = "MemAgentCompactSet";
-        set_policy(SetPolicyRequest) -> Empty = "SetPolicy";
+        set_policy(SetPolicyRequest) -> Empty = "SetPolicy (the agent has no policies)";
     }
 }

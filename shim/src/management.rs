@@ -22,7 +22,7 @@ mod volumes;
 use std::sync::{Arc, Mutex, Weak};
 
 use prometheus::HistogramVec;
-use slog::{Logger, info};
+use slog::Logger;
 
 use crate::{container::Container, sandbox::Sandbox, table::Table};
 pub(crate) use calls::{histogram, timed};
@@ -53,6 +53,5 @@ pub(crate) fn serve(
     let ended = sandbox.ended();
     let sandbox = Arc::downgrade(sandbox);
     let management = Management { sandbox, containers, calls, used: Mutex::default(), log: log.clone() };
-    info!(log, "management");
     tokio::spawn(server::serve(listener, Arc::new(management), ended));
 }

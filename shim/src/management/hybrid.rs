@@ -5,7 +5,13 @@
 //! CONNECT 1024\n -> OK 1073741824\n -> bytes both ways
 //! ```
 
-use std::{future::Future, io, path::PathBuf, sync::Arc, sync::Weak, time::Duration};
+use std::{
+    future::Future,
+    io,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use agent_client::AGENT_PORT;
 use slog::{Logger, debug, warn};

@@ -1,6 +1,6 @@
 //! Volumes that a storage driver has assigned to the machine: how full they are, and that they grow.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use agent_protocol::csi::VolumeStatsResponse;
 use percent_encoding::percent_decode_str;
@@ -11,7 +11,6 @@ use crate::{
     error::{Error, Result},
     sandbox::Sandbox,
 };
-use std::sync::Arc;
 
 /// What storage drivers read, by the names and numbers of the container storage interface.
 #[derive(Serialize)]

@@ -7,13 +7,15 @@ use std::time::Duration;
 use agent_protocol::{
     agent::{
         ARPNeighbors, AddARPNeighborsRequest, AddSwapRequest, CopyFileRequest, CreateContainerRequest,
-        CreateSandboxRequest, DestroySandboxRequest, ExecProcessRequest, GetMetricsRequest,
-        GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse, ListInterfacesRequest,
-        ListRoutesRequest, OnlineCPUMemRequest, PauseContainerRequest, RemoveContainerRequest,
-        ReseedRandomDevRequest, ResumeContainerRequest, Routes, SetGuestDateTimeRequest,
-        SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse,
-        UpdateContainerRequest, UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest,
+        CreateSandboxRequest, DestroySandboxRequest, ExecProcessRequest, GetIPTablesRequest,
+        GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse,
+        ListInterfacesRequest, ListRoutesRequest, OnlineCPUMemRequest, PauseContainerRequest,
+        RemoveContainerRequest, ReseedRandomDevRequest, ResizeVolumeRequest, ResumeContainerRequest, Routes,
+        SetGuestDateTimeRequest, SetIPTablesRequest, SetPolicyRequest, SignalProcessRequest,
+        StartContainerRequest, StatsContainerRequest, StatsContainerResponse, UpdateContainerRequest,
+        UpdateInterfaceRequest, UpdateRoutesRequest, VolumeStatsRequest, WaitProcessRequest,
     },
+    csi::VolumeStatsResponse,
     health::{CheckRequest, health_check_response::ServingStatus},
     oci,
     types::{ARPNeighbor, Interface, Route},
@@ -252,6 +254,36 @@ impl AgentClient {
         let request = GetOOMEventRequest::default();
         ask!(self, "GetOOMEvent", None, get_oom_event, request)
             .map(|event| Untrusted::new(event.container_id))
+    }
+
+    /// Space and inodes of the file system at `path`, which is a volume's.
+    pub async fn volume_stats(&self, path: &str) -> Result<VolumeStatsResponse> {
+        let request = VolumeStatsRequest { volume_guest_path: path.to_owned(), ..Default::default() };
+        ask!(self, "GetVolumeStats", self.limit(), get_volume_stats, request)
+    }
+
+    /// Has the file system at `path`, which is a volume's, grow to `size` bytes.
+    pub async fn resize_volume(&self, path: &str, size: u64) -> Result<()> {
+        let request = ResizeVolumeRequest { volume_guest_path: path.to_owned(), size, ..Default::default() };
+        ask!(self, "ResizeVolume", self.limit(), resize_volume, request).map(drop)
+    }
+
+    /// The guest's rules of its packet filter, as `iptables-save` prints them.
+    pub async fn ip_tables(&self, is_ipv6: bool) -> Result<Vec<u8>> {
+        let request = GetIPTablesRequest { is_ipv6, ..Default::default() };
+        ask!(self, "GetIPTables", self.limit(), get_ip_tables, request).map(|reply| reply.data)
+    }
+
+    /// Makes these the guest's rules, as `iptables-restore` reads them.
+    pub async fn set_ip_tables(&self, is_ipv6: bool, data: Vec<u8>) -> Result<()> {
+        let request = SetIPTablesRequest { is_ipv6, data, ..Default::default() };
+        ask!(self, "SetIPTables", self.limit(), set_ip_tables, request).map(drop)
+    }
+
+    /// Makes this what the agent may be asked to do from now on.
+    pub async fn set_policy(&self, policy: String) -> Result<()> {
+        let request = SetPolicyRequest { policy, ..Default::default() };
+        ask!(self, "SetPolicy", self.limit(), set_policy, request).map(drop)
     }
 
     /// The agent's own metrics, in Prometheus' text format if the guest is honest.

@@ -1,8 +1,14 @@
 //! One connection to an agent, and how a call on it is made.
 
-use std::{fmt, future::Future, io, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    time::{Duration, Instant},
+};
 
 use agent_protocol::{agent_ttrpc::AgentServiceClient, health_ttrpc::HealthClient};
+use prometheus::HistogramVec;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -10,7 +16,7 @@ use tokio::{
 };
 use ttrpc::r#async::{Client, transport::Socket};
 
-use crate::{error::Error, transport::Watched};
+use crate::{durations, error::Error, transport::Watched};
 
 /// How long the guest may take to answer.
 ///
@@ -43,6 +49,7 @@ pub struct AgentClient {
     pub(crate) agent: AgentServiceClient,
     pub(crate) health: HealthClient,
     pub(crate) timeouts: Timeouts,
+    durations: HistogramVec,
     gone: watch::Receiver<()>,
 }
 
@@ -85,6 +92,7 @@ impl AgentClient {
             agent: AgentServiceClient::new(client.clone()),
             health: HealthClient::new(client),
             timeouts,
+            durations: durations::histogram(),
             gone,
         }
     }
@@ -93,6 +101,11 @@ impl AgentClient {
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut gone = self.gone.clone();
         async move { while gone.changed().await.is_ok() {} }
+    }
+
+    /// How long calls have taken, in milliseconds, by what was asked.
+    pub fn durations(&self) -> &HistogramVec {
+        &self.durations
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -110,13 +123,16 @@ impl AgentClient {
         limit: Option<Duration>,
         request: impl Future<Output = ttrpc::Result<T>> + Send + 'static,
     ) -> Result<T, Error> {
+        let began = Instant::now();
         let answer = tokio::spawn(async move {
             match limit {
                 Some(limit) => time::timeout(limit, request).await.map_err(|_| limit),
                 None => Ok(request.await),
             }
         });
-        match answer.await {
+        let answer = answer.await;
+        durations::note(&self.durations, call, began.elapsed());
+        match answer {
             Ok(Ok(reply)) => reply.map_err(|error| Error::from_ttrpc(call, error, self.is_open())),
             Ok(Err(after)) => Err(Error::Timeout { call, after }),
             // The runtime is shutting down.

@@ -9,6 +9,7 @@
 
 mod calls;
 mod client;
+mod durations;
 mod error;
 mod reach;
 mod streams;

@@ -25,9 +25,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::{
     bootstrap::PID_FILE,
     cli,
-    container::bundle,
+    container::{bundle, direct},
     error::{Error, Result},
-    hooks, network, pidfd,
+    hooks, management, network, pidfd,
     process::{Exit, LOST},
     sandbox::{host_cgroup, run_dir},
 };
@@ -77,6 +77,8 @@ fn clear(run_dir: &Path, bundle: &Path) {
     if let Err(error) = host_cgroup::sweep(run_dir) {
         cli::complain(&Error::Failed(error.to_string()));
     }
+    management::sweep(run_dir);
+    direct::sweep(run_dir);
     if let Err(error) = run_dir::remove(run_dir) {
         cli::complain(&Error::Failed(format!("{}: {error}", run_dir.display())));
     }

@@ -6,7 +6,7 @@
 //! ```
 
 pub(crate) mod bundle;
-mod direct;
+pub(crate) mod direct;
 pub(crate) mod disks;
 mod exec;
 mod rootfs;

@@ -16,6 +16,7 @@ mod fakes;
 mod hooks;
 mod ids;
 mod logging;
+mod management;
 mod metrics;
 mod network;
 mod oom;

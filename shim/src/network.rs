@@ -48,8 +48,13 @@ use told::Told;
 /// The longest list of queues a tap has (`MAX_TAP_QUEUES` of the kernel).
 const MOST_QUEUES: u32 = 256;
 
+/// Those of the namespace that a thread is in.
+const COUNTERS: &str = "/proc/thread-self/net/dev";
+
 /// What a sandbox has of its pod's network. Dropped, the namespace is what it was before.
 pub(crate) struct Network {
+    /// Where the namespace is, if there is one.
+    path: Option<PathBuf>,
     nics: Vec<Arc<Nic>>,
     told: Told,
     joined: Mutex<Option<Joined>>,
@@ -120,7 +125,7 @@ impl Network {
     }
 
     fn none() -> Network {
-        Network { nics: Vec::new(), told: Told::default(), joined: Mutex::new(None) }
+        Network { path: None, nics: Vec::new(), told: Told::default(), joined: Mutex::new(None) }
     }
 
     /// On a thread of its own, which is in the pod's namespace from here on.
@@ -157,7 +162,8 @@ impl Network {
         for step in &steps {
             nics.push(Arc::new(joined.take(step, manner)?));
         }
-        Ok(Network { nics, told: Told::of(&found), joined: Mutex::new(Some(joined)) })
+        let path = identity.map(|(path, _)| path.clone());
+        Ok(Network { path, nics, told: Told::of(&found), joined: Mutex::new(Some(joined)) })
     }
 
     /// The interfaces for a machine that boots.
@@ -203,6 +209,19 @@ impl Network {
             }
             other => other,
         }
+    }
+
+    /// What the kernel counts of the namespace's interfaces, as `/proc/net/dev` has it; nothing without one.
+    ///
+    /// # Errors
+    /// The namespace is gone.
+    pub(crate) async fn counters(&self) -> Result<String> {
+        let Some(path) = self.path.clone() else { return Ok(String::new()) };
+        thread::run("counters", move || {
+            namespace::enter(&path)?;
+            std::fs::read_to_string(COUNTERS).map_err(Error::io(COUNTERS))
+        })
+        .await
     }
 
     /// Makes the namespace what it was before. The machine must be gone.

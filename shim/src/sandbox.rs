@@ -4,8 +4,8 @@
 //! boot -> Up --stop, or any of its processes dies--> Ending -> Ended
 //! ```
 //!
-//! Fields are dropped in the order they are torn down: the machine, its network, the shared tree, the cgroup, the run
-//! directory. Whoever drops the last reference ends the machine, so a boot that is given up half way leaves nothing.
+//! Fields are dropped in the order they are torn down: the machine, its network, the shared tree, the door, the cgroup,
+//! the run directory. Whoever drops the last reference ends the machine, so a boot that is given up half way leaves nothing.
 
 pub(crate) mod boot;
 pub(crate) mod host_cgroup;
@@ -18,7 +18,9 @@ pub(crate) mod share;
 mod vm_spec;
 
 use std::{
+    ffi::OsStr,
     future::Future,
+    path::Path,
     sync::{Arc, Weak},
     time::{Duration, Instant, SystemTime},
 };
@@ -27,13 +29,14 @@ use agent_client::AgentClient;
 use slog::{Logger, error, info, warn};
 use tokio::{sync::watch, time::timeout};
 use vmm::{
-    Vm,
+    Process, Vm, Vsock,
     plug::{DeviceId, PlugError, Pluggable, Plugged},
 };
 
 use crate::{
     container::{disks::SharedDisks, spec::Confinement},
     error::{Error, Result},
+    management::Door,
     network::Network,
     process::{Exit, LOST},
     stdio::wires::{Connected, Offer},
@@ -67,6 +70,8 @@ pub(crate) struct Sandbox {
     vm: Box<dyn Vm>,
     network: Network,
     tree: SharedTree,
+    /// Where operators' tools ask.
+    door: Option<Door>,
     /// What the shim and all that it starts for the sandbox are in, if that is of their own.
     cgroup: Option<HostCgroup>,
     run_dir: RunDir,
@@ -181,6 +186,42 @@ impl Sandbox {
         }
     }
 
+    /// Has the guest see how large a disk is by now; returns that, in bytes.
+    ///
+    /// # Errors
+    /// What keeps the machine from it.
+    pub(crate) async fn resize_disk(&self, id: &DeviceId) -> Result<u64> {
+        self.is_up()?;
+        let size = self.vm.resize_disk(id).await;
+        size.map_err(|error| Error::Failed(format!("size of {id}: {error}")))
+    }
+
+    /// Its name, as containerd has it.
+    pub(crate) fn id(&self) -> &OsStr {
+        self.run_dir.path().file_name().unwrap_or_default()
+    }
+
+    pub(crate) fn run_dir(&self) -> &Path {
+        self.run_dir.path()
+    }
+
+    pub(crate) fn door(&self) -> Option<&Door> {
+        self.door.as_ref()
+    }
+
+    /// The machine's processes on the host.
+    pub(crate) fn processes(&self) -> Vec<Process> {
+        self.vm.processes()
+    }
+
+    pub(crate) fn vsock(&self) -> Arc<dyn Vsock> {
+        self.vm.vsock()
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
     pub(crate) fn mark(&self, phase: &'static str) {
         self.clock.mark(phase);
     }
@@ -225,6 +266,14 @@ impl Sandbox {
         let mut phases = self.phase.subscribe();
         // The sender lives in self: this ends by the phase alone.
         let _ = phases.wait_for(|phase| *phase != Phase::Up).await;
+    }
+
+    /// Resolves when nothing is left of it; does not keep it.
+    pub(crate) fn nothing_left(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut phases = self.phase.subscribe();
+        async move {
+            let _ = phases.wait_for(|phase| matches!(phase, Phase::Ended(_))).await;
+        }
     }
 
     fn why_gone(&self) -> String {
@@ -287,6 +336,9 @@ impl Sandbox {
         self.network.disconnect().await;
         self.tree.unmount();
         self.clone().leave_cgroup().await;
+        if let Some(door) = &self.door {
+            door.close();
+        }
         if let Err(error) = run_dir::remove(self.run_dir.path()) {
             warn!(self.log, "run directory not removed"; "why" => error.to_string());
         }

@@ -73,7 +73,7 @@ impl SandboxService {
     fn create(&self, request: CreateSandboxRequest) -> Result<()> {
         let pod = Pod::of(request)?;
         let options = runtime_options(&pod.bundle)?;
-        self.tasks.sandbox().prepare(&pod.id, pod.spec, pod.provisions, options.as_ref())
+        self.tasks.sandbox().prepare(&pod.id, pod.bundle, pod.spec, pod.provisions, options.as_ref())
     }
 
     /// The sandbox of that name, which must have been started.

@@ -29,6 +29,7 @@ use crate::{
     error::{Error, Result},
     events::Events,
     logging::{self, Verbosity},
+    management,
     sandbox_api::SandboxService,
     service::TaskService,
 };
@@ -140,7 +141,7 @@ async fn serve(
         Arc::new(SandboxService::new(service.clone(), connections.clone(), log.clone()));
     let mut server = Server::new()
         .add_listener(connections.of(listener))
-        .register_service(task_services(&service))
+        .register_service(management::timed(task_services(&service), service.durations()))
         .register_service(create_sandbox(sandboxes));
     server.start().await.map_err(|error| Error::Failed(format!("ttrpc server: {error}")))?;
     info!(log, "serving"; "version" => env!("CARGO_PKG_VERSION"), "pid" => std::process::id());

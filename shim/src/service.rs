@@ -1,6 +1,10 @@
 //! containerd's Task API: one method a call, each handing over to the container or process it is about.
 
-use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc};
+use std::{
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use containerd_shim::{ExitSignal, event::Event};
@@ -18,6 +22,7 @@ use containerd_shim_protos::{
     ttrpc::{self, r#async::TtrpcContext},
 };
 use futures::FutureExt;
+use prometheus::HistogramVec;
 use slog::{Logger, info, o, warn};
 use vmm::Hypervisor;
 
@@ -28,7 +33,7 @@ use crate::{
     hooks::ContainerHooks,
     ids,
     logging::Verbosity,
-    oom,
+    management, oom,
     process::{Process, State},
     sandbox::{Making, OnlySandbox, Sandbox},
     stdio::Paths,
@@ -42,6 +47,8 @@ pub(crate) struct TaskService {
     sandbox: OnlySandbox,
     events: Events,
     exit: Arc<ExitSignal>,
+    /// How long calls take.
+    durations: HistogramVec,
     log: Logger,
 }
 
@@ -60,8 +67,13 @@ impl TaskService {
             sandbox: OnlySandbox::new(namespace, hypervisor, log.clone(), verbosity),
             events,
             exit,
+            durations: management::histogram(),
             log,
         }
+    }
+
+    pub(crate) fn durations(&self) -> &HistogramVec {
+        &self.durations
     }
 
     /// Stops the sandbox and waits until nothing of it is left.
@@ -89,7 +101,8 @@ impl TaskService {
             booted = self.sandbox.boot_prepared(id) => booted?,
             () = self.exit.wait() => return Err(Error::Unavailable("the shim was asked to end".into())),
         };
-        self.keep(&sandbox, made);
+        let (prepared, _) = self.sandbox.find(id)?;
+        self.keep(&sandbox, made, &prepared.bundle);
         Ok(sandbox)
     }
 
@@ -154,7 +167,7 @@ impl TaskService {
         let pid = container.pid();
         reserved.fill(container);
         if let Some(made) = made {
-            self.keep(&sandbox, made);
+            self.keep(&sandbox, made, Path::new(&request.bundle));
         }
         self.publish(event::TaskCreate {
             container_id: request.id,
@@ -174,8 +187,12 @@ impl TaskService {
     }
 
     /// From here on the sandbox lives until it is stopped.
-    fn keep(&self, sandbox: &Arc<Sandbox>, made: Making<'_>) {
+    fn keep(&self, sandbox: &Arc<Sandbox>, made: Making<'_>, bundle: &Path) {
         self.sandbox.keep(sandbox, made);
+        if let Some(door) = sandbox.door() {
+            door.tell(bundle, &self.log);
+        }
+        management::serve(sandbox, self.containers.clone(), self.durations.clone(), &self.log);
         let (agent, containers) = (sandbox.agent().clone(), self.containers.clone());
         tokio::spawn(oom::forward(agent, containers, self.events.clone(), self.log.clone()));
     }

@@ -8,6 +8,7 @@
 //! that has.
 
 mod containers;
+mod management;
 mod network;
 mod resources;
 mod sandboxes;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     let world = Arc::new(OnceLock::new());
     let mut files = vec![
         ("containers", containers::listed()),
+        ("management", management::listed()),
         ("network", network::listed()),
         ("resources", resources::listed()),
         ("stats", stats::listed()),

@@ -24,7 +24,7 @@ crate::listed![
 /// How long an update of a volume may take to be seen.
 const UPDATE: Duration = Duration::from_secs(2);
 
-fn mount(host: &Path, container: &str) -> Mount {
+pub(crate) fn mount(host: &Path, container: &str) -> Mount {
     Mount {
         host_path: host.to_string_lossy().into_owned(),
         container_path: container.to_owned(),
@@ -37,14 +37,14 @@ fn read_only(host: &Path, container: &str) -> Mount {
 }
 
 /// A container that only waits, with volumes.
-fn with(pod: &Pod<'_>, name: &str, mounts: Vec<Mount>) -> Result<String> {
+pub(crate) fn with(pod: &Pod<'_>, name: &str, mounts: Vec<Mount>) -> Result<String> {
     let mut container = pod.container(name, ["sleep", "1000"]);
     container.mounts = mounts;
     pod.run(&container)
 }
 
 /// A volume's directory where kubelet has those of its pods.
-fn volume(world: &PodWorld, plugin: &str, name: &str) -> Result<PathBuf> {
+pub(crate) fn volume(world: &PodWorld, plugin: &str, name: &str) -> Result<PathBuf> {
     let pods = world.dir().join("kubelet/pods").join(format!("{plugin}-{name}"));
     let dir = pods.join("volumes").join(plugin).join(name);
     fs::create_dir_all(&dir).context(dir.display())?;
@@ -250,10 +250,14 @@ fn direct_volume(pod: &Pod<'_>, file: &str) -> Result<()> {
 }
 
 /// A storage driver's note of a volume; taken away when dropped.
-struct Note(PathBuf);
+pub(crate) struct Note(PathBuf);
 
 impl Note {
-    fn of(volume: &Path, device: &str) -> Result<Note> {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn of(volume: &Path, device: &str) -> Result<Note> {
         let name = URL_SAFE.encode(volume.to_string_lossy().as_bytes());
         let note = Note(Path::new("/run/kata-containers/shared/direct-volumes").join(name));
         fs::create_dir_all(&note.0)?;
@@ -277,20 +281,27 @@ impl Drop for Note {
 }
 
 /// A block device of the host's, made of a file of 8 MiB.
-struct LoopDevice {
-    file: String,
+pub(crate) struct LoopDevice {
+    pub(crate) file: String,
 }
 
 impl LoopDevice {
-    fn of(image: &Path) -> Result<LoopDevice> {
+    pub(crate) fn of(image: &Path) -> Result<LoopDevice> {
         fs::File::create(image)?.set_len(8 << 20)?;
         let made =
             run(Command::new("losetup").args(["--find", "--show"]).arg(image), Duration::from_secs(10))?;
         Ok(LoopDevice { file: made.exits(0)?.out().trim().to_owned() })
     }
 
+    /// Makes the file behind it, and so the device, this large.
+    pub(crate) fn grow(&self, image: &Path, bytes: u64) -> Result<()> {
+        fs::OpenOptions::new().write(true).open(image)?.set_len(bytes)?;
+        let mut losetup = Command::new("losetup");
+        run(losetup.args(["--set-capacity", &self.file]), Duration::from_secs(10))?.exits(0).map(drop)
+    }
+
     /// Fails where somebody still has it open.
-    fn detach(mut self) -> Result<()> {
+    pub(crate) fn detach(mut self) -> Result<()> {
         // From now on it may be anybody's.
         let file = std::mem::take(&mut self.file);
         let deadline = Instant::now() + Duration::from_secs(10);

@@ -9,9 +9,9 @@ use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
     AttachRequest, ContainerConfig, ContainerStats, ContainerStatsRequest, ContainerStatus,
     ContainerStatusRequest, CreateContainerRequest, ExecRequest, ExecSyncRequest, ImageSpec,
-    ImageStatusRequest, PodSandboxConfig, PodSandboxStatus, PodSandboxStatusRequest, RemoveContainerRequest,
-    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
-    StopPodSandboxRequest, UpdateContainerResourcesRequest,
+    ImageStatusRequest, PodSandboxConfig, PodSandboxStats, PodSandboxStatsRequest, PodSandboxStatus,
+    PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
+    StartContainerRequest, StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest,
 };
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Channel, Endpoint};
@@ -165,6 +165,13 @@ impl Cri {
         let request = ContainerStatsRequest { container_id: container.to_owned() };
         let response = self.call("ContainerStats", self.pods().container_stats(request))?;
         response.stats.context("ContainerStats: the statistics")
+    }
+
+    /// What a pod uses.
+    pub fn pod_stats(&self, pod: &str) -> Result<PodSandboxStats> {
+        let request = PodSandboxStatsRequest { pod_sandbox_id: pod.to_owned() };
+        let response = self.call("PodSandboxStats", self.pods().pod_sandbox_stats(request))?;
+        response.stats.context("PodSandboxStats: the statistics")
     }
 
     /// Changes a container's limits.

@@ -86,8 +86,15 @@ impl Suspects {
         let netns = entries(Path::new("/run/netns")).filter(|path| self.names(&path.to_string_lossy()));
         let state = self.address.parent().map(|dir| dir.join("state/io.containerd.runtime.v2.task"));
         let bundles = state.map(|dir| dir.join(&self.namespace)).into_iter().flat_map(|dir| entries(&dir));
-        let all = run.exists().then_some(run).into_iter().chain(netns).chain(bundles);
+        let doors = entries(Path::new("/run/vc/sbs")).filter(|door| self.leads_to_ours(door));
+        let all = run.exists().then_some(run).into_iter().chain(netns).chain(doors).chain(bundles);
         all.map(|path| format!("directory {}", path.display())).collect()
+    }
+
+    /// Where tools look for a sandbox; others may have one of that name.
+    fn leads_to_ours(&self, door: &Path) -> bool {
+        let target = fs::read_link(door.join("shim-monitor.sock")).unwrap_or_default();
+        self.names(&target.to_string_lossy())
     }
 
     fn sockets(&self) -> Vec<String> {

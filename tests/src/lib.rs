@@ -12,6 +12,7 @@ pub mod containerd;
 pub mod cri;
 pub mod events;
 pub mod failure;
+pub mod http;
 pub mod kubectl;
 pub mod leak;
 pub mod machine;

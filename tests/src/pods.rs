@@ -26,6 +26,9 @@ use crate::{Context, Failure, Result, fail, operator};
 /// The handler of containerd's configuration that is this project's shim, as the RuntimeClass names it.
 pub const HANDLER: &str = "kata";
 
+/// Where operators' tools look for sandboxes.
+const DOORS: &str = "/run/vc/sbs";
+
 /// The image that a sandbox's own container is of.
 const PAUSE: &str = "localhost/pause:latest";
 
@@ -42,7 +45,8 @@ const IMAGES: Duration = Duration::from_secs(30);
 const SHIM: &str = "containerd-shim-kata-v2";
 
 /// What pods may ask of their machine.
-const ANNOTATIONS: [&str; 2] = ["rx_rate_limiter_max_rate", "tx_rate_limiter_max_rate"];
+const ANNOTATIONS: [&str; 3] =
+    ["rx_rate_limiter_max_rate", "tx_rate_limiter_max_rate", "runtime.sandbox_cgroup_only"];
 
 /// A containerd with CRI and the test images.
 pub struct PodWorld {
@@ -211,9 +215,10 @@ impl PodWorld {
             cgroup_may_stay: false,
         };
         suspects.expect_nothing()?;
-        let run_dir = Path::new("/run/kata").join(NAMESPACE).join(pod);
-        if run_dir.exists() {
-            fail!("left behind: {}", run_dir.display());
+        for dir in [Path::new("/run/kata").join(NAMESPACE).join(pod), Path::new(DOORS).join(pod)] {
+            if dir.exists() {
+                fail!("left behind: {}", dir.display());
+            }
         }
         Ok(())
     }
@@ -270,6 +275,17 @@ impl Pod<'_> {
     pub fn sh(&self, container: &str, script: &str) -> Result<String> {
         let output = self.world.cri.exec(container, ["sh", "-c", script]).context(script)?;
         Ok(output.exits(0).context(script)?.out().trim_end().to_owned())
+    }
+
+    /// The socket where operators' tools ask.
+    pub fn door(&self) -> PathBuf {
+        Path::new(DOORS).join(&self.id).join("shim-monitor.sock")
+    }
+
+    /// Its sandbox's bundle.
+    pub fn bundle(&self) -> PathBuf {
+        let tasks = self.world.dir().join("state/io.containerd.runtime.v2.task");
+        tasks.join(NAMESPACE).join(&self.id)
     }
 }
 

@@ -28,7 +28,7 @@ impl fmt::Display for Process {
 
 impl Process {
     /// Identifies `pid`, which has to be there.
-    pub(crate) fn of(pid: u32, name: impl Into<String>) -> io::Result<Process> {
+    pub fn of(pid: u32, name: impl Into<String>) -> io::Result<Process> {
         Ok(Process { pid, start_time: start_time(Path::new("/proc"), pid)?, name: name.into() })
     }
 

@@ -130,6 +130,14 @@ pub struct MemorySize {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(pub(crate) String);
 
+impl DeviceId {
+    /// A device of a machine that is somebody else's, such as one of a test.
+    #[must_use]
+    pub fn of(name: &str) -> DeviceId {
+        DeviceId(name.to_owned())
+    }
+}
+
 impl fmt::Display for DeviceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -240,6 +248,14 @@ pub enum PlugError {
     NotADisk {
         /// The file.
         path: PathBuf,
+    },
+    /// Nobody can say how large a disk is.
+    #[error("size of {disk}: {source}")]
+    Size {
+        /// The disk.
+        disk: DeviceId,
+        /// What the kernel said.
+        source: std::io::Error,
     },
     /// A network interface whose tap has no queue, or not as many of vhost.
     #[error(

@@ -62,6 +62,12 @@ pub trait Vm: Send + Sync {
     /// again.
     async fn unplug(&self, id: &DeviceId) -> Result<(), PlugError>;
 
+    /// Has the guest see the size that the device or the image behind a disk has by now, and returns it, in bytes.
+    ///
+    /// # Errors
+    /// [`PlugError::Unknown`] for what is no disk of this machine, or QEMU's refusal.
+    async fn resize_disk(&self, id: &DeviceId) -> Result<u64, PlugError>;
+
     /// Changes the number of virtual CPUs, within those of the boot and the most there can be, and returns it: emulated
     /// ones stay. The guest brings those that come online by itself, or has to be told.
     async fn resize_vcpus(&self, count: u32) -> Result<u32, PlugError>;

@@ -4,6 +4,7 @@ mod agent;
 mod health;
 mod streams;
 mod system;
+mod volume;
 
 use std::{future::Future, sync::Arc};
 

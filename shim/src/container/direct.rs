@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsStr,
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -33,6 +34,8 @@ const GUEST_DIR: &str = "/run/kata-containers/sandbox/storage";
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct DirectVolume {
     note: Note,
+    /// The directory of the note.
+    name: String,
     /// Where the guest mounts it.
     pub(crate) mount_point: String,
     read_only: bool,
@@ -78,7 +81,8 @@ fn noted_in(notes: &Path, source: &Path, read_only: bool) -> Result<Option<Direc
         return Err(wrong(&format!("device {:?}: must be the path of a block device", note.device)));
     }
     group(&note).map_err(|why| wrong(&why))?;
-    Ok(Some(DirectVolume { note, mount_point: format!("{GUEST_DIR}/{name}"), read_only }))
+    let mount_point = format!("{GUEST_DIR}/{name}");
+    Ok(Some(DirectVolume { note, name, mount_point, read_only }))
 }
 
 /// The group that the volume's files are to belong to.
@@ -102,6 +106,9 @@ fn group(note: &Note) -> std::result::Result<Option<FSGroup>, String> {
 pub(super) async fn plug(sandbox: &Arc<Sandbox>, volume: &DirectVolume) -> Result<(Arc<Plugged>, Storage)> {
     let note = &volume.note;
     let plugged = disks::plug_shared(sandbox, &note.device, volume.read_only).await?;
+    if may_claim(sandbox.id()) {
+        plugged.keep(|| Claim::of(Path::new(NOTES), &volume.name, sandbox.id()));
+    }
     let mut options = note.options.clone();
     if volume.read_only {
         options.push("ro".into());
@@ -116,6 +123,54 @@ pub(super) async fn plug(sandbox: &Arc<Sandbox>, volume: &DirectVolume) -> Resul
         ..Default::default()
     };
     Ok((plugged, storage))
+}
+
+/// The volume at `source`, and its disk, if this sandbox has it.
+///
+/// # Errors
+/// `NotFound` if it has not.
+pub(crate) async fn in_use(sandbox: &Sandbox, source: &Path) -> Result<(DirectVolume, Arc<Plugged>)> {
+    let unknown =
+        || Error::NotFound(format!("{}: no directly assigned volume of this sandbox", source.display()));
+    let volume = at(source, false)?.ok_or_else(unknown)?;
+    let disk = disks::plugged(sandbox, &volume.note.device).await.ok_or_else(unknown)?;
+    Ok((volume, disk))
+}
+
+/// A sandbox may have any name, that of the note too.
+fn may_claim(sandbox: &OsStr) -> bool {
+    sandbox != NOTE
+}
+
+/// That a sandbox has a volume: a file beside the note, named after the sandbox, by which tools know whom to ask. It goes
+/// with the value.
+pub(super) struct Claim(PathBuf);
+
+impl Claim {
+    fn of(notes: &Path, name: &str, sandbox: &OsStr) -> Claim {
+        let file = notes.join(name).join(sandbox);
+        // A volume works without, and the driver may have taken the note away.
+        let _ = fs::write(&file, "");
+        Claim(file)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Removes the claims of a sandbox whose shim died.
+pub(crate) fn sweep(run_dir: &Path) {
+    sweep_in(Path::new(NOTES), run_dir);
+}
+
+fn sweep_in(notes: &Path, run_dir: &Path) {
+    let Some(sandbox) = run_dir.file_name().filter(|name| may_claim(name)) else { return };
+    for volume in fs::read_dir(notes).into_iter().flatten().flatten() {
+        let _ = fs::remove_file(volume.path().join(sandbox));
+    }
 }
 
 #[cfg(test)]
@@ -140,6 +195,25 @@ mod tests {
         assert_eq!(volume.mount_point, "/run/kata-containers/sandbox/storage/L3Zhci9saWIvdm9sdW1l");
         assert_eq!((volume.note.file_system.as_str(), volume.note.options.len()), ("ext4", 1));
         assert_eq!(group(&volume.note).unwrap().unwrap().group_id, 3000);
+    }
+
+    #[test]
+    fn d16_a_volume_is_claimed_by_a_sandbox_until_it_lets_go_or_is_cleared_up() {
+        let notes = tempfile::tempdir().unwrap();
+        let (volume, sandbox) = (notes.path().join("volume"), OsStr::new("pod"));
+        fs::create_dir(&volume).unwrap();
+        fs::write(volume.join(NOTE), "").unwrap();
+        let claim = Claim::of(notes.path(), "volume", sandbox);
+        assert!(volume.join(sandbox).exists());
+        drop(claim);
+        assert!(!volume.join(sandbox).exists());
+        std::mem::forget(Claim::of(notes.path(), "volume", sandbox));
+        std::mem::forget(Claim::of(notes.path(), "volume", OsStr::new("other")));
+        sweep_in(notes.path(), Path::new("/run/kata/k8s.io/pod"));
+        sweep_in(notes.path(), &Path::new("/run/kata/k8s.io").join(NOTE));
+        assert!(
+            !volume.join(sandbox).exists() && volume.join("other").exists() && volume.join(NOTE).exists()
+        );
     }
 
     #[test]

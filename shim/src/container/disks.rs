@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use agent_protocol::agent::Device;
@@ -12,6 +12,7 @@ use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 use tokio::{runtime::Handle, sync::Mutex as AsyncMutex};
 use vmm::plug::{DeviceId, Disk, DiskBus, GuestAddress, PlugError, Pluggable};
 
+use super::direct::Claim;
 use crate::{
     error::{Error, Result},
     sandbox::Sandbox,
@@ -69,9 +70,20 @@ pub(crate) struct Plugged {
     sandbox: Arc<Sandbox>,
     id: DeviceId,
     at: GuestAddress,
+    /// That it is told whose it is.
+    claim: OnceLock<Claim>,
 }
 
 impl Plugged {
+    pub(crate) fn id(&self) -> &DeviceId {
+        &self.id
+    }
+
+    /// Keeps a claim for as long as the machine has it. The first is kept, others are the same.
+    pub(super) fn keep(&self, claim: impl FnOnce() -> Claim) {
+        self.claim.get_or_init(claim);
+    }
+
     /// How the guest reaches it, in the agent's terms.
     pub(super) fn driver(&self) -> &'static str {
         if matches!(self.at, GuestAddress::Scsi(_)) { "scsi" } else { "blk" }
@@ -133,6 +145,11 @@ pub(super) async fn plug_shared(
     Ok(plugged)
 }
 
+/// The disk that several containers may use, if the machine has it.
+pub(super) async fn plugged(sandbox: &Sandbox, path: &Path) -> Option<Arc<Plugged>> {
+    sandbox.shared_disks().lock().await.get(path).and_then(Weak::upgrade)
+}
+
 /// Plugs in a device or an image that nobody else uses.
 ///
 /// # Errors
@@ -149,7 +166,7 @@ async fn plug_file(
 ) -> std::result::Result<Plugged, PlugError> {
     let disk = Disk { path: path.to_owned(), read_only, bus: DiskBus::VirtioBlk };
     let vmm::plug::Plugged { id, at } = sandbox.plug(Pluggable::Disk(disk)).await?;
-    Ok(Plugged { sandbox: sandbox.clone(), id, at })
+    Ok(Plugged { sandbox: sandbox.clone(), id, at, claim: OnceLock::new() })
 }
 
 /// The device file that the host has for it.

@@ -1,5 +1,7 @@
 //! A guest: processes that do what the test says, behind an agent that answers as ours, unless told otherwise.
 
+mod process;
+
 use std::{
     collections::HashMap,
     path::Path,
@@ -15,6 +17,7 @@ use agent_protocol::{
         WriteStreamResponse,
     },
     agent_ttrpc::{AgentService, create_agent_service},
+    csi,
     empty::Empty,
     health::{CheckRequest, HealthCheckResponse, health_check_response::ServingStatus},
     health_ttrpc::{Health, create_health},
@@ -25,10 +28,9 @@ use containerd_shim_protos::ttrpc::{
     self, Code,
     r#async::{Server, TtrpcContext, transport::Listener},
 };
-use tokio::{
-    net::UnixListener,
-    sync::{Mutex as AsyncMutex, mpsc, watch},
-};
+use tokio::{net::UnixListener, sync::watch};
+
+use process::{InGuest, Stream};
 
 /// What an agent does with a call instead of carrying it out.
 #[derive(Clone)]
@@ -50,42 +52,8 @@ pub(crate) struct Guest {
     /// By the agent's names, in the order of their making.
     processes: Mutex<Vec<(String, Arc<InGuest>)>>,
     out_of_memory: Stream<String>,
-}
-
-/// A process, by the agent's name of it.
-pub(crate) struct InGuest {
-    container: String,
-    status: watch::Sender<Option<i32>>,
-    stdout: Stream<Vec<u8>>,
-    stderr: Stream<Vec<u8>>,
-    /// What was written to it, and whether that has ended.
-    input: watch::Sender<(Vec<u8>, bool)>,
-}
-
-struct Stream<T> {
-    write: Mutex<Option<mpsc::UnboundedSender<T>>>,
-    read: AsyncMutex<mpsc::UnboundedReceiver<T>>,
-}
-
-impl<T> Default for Stream<T> {
-    fn default() -> Self {
-        let (write, read) = mpsc::unbounded_channel();
-        Stream { write: Mutex::new(Some(write)), read: AsyncMutex::new(read) }
-    }
-}
-
-impl<T> Stream<T> {
-    fn put(&self, item: T) {
-        self.write.lock().unwrap().as_ref().unwrap().send(item).unwrap_or_else(|_| panic!("nobody reads"));
-    }
-
-    fn end(&self) {
-        *self.write.lock().unwrap() = None;
-    }
-
-    async fn take(&self) -> Option<T> {
-        self.read.lock().await.recv().await
-    }
+    /// What it says of itself.
+    figures: Mutex<String>,
 }
 
 impl Guest {
@@ -96,6 +64,7 @@ impl Guest {
             calls: watch::Sender::default(),
             processes: Mutex::default(),
             out_of_memory: Stream::default(),
+            figures: Mutex::default(),
         });
         let mut server = Server::new()
             .add_listener(Listener::from(UnixListener::bind(socket).unwrap()))
@@ -151,6 +120,11 @@ impl Guest {
         processes.iter().rfind(|(id, process)| *id != process.container).unwrap().1.clone()
     }
 
+    /// What it answers when it is asked for metrics.
+    pub(crate) fn counts(&self, figures: &str) {
+        *self.figures.lock().unwrap() = figures.into();
+    }
+
     /// Says that a container ran out of memory, by whatever name.
     pub(crate) fn runs_out_of_memory(&self, container: &str) {
         self.out_of_memory.put(container.into());
@@ -179,57 +153,6 @@ impl Guest {
                 Ok(())
             }
         }
-    }
-}
-
-impl InGuest {
-    fn new(container: &str) -> InGuest {
-        InGuest {
-            container: container.into(),
-            status: watch::Sender::default(),
-            stdout: Stream::default(),
-            stderr: Stream::default(),
-            input: watch::Sender::default(),
-        }
-    }
-
-    /// Writes in pieces no longer than a reader asks for.
-    pub(crate) fn prints(&self, bytes: &[u8]) {
-        bytes.chunks(4096).for_each(|piece| self.stdout.put(piece.to_vec()));
-    }
-
-    pub(crate) fn prints_error(&self, bytes: &[u8]) {
-        bytes.chunks(4096).for_each(|piece| self.stderr.put(piece.to_vec()));
-    }
-
-    /// Has the agent answer the next read with all of `bytes`, however many were asked for.
-    pub(crate) fn floods(&self, bytes: Vec<u8>) {
-        self.stdout.put(bytes);
-    }
-
-    /// Ends, with whatever the agent then says its status is.
-    pub(crate) fn exits(&self, status: i32) {
-        self.stdout.end();
-        self.stderr.end();
-        self.status.send_if_modified(|known| known.is_none() && known.replace(status).is_none());
-    }
-
-    /// Waits for the end of the input and returns all of it.
-    pub(crate) async fn reads_to_the_end(&self) -> Vec<u8> {
-        let mut input = self.input.subscribe();
-        let (bytes, _) = &*input.wait_for(|(_, ended)| *ended).await.unwrap();
-        bytes.clone()
-    }
-
-    /// Whether the input has ended by now.
-    pub(crate) fn has_no_input(&self) -> bool {
-        self.input.borrow().1
-    }
-
-    /// Waits until so many bytes have come in.
-    pub(crate) async fn reads(&self, count: usize) -> Vec<u8> {
-        let mut input = self.input.subscribe();
-        input.wait_for(|(bytes, _)| bytes.len() >= count).await.unwrap().0.clone()
     }
 }
 
@@ -459,6 +382,60 @@ impl AgentService for Guest {
     ) -> ttrpc::Result<Empty> {
         self.enter("SetGuestDateTime", &asked.sec.to_string()).await?;
         Ok(Empty::new())
+    }
+
+    async fn get_metrics(
+        &self,
+        _: &TtrpcContext,
+        _: agent::GetMetricsRequest,
+    ) -> ttrpc::Result<agent::Metrics> {
+        self.enter("GetMetrics", "").await?;
+        Ok(agent::Metrics { metrics: self.figures.lock().unwrap().clone(), ..Default::default() })
+    }
+
+    async fn get_volume_stats(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::VolumeStatsRequest,
+    ) -> ttrpc::Result<csi::VolumeStatsResponse> {
+        self.enter("GetVolumeStats", &asked.volume_guest_path).await?;
+        let usage = csi::VolumeUsage {
+            available: 1,
+            total: 3,
+            used: 2,
+            unit: csi::volume_usage::Unit::BYTES.into(),
+            ..Default::default()
+        };
+        Ok(csi::VolumeStatsResponse { usage: vec![usage], ..Default::default() })
+    }
+
+    async fn resize_volume(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::ResizeVolumeRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.enter("ResizeVolume", &asked.size.to_string()).await?;
+        Ok(Empty::new())
+    }
+
+    async fn get_ip_tables(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::GetIPTablesRequest,
+    ) -> ttrpc::Result<agent::GetIPTablesResponse> {
+        let rules = if asked.is_ipv6 { "rules of 6" } else { "rules of 4" };
+        self.enter("GetIPTables", rules).await?;
+        Ok(agent::GetIPTablesResponse { data: rules.into(), ..Default::default() })
+    }
+
+    async fn set_ip_tables(
+        &self,
+        _: &TtrpcContext,
+        asked: agent::SetIPTablesRequest,
+    ) -> ttrpc::Result<agent::SetIPTablesResponse> {
+        let family = if asked.is_ipv6 { 6 } else { 4 };
+        self.enter("SetIPTables", &format!("{family} {}", String::from_utf8_lossy(&asked.data))).await?;
+        Ok(Default::default())
     }
 
     async fn get_oom_event(&self, _: &TtrpcContext, _: GetOOMEventRequest) -> ttrpc::Result<OOMEvent> {

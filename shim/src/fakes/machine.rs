@@ -17,12 +17,15 @@ use tokio::{
     net::UnixStream,
     sync::{mpsc, watch},
 };
-use vmm::plug::{DeviceId, MemorySize, PlugError, Pluggable, Plugged};
+use vmm::plug::{DeviceId, GuestAddress, MemorySize, PlugError, Pluggable, Plugged};
 use vmm::spec::Origin;
 use vmm::{
     BootError, Connection, How, Hypervisor, Listener, Process, QmpError, StopError, Unwell, VcpuThread, Vm,
     VmExit, VmSpec, Vsock, Who,
 };
+
+/// The size of every disk that is plugged in, in bytes.
+const DISK: u64 = 8 << 20;
 
 /// What becomes of a boot.
 #[derive(Clone, Copy, Default)]
@@ -204,8 +207,9 @@ impl Vm for FakeVm {
         4242
     }
 
+    /// This one.
     fn processes(&self) -> Vec<Process> {
-        Vec::new()
+        vec![Process::of(std::process::id(), "qemu").unwrap()]
     }
 
     fn exit(&self) -> watch::Receiver<Option<VmExit>> {
@@ -228,12 +232,19 @@ impl Vm for FakeVm {
         Ok(())
     }
 
-    async fn plug(&self, _: Pluggable) -> Result<Plugged, PlugError> {
-        Err(no_room())
+    async fn plug(&self, device: Pluggable) -> Result<Plugged, PlugError> {
+        match device {
+            Pluggable::Disk(_) => Ok(Plugged { id: DeviceId::of("disk"), at: GuestAddress::Pmem(0) }),
+            _ => Err(no_room()),
+        }
     }
 
     async fn unplug(&self, id: &DeviceId) -> Result<(), PlugError> {
         Err(PlugError::Unknown(id.clone()))
+    }
+
+    async fn resize_disk(&self, _: &DeviceId) -> Result<u64, PlugError> {
+        Ok(DISK)
     }
 
     async fn resize_vcpus(&self, count: u32) -> Result<u32, PlugError> {

@@ -37,6 +37,8 @@ pub(super) const NAMESPACE: &str = "tests";
 const CONFIGURATION: &str = "configuration.toml";
 /// The run directories of all sandboxes.
 const RUN: &str = "/run/kata";
+/// Where tools look for sandboxes.
+const DOORS: &str = "/run/vc/sbs";
 /// What the event that ends a test is about.
 const LAST: &str = "last";
 /// A test that takes longer waits for something that never comes.
@@ -218,7 +220,8 @@ impl Shim {
     /// Whether nothing on the host speaks of a sandbox: no machine, no directory, no mount.
     pub(crate) fn nothing_is_left(&self) -> bool {
         let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
-        let directories = fs::read_dir(RUN).is_ok_and(|mut all| all.next().is_some());
+        let directories =
+            [RUN, DOORS].iter().any(|dir| fs::read_dir(dir).is_ok_and(|mut all| all.next().is_some()));
         self.machine.machines_on() == 0 && !directories && !mounts.contains(RUN)
     }
 

@@ -22,6 +22,7 @@ use crate::{
     error::{Error, Result},
     factory::Maker,
     hooks::ContainerHooks,
+    management::Door,
     network::{self, Network},
     stdio::wires::Offer,
 };
@@ -79,6 +80,7 @@ pub(super) async fn boot(
     };
     network.tell(&agent, log).await.map_err(in_containerds_terms)?;
     clock.mark("network_told");
+    let door = Door::open(run_dir.path(), plan.id, log);
     let request = sandbox_request(&plan, machine.storages);
     agent.create_sandbox(request).await.map_err(in_containerds_terms)?;
     let provided = plan.provisions.send(&agent).await.map_err(in_containerds_terms)?;
@@ -86,6 +88,7 @@ pub(super) async fn boot(
         vm,
         network,
         tree,
+        door,
         cgroup,
         run_dir,
         agent,
@@ -276,6 +279,9 @@ fn shares_pid_namespace(spec: &Spec) -> bool {
 /// An agent's refusal with the code containerd understands, anything else as what it is.
 pub(super) fn in_containerds_terms(error: agent_client::Error) -> Error {
     let text = error.to_string();
+    if error.is_unsupported() {
+        return Error::Unimplemented(text);
+    }
     let agent_client::Error::Guest { code, message, .. } = error else {
         return match error {
             agent_client::Error::Timeout { .. } => Error::DeadlineExceeded(text),
@@ -288,7 +294,6 @@ pub(super) fn in_containerds_terms(error: agent_client::Error) -> Error {
         Code::NOT_FOUND => Error::NotFound(message),
         Code::ALREADY_EXISTS => Error::AlreadyExists(message),
         Code::FAILED_PRECONDITION => Error::FailedPrecondition(message),
-        Code::UNIMPLEMENTED => Error::Unimplemented(text),
         _ => Error::Failed(message),
     }
 }

@@ -2,6 +2,7 @@
 //! joined by the others.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
@@ -43,6 +44,8 @@ struct Known {
 pub(crate) struct Prepared {
     pub(crate) id: String,
     pub(crate) at: SystemTime,
+    /// containerd's directory for it.
+    pub(crate) bundle: PathBuf,
     spec: Spec,
     provisions: Provisions,
     configuration: Configuration,
@@ -111,6 +114,7 @@ impl OnlySandbox {
     pub(crate) fn prepare(
         &self,
         id: &str,
+        bundle: PathBuf,
         spec: Spec,
         provisions: Provisions,
         options: Option<&Any>,
@@ -124,7 +128,8 @@ impl OnlySandbox {
         // Not while a container's is booted.
         let _making = self.claim(id)?;
         let configuration = self.configuration(options, &spec)?;
-        let prepared = Prepared { id: id.to_owned(), at: SystemTime::now(), spec, provisions, configuration };
+        let (id, at) = (id.to_owned(), SystemTime::now());
+        let prepared = Prepared { id, at, bundle, spec, provisions, configuration };
         self.known().prepared = Some(Arc::new(prepared));
         Ok(())
     }

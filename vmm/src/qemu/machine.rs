@@ -109,6 +109,10 @@ impl Vm for Machine {
         self.parts.plugs.unplug(id).await
     }
 
+    async fn resize_disk(&self, id: &DeviceId) -> Result<u64, PlugError> {
+        self.parts.plugs.resize_disk(id).await
+    }
+
     async fn resize_vcpus(&self, count: u32) -> Result<u32, PlugError> {
         self.parts.plugs.resize_vcpus(count).await
     }

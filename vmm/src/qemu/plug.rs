@@ -16,6 +16,7 @@ mod vfio;
 mod vhost_user;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 
 use slog::{Logger, warn};
 use tokio::sync::{mpsc, oneshot};
@@ -39,6 +40,7 @@ pub(crate) struct Plugs(mpsc::Sender<Request>);
 enum Request {
     Plug(Pluggable, Answer<Plugged>),
     Unplug(DeviceId, Answer<()>),
+    Disk(DeviceId, Answer<u64>),
     Vcpus(u32, Answer<u32>),
     Memory(MemorySize, Answer<u64>),
 }
@@ -76,6 +78,10 @@ impl Plugs {
 
     pub(crate) async fn unplug(&self, id: &DeviceId) -> Result<(), PlugError> {
         self.ask("device_del", |answer| Request::Unplug(id.clone(), answer)).await
+    }
+
+    pub(crate) async fn resize_disk(&self, id: &DeviceId) -> Result<u64, PlugError> {
+        self.ask("block_resize", |answer| Request::Disk(id.clone(), answer)).await
     }
 
     pub(crate) async fn resize_vcpus(&self, count: u32) -> Result<u32, PlugError> {
@@ -118,7 +124,7 @@ struct Board {
 
 /// A device that is plugged in, and what has to go with it.
 enum Held {
-    Disk { at: BusAddress, set: u32 },
+    Disk { at: BusAddress, set: u32, file: File },
     Nic { at: BusAddress },
     Pmem { number: u32 },
     VhostUserDisk { at: BusAddress },
@@ -165,6 +171,7 @@ impl Board {
                 }
                 // Whoever does not wait for these finds the machine as it asked for it.
                 Request::Unplug(id, answer) => drop(answer.send(self.unplug(&id).await)),
+                Request::Disk(id, answer) => drop(answer.send(self.resize_disk(&id).await)),
                 Request::Vcpus(count, answer) => drop(answer.send(self.vcpus.resize(&self.qmp, count).await)),
                 Request::Memory(size, answer) => {
                     let others = self.pmems();

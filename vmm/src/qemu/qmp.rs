@@ -22,11 +22,11 @@ use tokio::time::timeout;
 
 use crate::error::QmpError;
 pub(crate) use command::{
-    AddFd, Balloon, BlockdevAdd, BlockdevDel, Capability, ChardevAdd, ChardevRemove, Closefd, Command, Cont,
-    CpuAdd, CpuSlot, DeviceAdd, DeviceDel, DumpGuestMemory, Getfd, HumanMonitorCommand, Migrate,
-    MigrateIncoming, MigrateSetCapabilities, NetdevAdd, NetdevDel, ObjectAdd, ObjectDel, PresentedAdd,
-    QomGet, QomSet, QueryBalloon, QueryCpusFast, QueryHotpluggableCpus, QueryMemorySize, QueryMigrate,
-    QueryStatus, Quit, RemoveFd, SetAction, Stop, SystemReset, VersionInfo,
+    AddFd, Balloon, BlockResize, BlockdevAdd, BlockdevDel, Capability, ChardevAdd, ChardevRemove, Closefd,
+    Command, Cont, CpuAdd, CpuSlot, DeviceAdd, DeviceDel, DumpGuestMemory, Getfd, HumanMonitorCommand,
+    Migrate, MigrateIncoming, MigrateSetCapabilities, NetdevAdd, NetdevDel, ObjectAdd, ObjectDel,
+    PresentedAdd, QomGet, QomSet, QueryBalloon, QueryCpusFast, QueryHotpluggableCpus, QueryMemorySize,
+    QueryMigrate, QueryStatus, Quit, RemoveFd, SetAction, Stop, SystemReset, VersionInfo,
 };
 use wire::{Answer, Greeting};
 

@@ -99,6 +99,12 @@ const DISK_ITEMS: &[&str] = &[
     "in_progress",
     "time_in_progress",
     "weighted_time_in_progress",
+    "discards",
+    "discards_merged",
+    "sectors_discarded",
+    "time_discarding",
+    "flushes",
+    "time_flushing",
 ];
 
 const PAGE: f64 = 4096.0;
@@ -129,7 +135,7 @@ fn tasks(text: &str) -> Vec<Sample> {
     let Some((running, all)) = text.split_whitespace().nth(3).and_then(|word| word.split_once('/')) else {
         return Vec::new();
     };
-    let pairs = [("run", running), ("max", all)];
+    let pairs = [("cur", running), ("max", all)];
     pairs.iter().filter_map(|(item, word)| Some(Sample::new(&[("item", item)], number(word)?))).collect()
 }
 
@@ -140,22 +146,51 @@ fn cpu_time(text: &str) -> Vec<Sample> {
             let mut words = line.split_whitespace();
             let name = match words.next().unwrap_or_default() {
                 "cpu" => "total",
-                name => name,
+                name => name.strip_prefix("cpu").unwrap_or(name),
             };
             columns("cpu", name, CPU_ITEMS, words)
         })
         .collect()
 }
 
-/// `name: number kB` lines.
 fn meminfo(text: &str) -> Vec<Sample> {
+    amounts(text, memory_item)
+}
+
+/// The item that dashboards know a line of `/proc/meminfo` by: `Active(anon)` is `active_anon`.
+fn memory_item(name: &str) -> String {
+    if name == "Percpu" {
+        return "per_cpu".to_owned();
+    }
+    if let Some(size) = name.strip_prefix("DirectMap") {
+        return format!("direct_map_{size}");
+    }
+    let name = name.replace("HugePages", "Hugepages").replace('(', "_").replace(')', "");
+    let letters: Vec<char> = name.chars().collect();
+    let mut item = String::new();
+    for (at, letter) in letters.iter().enumerate() {
+        let is = |at: usize, kind: fn(&char) -> bool| letters.get(at).is_some_and(kind);
+        let begins_word = letter.is_ascii_uppercase()
+            && at > 0
+            && (is(at - 1, char::is_ascii_lowercase)
+                || is(at - 1, char::is_ascii_uppercase) && is(at + 1, char::is_ascii_lowercase));
+        if begins_word {
+            item.push('_');
+        }
+        item.push(letter.to_ascii_lowercase());
+    }
+    item
+}
+
+/// `name: number kB` lines.
+fn amounts(text: &str, item: fn(&str) -> String) -> Vec<Sample> {
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
     pairs
         .filter_map(|(name, rest)| {
             let mut words = rest.split_whitespace();
             let value = number(words.next()?)?;
             let unit = if words.next() == Some("kB") { 1024.0 } else { 1.0 };
-            Some(Sample::new(&[("item", name.trim())], value * unit))
+            Some(Sample::new(&[("item", &item(name.trim()))], value * unit))
         })
         .collect()
 }
@@ -184,13 +219,13 @@ fn diskstats(text: &str) -> Vec<Sample> {
 
 /// Of the many lines, those that are amounts of memory.
 fn status(text: &str) -> Vec<Sample> {
-    let amounts: String =
+    let memory: String =
         text.lines().filter(|line| line.ends_with("kB")).flat_map(|line| [line, "\n"]).collect();
-    meminfo(&amounts)
+    amounts(&memory, str::to_ascii_lowercase)
 }
 
 fn io(text: &str) -> Vec<Sample> {
-    meminfo(text)
+    amounts(text, str::to_owned)
 }
 
 /// A field of `/proc/self/stat` by its number in proc(5); the name in field 2 may hold spaces.
@@ -239,15 +274,34 @@ mod tests {
     #[test]
     fn each_file_is_read_by_its_shape() {
         assert_eq!(flat(&load("0.5 1 2 3/99 7\n"))[2], ("load15".into(), 2.0));
-        assert_eq!(flat(&tasks("0.5 1 2 3/99 7\n")), [("run".into(), 3.0), ("max".into(), 99.0)]);
+        assert_eq!(flat(&tasks("0.5 1 2 3/99 7\n")), [("cur".into(), 3.0), ("max".into(), 99.0)]);
         let cpu = flat(&cpu_time("cpu  1 2 3\ncpu0 4 5 6\nintr 9\n"));
-        assert_eq!((cpu.len(), &cpu[3]), (6, &("cpu0/user".into(), 4.0)));
+        assert_eq!((cpu.len(), &cpu[3]), (6, &("0/user".into(), 4.0)));
         assert_eq!(flat(&meminfo("MemTotal:  2 kB\nHugePages_Total: 3\n"))[0].1, 2048.0);
         assert_eq!(
             flat(&netdev("h|\n eth0: 1 2\n")),
             [("eth0/recv_bytes".into(), 1.0), ("eth0/recv_packets".into(), 2.0)]
         );
         assert_eq!(flat(&diskstats(" 254 0 vda 7 8\n"))[1], ("vda/merged".into(), 8.0));
+    }
+
+    #[test]
+    fn c22_items_are_named_as_dashboards_know_them() {
+        for (name, item) in [
+            ("MemTotal", "mem_total"),
+            ("Active(anon)", "active_anon"),
+            ("SReclaimable", "s_reclaimable"),
+            ("Committed_AS", "committed_as"),
+            ("NFS_Unstable", "nfs_unstable"),
+            ("AnonHugePages", "anon_hugepages"),
+            ("HugePages_Total", "hugepages_total"),
+            ("DirectMap1G", "direct_map_1G"),
+            ("Percpu", "per_cpu"),
+            ("WritebackTmp", "writeback_tmp"),
+        ] {
+            assert_eq!(memory_item(name), item);
+        }
+        assert_eq!(flat(&status("VmRSS:\t 2 kB\nThreads:\t3\n")), [("vmrss".into(), 2048.0)]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use agent_protocol::{
 use async_trait::async_trait;
 use ttrpc::{Result, r#async::TtrpcContext};
 
-use super::{Agent, streams::Output, system, to_the_end};
+use super::{Agent, streams::Output, system, to_the_end, volume};
 use crate::{cgroup::stats, error::Error, files, hotplug, id::Id, metrics, network};
 
 /// A method of the protocol that this agent does not have.
@@ -194,7 +194,12 @@ impl AgentService for Agent {
         _: &TtrpcContext,
         request: VolumeStatsRequest,
     ) -> Result<VolumeStatsResponse> {
-        Ok(system::volume_stats(&request)?)
+        Ok(volume::stats(&request)?)
+    }
+
+    async fn resize_volume(&self, _: &TtrpcContext, request: ResizeVolumeRequest) -> Result<Empty> {
+        to_the_end(async move { volume::resize(&request).await }).await?;
+        Ok(Empty::new())
     }
 
     async fn reseed_random_dev(&self, _: &TtrpcContext, request: ReseedRandomDevRequest) -> Result<Empty> {
@@ -267,11 +272,10 @@ impl AgentService for Agent {
         remove_stale_virtiofs_share_mounts(RemoveStaleVirtiofsShareMountsRequest) -> Empty
             = "RemoveStaleVirtiofsShareMounts";
         get_diagnostic_data(GetDiagnosticDataRequest) -> GetDiagnosticDataResponse = "GetDiagnosticData";
-        get_ip_tables(GetIPTablesRequest) -> GetIPTablesResponse = "GetIPTables";
-        set_ip_tables(SetIPTablesRequest) -> SetIPTablesResponse = "SetIPTables";
+        get_ip_tables(GetIPTablesRequest) -> GetIPTablesResponse = "GetIPTables (the guest has no iptables)";
+        set_ip_tables(SetIPTablesRequest) -> SetIPTablesResponse = "SetIPTables (the guest has no iptables)";
         mem_agent_memcg_set(MemAgentMemcgConfig) -> Empty = "MemAgentMemcgSet";
         mem_agent_compact_set(MemAgentCompactConfig) -> Empty = "MemAgentCompactSet";
-        resize_volume(ResizeVolumeRequest) -> Empty = "ResizeVolume";
-        set_policy(SetPolicyRequest) -> Empty = "SetPolicy";
+        set_policy(SetPolicyRequest) -> Empty = "SetPolicy (the agent has no policies)";
     }
 }

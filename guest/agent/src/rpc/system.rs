@@ -1,18 +1,15 @@
 //! Methods about the guest as a whole.
 
-use std::{fs::OpenOptions, io::Write, os::fd::AsRawFd, path::Path};
+use std::{fs::OpenOptions, io::Write, os::fd::AsRawFd};
 
-use agent_protocol::{
-    agent::{AgentDetails, GuestDetailsRequest, GuestDetailsResponse, VolumeStatsRequest},
-    csi::{VolumeCondition, VolumeStatsResponse, VolumeUsage, volume_usage::Unit},
-};
+use agent_protocol::agent::{AgentDetails, GuestDetailsRequest, GuestDetailsResponse};
 use nix::{
-    sys::{statvfs::statvfs, time::TimeSpec},
+    sys::time::TimeSpec,
     time::{ClockId, clock_settime},
 };
 use protobuf::MessageField;
 
-use crate::{error::Error, hotplug, runtime::BUNDLES, storage};
+use crate::{error::Error, hotplug, storage};
 
 nix::ioctl_none_bad!(reseed_random_generator, nix::request_code_none!(b'R', 7));
 
@@ -60,36 +57,6 @@ pub(super) fn guest_details(request: &GuestDetailsRequest) -> GuestDetailsRespon
     }
 }
 
-/// Space and inodes of the file system a volume is on.
-pub(super) fn volume_stats(request: &VolumeStatsRequest) -> Result<VolumeStatsResponse, Error> {
-    let path = Path::new(&request.volume_guest_path);
-    let plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
-    if !plain || !path.starts_with(BUNDLES) {
-        return Err(Error::invalid(format!("volume_guest_path: {path:?} is not below {BUNDLES}")));
-    }
-    let stats = statvfs(path).map_err(Error::system(format!("look at {}", path.display())))?;
-    let usage = |unit: Unit, size: u64, total: u64, free: u64, available: u64| VolumeUsage {
-        unit: unit.into(),
-        total: total.saturating_mul(size),
-        available: available.saturating_mul(size),
-        used: total.saturating_sub(free).saturating_mul(size),
-        ..Default::default()
-    };
-    let bytes = usage(
-        Unit::BYTES,
-        stats.fragment_size(),
-        stats.blocks(),
-        stats.blocks_free(),
-        stats.blocks_available(),
-    );
-    let inodes = usage(Unit::INODES, 1, stats.files(), stats.files_free(), stats.files_available());
-    Ok(VolumeStatsResponse {
-        usage: vec![bytes, inodes],
-        volume_condition: MessageField::some(VolumeCondition::default()),
-        ..Default::default()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,14 +66,5 @@ mod tests {
         assert!(matches!(reseed_random(&vec![0; MAX_SEED + 1]), Err(Error::Invalid(_))));
         assert!(matches!(set_date_time(0, 1_000_000), Err(Error::Invalid(_))));
         assert!(matches!(set_date_time(0, -1), Err(Error::Invalid(_))));
-    }
-
-    #[test]
-    fn volumes_are_looked_for_in_the_share_only() {
-        let request =
-            |path: &str| VolumeStatsRequest { volume_guest_path: path.into(), ..Default::default() };
-        for bad in ["/", "/etc", "/run/kata-containers/../../etc", "x"] {
-            assert!(matches!(volume_stats(&request(bad)), Err(Error::Invalid(_))), "{bad}");
-        }
     }
 }

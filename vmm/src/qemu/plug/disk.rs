@@ -1,6 +1,7 @@
 //! Disks: a descriptor, a block node on it, a device on that.
 
 use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
@@ -9,7 +10,7 @@ use super::{Board, Held, places};
 use crate::device::{Blockdev, Device, DiskQueues, SectorSizes};
 use crate::error::QmpError;
 use crate::plug::{DeviceId, Disk, DiskBus, PlugError, ScsiAddress};
-use crate::qemu::qmp::{AddFd, BlockdevAdd, BlockdevDel, PresentedAdd, RemoveFd};
+use crate::qemu::qmp::{AddFd, BlockResize, BlockdevAdd, BlockdevDel, PresentedAdd, RemoveFd};
 use crate::spec::BlockDriver;
 
 /// Sets of descriptors below this number are those of the command line.
@@ -29,9 +30,10 @@ impl Board {
         let direct = self.block.options.access().cache().is_some_and(|cache| cache.direct);
         let (file, is_device) = open(disk, direct)?;
         let set = self.free_set();
-        self.qmp.execute_with(AddFd { fdset_id: set }, OwnedFd::from(file)).await?;
+        let given = file.try_clone().map_err(|source| PlugError::Open { path: disk.path.clone(), source })?;
+        self.qmp.execute_with(AddFd { fdset_id: set }, OwnedFd::from(given)).await?;
         match self.add_disk(id, disk, is_device, set, at).await {
-            Ok(()) => Ok(Held::Disk { at, set }),
+            Ok(()) => Ok(Held::Disk { at, set, file }),
             Err(error) => {
                 // The device's own error is the one worth telling; what is not there is not missed.
                 let _ = self.forget_disk(id, set).await;
@@ -53,6 +55,18 @@ impl Board {
         self.qmp.execute(BlockdevAdd(node)).await?;
         let device = self.disk_device(id, at);
         self.qmp.execute(PresentedAdd(device.presented(self.virtio))).await.map(drop)
+    }
+
+    /// Has the guest see the size that a disk has by now.
+    ///
+    /// QEMU changes the length of an image to what it is told. So that is never somebody's wish, but what is there.
+    pub(super) async fn resize_disk(&self, id: &DeviceId) -> Result<u64, PlugError> {
+        let Some(Held::Disk { file, .. }) = self.devices.get(id) else {
+            return Err(PlugError::Unknown(id.clone()));
+        };
+        let size = size_of(file).map_err(|source| PlugError::Size { disk: id.clone(), source })?;
+        self.qmp.execute(BlockResize { node_name: id.0.clone(), size }).await?;
+        Ok(size)
     }
 
     /// Takes away what was behind a disk.
@@ -122,4 +136,9 @@ fn open(disk: &Disk, direct: bool) -> Result<(File, bool), PlugError> {
         return Err(PlugError::NotADisk { path: disk.path.clone() });
     }
     Ok((file, kind.is_block_device()))
+}
+
+/// Block devices have no size in their metadata; their end can be gone to. QEMU shares the position, and never uses it.
+fn size_of(mut file: &File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
 }

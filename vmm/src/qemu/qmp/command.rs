@@ -63,6 +63,10 @@ command!(
     BlockdevDel { node_name: String }, "blockdev-del", Done
 );
 command!(
+    /// Has the guest see that the size of a disk is another.
+    BlockResize { node_name: String, size: u64 }, "block_resize", Done
+);
+command!(
     /// Takes away an object.
     ObjectDel { id: String }, "object-del", Done
 );

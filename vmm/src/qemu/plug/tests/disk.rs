@@ -63,3 +63,19 @@ async fn b7_a_disk_s_device_has_numbers_and_truths_and_no_words_for_them() {
         plugged.unwrap();
     }
 }
+
+#[tokio::test]
+async fn d16_a_disk_has_the_size_of_what_is_behind_it_and_nobodys_wish() {
+    let (plugs, mut peer) = machine().await;
+    let (image, disk) = image();
+    let script = expect(&mut peer, &["add-fd", "blockdev-add", "device_add"]);
+    let (plugged, ()) = tokio::join!(plugs.plug(disk), script);
+    image.as_file().set_len(4096).unwrap();
+    let (id, asked) = (plugged.unwrap().id, json!({"node-name": "plugged-disk-1", "size": 4096}));
+    let script = expect_exactly(&mut peer, "block_resize", asked, json!({}));
+    let (size, ()) = tokio::join!(plugs.resize_disk(&id), script);
+    assert_eq!(size.unwrap(), 4096);
+    let (refused, ()) = tokio::join!(plugs.resize_disk(&id), refuse(&mut peer, "block_resize"));
+    assert!(matches!(refused, Err(PlugError::Qmp(_))));
+    assert!(matches!(plugs.resize_disk(&DeviceId::of("nic")).await, Err(PlugError::Unknown(_))));
+}

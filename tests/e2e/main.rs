@@ -12,6 +12,7 @@ mod bad_input;
 mod concurrency;
 mod exec;
 mod faults;
+mod hooks;
 mod inside;
 mod lifecycle;
 mod logging;
@@ -89,6 +90,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("inside", inside::listed()),
         ("shares", shares::listed()),
         ("faults", faults::listed()),
+        ("hooks", hooks::listed()),
         ("logging", logging::listed()),
         ("machines", machines::listed()),
         ("network", network::listed()),

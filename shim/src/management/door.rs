@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn c22_who_comes_first_has_the_name_and_nobody_takes_anothers_away() {
+    fn c22_who_comes_first_has_the_name_and_nobody_else_takes_it_away() {
         let root = tempfile::tempdir().unwrap();
         let (dir, [one, two]) =
             (root.path().join("sbs/pod"), ["one", "two"].map(|name| root.path().join(name)));

@@ -82,10 +82,19 @@ impl ContainerHooks {
     /// # Errors
     /// Which hook did not end well, and the last of what it said; those behind it have not run.
     pub(crate) fn create(&self) -> Result<()> {
+        self.begin()?;
+        self.run(Status::Creating)
+    }
+
+    /// From here on there is, or may be, something that poststop hooks are to free.
+    ///
+    /// # Errors
+    /// That cannot be written down in the bundle.
+    pub(crate) fn begin(&self) -> Result<()> {
         let due = self.bundle.join(DUE);
         fs::write(&due, "").map_err(Error::io(due.display()))?;
         self.due.store(true, Ordering::Relaxed);
-        self.run(Status::Creating)
+        Ok(())
     }
 
     /// The same on a thread of its own, for a container that joins a network that is there.

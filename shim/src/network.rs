@@ -102,7 +102,9 @@ impl Network {
         log: &Logger,
     ) -> Result<Network> {
         let hooks = hooks.filter(|hooks| hooks.at_creation()).cloned();
+        let model = configuration.runtime.internetworking_model;
         let place = match (namespace::path_in(spec), &hooks) {
+            (_, None) if model == InternetworkingModel::None => return Ok(Network::none()),
             (Some(path), _) => Place::At(path),
             // Nobody but hooks could make anything of a new one.
             (None, Some(_)) => Place::New,
@@ -110,7 +112,7 @@ impl Network {
         };
         let hypervisor = &configuration.hypervisor;
         let manner = Manner {
-            model: configuration.runtime.internetworking_model,
+            model,
             queues: hypervisor.default_vcpus.clamp(1, MOST_QUEUES),
             vhost: !hypervisor.disable_vhost_net,
             rates: hypervisor.rates,

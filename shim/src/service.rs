@@ -149,8 +149,11 @@ impl TaskService {
         let hooks = ContainerHooks::of(&spec, &request.id, &bundle, &log);
         let obtained = self.sandbox.obtain(&wanted, &spec, hooks.as_ref(), request.options.as_ref());
         let (sandbox, made) = obtained.await?;
-        if let Some(hooks) = hooks.as_ref().filter(|hooks| made.is_none() && hooks.at_creation()) {
-            hooks.create_apart().await?;
+        if let Some(hooks) = &hooks {
+            if made.is_none() && hooks.at_creation() {
+                hooks.create_apart().await?;
+            }
+            hooks.begin()?;
         }
         let new = NewContainer {
             id: request.id.clone(),

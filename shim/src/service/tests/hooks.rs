@@ -65,3 +65,22 @@ fn a_hook_that_fails_refuses_the_container_and_what_was_taken_is_freed() {
         assert!(shim.nothing_is_left());
     });
 }
+
+#[test]
+fn a_hook_that_only_frees_something_runs_too() {
+    on_fakes(async |shim| {
+        let context = TtrpcContext::default();
+        let request = request(shim, "c1", "true");
+        let file = shim.dir.path().join("c1/config.json");
+        let mut spec: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let hooks = spec["hooks"].as_object_mut().unwrap();
+        hooks.retain(|point, _| point == "poststop");
+        fs::write(&file, spec.to_string()).unwrap();
+        shim.service.create(&context, request).await.unwrap();
+        assert_eq!(order(shim, "c1"), [""; 0]);
+        let delete = DeleteRequest { id: "c1".into(), ..Default::default() };
+        shim.service.delete(&context, delete).await.unwrap();
+        assert_eq!(order(shim, "c1"), ["poststop"]);
+        assert_eq!(shim.published(3).await, ["create c1", "exit c1 137", "delete c1 137"]);
+    });
+}

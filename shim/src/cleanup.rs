@@ -7,9 +7,9 @@
 use std::{
     fs,
     io::{Error as IoError, ErrorKind},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use containerd_shim::Flags;
@@ -35,6 +35,8 @@ use crate::{
 /// How long a shim may take to end by itself, and how long a live one to answer. containerd gives both together, and
 /// all the rest, 5 seconds.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a killed shim's descriptors may outlive what it is known by.
+const DYING: Duration = Duration::from_millis(500);
 /// How long a process may take to be gone after SIGKILL.
 const DEATH: Duration = Duration::from_secs(2);
 
@@ -83,11 +85,21 @@ fn clear(run_dir: &Path, bundle: &Path) {
         cli::complain(&Error::Failed(format!("{}: {error}", run_dir.display())));
     }
     if let Some(socket) = socket {
-        // Only when nobody listens on it: another shim may have the name by now.
-        if std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            let _ = fs::remove_file(socket);
-        }
+        remove_unheard(&socket);
     }
+}
+
+/// Removes the socket unless somebody listens on it: another shim may have the name by now. The kernel takes a killed
+/// shim's program from it before its descriptors, so that it may not be known as a shim and yet have the socket.
+fn remove_unheard(socket: &Path) {
+    let until = Instant::now() + DYING;
+    while UnixStream::connect(socket).is_ok() {
+        if Instant::now() > until {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = fs::remove_file(socket);
 }
 
 fn shim_socket(bundle: &Path) -> Option<PathBuf> {
@@ -180,6 +192,22 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_is_removed_as_soon_as_nobody_listens_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let heard = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        remove_unheard(&path);
+        assert!(path.exists(), "another shim's");
+        let dies = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(heard);
+        });
+        remove_unheard(&path);
+        assert!(!path.exists());
+        dies.join().unwrap();
+    }
 
     #[test]
     fn a_pid_file_that_names_somebody_else_is_not_believed() {

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! They run in the pod's network namespace, and are given the id of a thread that is in it: what sets up networks by
-//! hooks looks there. Those that belong into the container's own namespaces have none on the host.
+//! hooks looks there. In one that is made for them only the first ones do: it has no name to come back by. Those that belong into the container's own namespaces have none on the host.
 
 mod run;
 mod state;
@@ -86,6 +86,20 @@ impl ContainerHooks {
         self.run(Status::Creating)
     }
 
+    /// The same on a thread of its own, for a container that joins a network that is there.
+    ///
+    /// # Errors
+    /// The same, and `InvalidArgument` for a namespace that cannot be entered.
+    pub(crate) async fn create_apart(self: &Arc<Self>) -> Result<()> {
+        self.apart(ContainerHooks::create).await
+    }
+
+    async fn apart(self: &Arc<Self>, run: fn(&Self) -> Result<()>) -> Result<()> {
+        let own = self.clone();
+        let run = move || own.namespace.as_deref().map_or(Ok(()), network::enter).and_then(|()| run(&own));
+        thread::run("hooks", run).await
+    }
+
     /// From here on there is, or may be, something that poststop hooks are to free.
     ///
     /// # Errors
@@ -97,28 +111,13 @@ impl ContainerHooks {
         Ok(())
     }
 
-    /// The same on a thread of its own, for a container that joins a network that is there.
-    ///
-    /// # Errors
-    /// The same, and `InvalidArgument` for a namespace that cannot be entered.
-    pub(crate) async fn create_apart(self: &Arc<Self>) -> Result<()> {
-        let own = self.clone();
-        let create =
-            move || own.namespace.as_deref().map_or(Ok(()), network::enter).and_then(|()| own.create());
-        thread::run("hooks", create).await
-    }
-
     /// Runs what is to run once the container's process does. What goes wrong is the log's alone, as the specification
     /// has it.
     pub(crate) async fn started(self: &Arc<Self>) {
         if self.at(Status::Running).next().is_none() {
             return;
         }
-        let own = self.clone();
-        let run = move || {
-            own.namespace.as_deref().map_or(Ok(()), network::enter).and_then(|()| own.run(Status::Running))
-        };
-        if let Err(error) = thread::run("hooks", run).await {
+        if let Err(error) = self.apart(|own| own.run(Status::Running)).await {
             warn!(self.log, "a hook did not end well"; "why" => error.to_string());
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -13,12 +13,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 use crate::command::{Output, start};
 use crate::cri::{Cri, Streams};
-use crate::pods::Pod;
+use crate::pods::{Pod, in_network_of};
 use crate::{Context, Failure, Result, fail};
 
 /// Longest time for one command.
@@ -45,7 +44,7 @@ impl Kubectl {
             containers.iter().map(|id| json!({ "name": id, "image": "busybox" })).collect();
         let server = Arc::new(Server {
             cri: Cri::connect(&world.containerd_socket())?,
-            host: format!("/proc/{}/ns/net", world.host()).into(),
+            host: world.host(),
             pod: json!({
                 "kind": "Pod", "apiVersion": "v1", "metadata": { "name": POD, "namespace": "default" },
                 "spec": { "containers": containers }, "status": { "phase": "Running" },
@@ -91,8 +90,8 @@ fn configuration(server: &str) -> String {
 
 struct Server {
     cri: Cri,
-    /// The network namespace that containerd listens in.
-    host: PathBuf,
+    /// containerd's process, in whose network namespace it listens.
+    host: u32,
     pod: Value,
 }
 
@@ -161,11 +160,8 @@ impl Server {
 
     /// To a port of the namespace that containerd is in, which is a thread's to enter.
     fn connect(&self, address: &str) -> Result<TcpStream> {
-        let (namespace, address) = (File::open(&self.host)?, address.to_owned());
-        let dial = thread::spawn(move || {
-            setns(namespace, CloneFlags::CLONE_NEWNET)?;
-            TcpStream::connect(&address).context(&address)
-        });
+        let address = address.to_owned();
+        let dial = in_network_of(self.host, move || TcpStream::connect(&address).context(&address))?;
         dial.join().map_err(|_| Failure::new("the thread that dials panicked"))?
     }
 }

@@ -103,11 +103,7 @@ impl PodWorld {
         &self,
         act: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<JoinHandle<Result<T>>> {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.host()))?;
-        Ok(spawn(move || {
-            setns(namespace, CloneFlags::CLONE_NEWNET)?;
-            act()
-        }))
+        in_network_of(self.host(), act)
     }
 
     /// The process id of a pod's shim.
@@ -287,6 +283,18 @@ impl Pod<'_> {
         let tasks = self.world.dir().join("state/io.containerd.runtime.v2.task");
         tasks.join(NAMESPACE).join(&self.id)
     }
+}
+
+/// Does something on a thread in the network of a process.
+pub(crate) fn in_network_of<T: Send + 'static>(
+    process: u32,
+    act: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<JoinHandle<Result<T>>> {
+    let namespace = File::open(format!("/proc/{process}/ns/net"))?;
+    Ok(spawn(move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        act()
+    }))
 }
 
 /// The namespaces that kubelet asks for, with that one for processes.

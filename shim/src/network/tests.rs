@@ -27,8 +27,11 @@ fn manner(queues: u32) -> Manner {
     Manner { model: InternetworkingModel::Default, queues, vhost: false, rates: Rates::default() }
 }
 
-/// What the kernel does for a shim that is killed, and what `delete` does then.
-fn kill(network: Network, run_dir: &Path) {
+/// By the shim itself, or as the kernel does it for one that is killed, and `delete` then.
+fn end(network: Network, is_killed: bool, run_dir: &Path) {
+    if !is_killed {
+        return drop(network);
+    }
     let Network { nics, joined, .. } = network;
     std::mem::forget(joined.into_inner().unwrap());
     drop(nics);
@@ -121,11 +124,7 @@ fn a_macvtap_has_the_address_of_a_veth_until_it_is_dropped() {
         let lower = pod.run("ip addr show eth0");
         assert!(!lower.contains("02:00:00:00:00:07") && !lower.contains("10.1.0.2"), "{lower}");
         assert_eq!(network.told.interfaces[0].ip_addresses[0].address, "10.1.0.2");
-        if is_killed {
-            kill(network, run_dir.path());
-        } else {
-            drop(network);
-        }
+        end(network, is_killed, run_dir.path());
         assert_eq!(pod.state(), before);
     }
 }
@@ -142,11 +141,7 @@ fn d21_each_direction_is_as_fast_as_it_may_be_until_it_is_dropped() {
             let shown = pod.run(&format!("tc qdisc show dev {sender} root"));
             assert!(shown.contains("tbf") && shown.contains(rate), "{shown}");
         }
-        if is_killed {
-            kill(network, run_dir.path());
-        } else {
-            drop(network);
-        }
+        end(network, is_killed, run_dir.path());
         assert_eq!(pod.state(), before);
     }
     pod.run("tc qdisc add dev eth0 root tbf rate 1mbit burst 32kb latency 50ms");
@@ -177,11 +172,7 @@ fn d21_what_comes_in_is_slowed_on_a_detour() {
         }
         let filters = pod.run("tc filter show dev eth0 parent ffff:");
         assert!(filters.contains("mirred (Egress Redirect to device ifb0_kata) stolen"), "{filters}");
-        if is_killed {
-            kill(network, run_dir.path());
-        } else {
-            drop(network);
-        }
+        end(network, is_killed, run_dir.path());
         assert_eq!(pod.state(), before);
     }
 }

@@ -12,7 +12,7 @@ use tests::case::PATIENCE;
 use tests::command::run;
 use tests::operator;
 use tests::shim::status_name;
-use tests::{Case, Context, Result, check, check_eq, fail};
+use tests::{Case, Context, Result, check, check_eq, eventually, fail};
 
 use crate::listed;
 
@@ -38,12 +38,10 @@ fn the_reported_pid_is_gone_soon_after_wait_is_answered(case: &Case<'_>) -> Resu
     task.kill("", 9)?;
     check_eq!(task.wait("")?, 137, "status");
     // The exit is told even if the machine's processes are slow to die, so this is not at once.
-    let until = Instant::now() + Duration::from_secs(5);
-    while kill(pid, None) != Err(Errno::ESRCH) {
-        check!(Instant::now() < until, "the pid {pid} is there 5 s after the exit");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
+    eventually(Duration::from_secs(5), || {
+        check_eq!(kill(pid, None), Err(Errno::ESRCH), "the pid {pid} after the exit");
+        Ok(())
+    })
 }
 
 /// containerd sees the connection end and runs the `delete` action; it makes up the exit that was never told.

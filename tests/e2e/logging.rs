@@ -3,11 +3,10 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tests::case::PATIENCE;
-use tests::{Case, Result, check, check_eq};
+use tests::{Case, Result, check, check_eq, eventually};
 
 use crate::listed;
 
@@ -66,15 +65,12 @@ fn logs_to(case: &Case<'_>, uri: &str) -> Result<()> {
 }
 
 fn content_with(file: &Path, part: &str) -> Result<String> {
-    let until = Instant::now() + Duration::from_secs(5);
-    loop {
+    // The logger is nobody's child here: its progress shows in the file alone.
+    eventually(Duration::from_secs(5), || {
         let text = fs::read_to_string(file).unwrap_or_default();
-        if text.contains(part) || Instant::now() > until {
-            return Ok(text);
-        }
-        // The logger is nobody's child here: its progress shows in the file alone.
-        sleep(Duration::from_millis(20));
-    }
+        check!(text.contains(part), "{} without {part}: {text}", file.display());
+        Ok(text)
+    })
 }
 
 fn a_logger_that_is_not_there_is_an_error_that_names_it(case: &Case<'_>) -> Result<()> {

@@ -4,13 +4,13 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use containerd_shim_protos::api::ConnectResponse;
 use tempfile::Builder;
 use tests::command::run;
 use tests::operator::{Configuration, path};
-use tests::{Case, Context, Result, check, check_eq};
+use tests::{Case, Context, Result, check, check_eq, eventually};
 
 use crate::exec::field;
 use crate::faults::child_named;
@@ -87,11 +87,10 @@ fn a33_c4_a_rootless_machine_is_a_user_of_its_own_who_is_gone_with_it(case: &Cas
     case.ctr(["task", "delete", "rootless"])?;
     case.ctr(["container", "rm", "rootless"])?.exits(0)?;
     case.suspects().expect_nothing()?;
-    let until = Instant::now() + Duration::from_secs(5);
-    while is_somebodys(&user)? {
-        check!(Instant::now() < until, "a process of the user {user} is left");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    eventually(Duration::from_secs(5), || {
+        check!(!is_somebodys(&user)?, "a process of the user {user} is left");
+        Ok(())
+    })?;
     check_eq!(fs::read("/etc/passwd")?, accounts, "the accounts");
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! The pod's network, seen from inside the guest and from the other end of the pod's veth.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use containerd_shim_protos::api::ConnectResponse;
 use nix::sys::signal::{Signal, kill};
@@ -9,7 +8,7 @@ use nix::unistd::Pid;
 use tests::case::PATIENCE;
 use tests::command::run;
 use tests::pod_network::{MAC, PodNetwork};
-use tests::{Case, Context, Result, check, fail, operator};
+use tests::{Case, Context, Result, check, eventually, operator};
 
 use crate::listed;
 
@@ -180,15 +179,9 @@ fn is_intact(said: &str) -> Result<()> {
 
 /// Waits until the pod's namespace is what it was.
 fn is_as_before(network: &PodNetwork, before: &str) -> Result<()> {
-    let deadline = Instant::now() + SETTLE;
-    loop {
+    eventually(SETTLE, || {
         let now = network.state()?;
-        if now == before {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            fail!("the pod's network was\n{before}\nand is now\n{now}");
-        }
-        sleep(Duration::from_millis(50));
-    }
+        check!(now == before, "the pod's network was\n{before}\nand is now\n{now}");
+        Ok(())
+    })
 }

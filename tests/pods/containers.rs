@@ -1,8 +1,8 @@
 //! A pod and the containers in it.
 
 use std::fs;
-use std::thread::{scope, sleep};
-use std::time::{Duration, Instant};
+use std::thread::scope;
+use std::time::Duration;
 
 use k8s_cri::v1::{
     ContainerState, LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
@@ -10,7 +10,7 @@ use k8s_cri::v1::{
 };
 use tests::assets::by_sandbox_api;
 use tests::pods::{HANDLER, Pod, PodWorld, namespaces};
-use tests::{Result, check, check_eq, fail};
+use tests::{Result, check, check_eq, eventually, fail};
 
 crate::listed![
     c1_c4_containers_of_a_pod_share_its_machine_and_nothing_else,
@@ -45,18 +45,12 @@ fn c1_c4_containers_of_a_pod_share_its_machine_and_nothing_else(world: &PodWorld
 
 /// Waits for a container's end; returns its exit status.
 pub(crate) fn ended(world: &PodWorld, id: &str) -> Result<i32> {
-    let deadline = Instant::now() + SEEN;
-    loop {
+    // kubelet polls, too.
+    eventually(SEEN, || {
         let status = world.cri().status(id)?;
-        if status.state() == ContainerState::ContainerExited {
-            return Ok(status.exit_code);
-        }
-        if Instant::now() > deadline {
-            fail!("{id} is {:?} after {SEEN:?}", status.state());
-        }
-        // kubelet polls, too.
-        sleep(Duration::from_millis(50));
-    }
+        check_eq!(status.state(), ContainerState::ContainerExited, "{id}");
+        Ok(status.exit_code)
+    })
 }
 
 fn c5_c9_a_container_that_ends_is_made_anew_in_its_pod(world: &PodWorld) -> Result<()> {

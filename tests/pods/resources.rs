@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread::{available_parallelism, sleep};
-use std::time::{Duration, Instant};
+use std::thread::available_parallelism;
+use std::time::Duration;
 
 use k8s_cri::v1::{
     ContainerConfig, LinuxContainerConfig, LinuxContainerResources, UpdateContainerResourcesRequest,
@@ -11,7 +11,7 @@ use k8s_cri::v1::{
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::pods::{Pod, PodWorld};
-use tests::{Context, Result, check, check_eq, fail};
+use tests::{Context, Result, check, check_eq, eventually};
 
 use crate::containers::ended;
 
@@ -68,18 +68,11 @@ fn memory(pod: &Pod<'_>, id: &str) -> Result<u64> {
 
 /// Waits until a shell in a container prints `wanted`.
 fn becomes(pod: &Pod<'_>, id: &str, script: &str, wanted: &str) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let is = pod.sh(id, script)?;
-        if is == wanted {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            fail!("{script}: {is}, and not {wanted}");
-        }
-        // Nobody tells when a guest has let go.
-        sleep(Duration::from_millis(200));
-    }
+    // Nobody tells when a guest has let go.
+    eventually(PATIENCE, || {
+        check_eq!(pod.sh(id, script)?, wanted, "{script}");
+        Ok(())
+    })
 }
 
 fn c14_a_pods_machine_is_as_big_as_its_containers_may_use(world: &PodWorld) -> Result<()> {

@@ -4,15 +4,14 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use k8s_cri::v1::{Device, DnsConfig, Mount, MountPropagation};
 use tests::command::run;
 use tests::pods::{Pod, PodWorld};
-use tests::{Context, Result, check, check_eq, fail};
+use tests::{Context, Result, check, check_eq, eventually};
 
 crate::listed![
     d10_d12_files_and_directories_of_the_host_are_seen_on_both_sides,
@@ -132,17 +131,10 @@ fn d13_a_configmap_that_changes_is_seen_within_two_seconds(world: &PodWorld) -> 
         let all = "cat /volumes/*/key-* | sort | uniq -c | tr -s ' '";
         check_eq!(pod.sh(&id, all)?.trim(), "48 old", "the first content");
         dirs.iter().try_for_each(|dir| publish(dir, "new"))?;
-        let published = Instant::now();
-        loop {
-            let seen = pod.sh(&id, all)?;
-            if seen.trim() == "48 new" {
-                return Ok(());
-            }
-            if published.elapsed() > UPDATE {
-                fail!("{:?} after the update: {seen}", published.elapsed());
-            }
-            sleep(Duration::from_millis(50));
-        }
+        eventually(UPDATE, || {
+            check_eq!(pod.sh(&id, all)?.trim(), "48 new", "the content after the update");
+            Ok(())
+        })
     })
 }
 
@@ -304,16 +296,13 @@ impl LoopDevice {
     pub(crate) fn detach(mut self) -> Result<()> {
         // From now on it may be anybody's.
         let file = std::mem::take(&mut self.file);
-        let deadline = Instant::now() + Duration::from_secs(10);
         run(Command::new("losetup").args(["--detach", &file]), Duration::from_secs(10))?.exits(0)?;
         // The kernel waits with it for the last who has it open, and tells nobody.
-        while run(Command::new("losetup").arg(&file), Duration::from_secs(10))?.status == 0 {
-            if Instant::now() > deadline {
-                fail!("somebody has {file} open");
-            }
-            sleep(Duration::from_millis(50));
-        }
-        Ok(())
+        eventually(Duration::from_secs(10), || {
+            let there = run(Command::new("losetup").arg(&file), Duration::from_secs(10))?.status == 0;
+            check!(!there, "somebody has {file} open");
+            Ok(())
+        })
     }
 }
 

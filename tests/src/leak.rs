@@ -8,12 +8,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::{Result, fail};
+use crate::{Result, check, eventually};
 
 /// How long a teardown may take after containerd was told that the task is gone (it ends with `Shutdown`).
 const SETTLE: Duration = Duration::from_secs(15);
@@ -37,18 +36,12 @@ pub struct Suspects {
 impl Suspects {
     /// Waits until nothing is left; fails with the list of what still is after 15 s.
     pub fn expect_nothing(&self) -> Result<()> {
-        let deadline = Instant::now() + SETTLE;
-        loop {
+        // No event tells that something of somebody else's is gone.
+        eventually(SETTLE, || {
             let left = self.left();
-            if left.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                fail!("left behind: {}", left.join("; "));
-            }
-            // No event tells that something of somebody else's is gone.
-            sleep(Duration::from_millis(50));
-        }
+            check!(left.is_empty(), "left behind: {}", left.join("; "));
+            Ok(())
+        })
     }
 
     /// Everything that is there right now.

@@ -10,6 +10,7 @@ pub mod case;
 pub mod command;
 pub mod containerd;
 pub mod cri;
+pub mod eventually;
 pub mod events;
 pub mod failure;
 pub mod http;
@@ -24,5 +25,6 @@ pub mod stdio;
 pub mod world;
 
 pub use case::Case;
+pub use eventually::eventually;
 pub use failure::{Context, Failure, Result};
 pub use world::World;

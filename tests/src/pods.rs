@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::{JoinHandle, sleep, spawn};
-use std::time::{Duration, Instant};
+use std::thread::{JoinHandle, spawn};
+use std::time::Duration;
 
 use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, LinuxContainerConfig, LinuxContainerSecurityContext,
@@ -21,7 +21,7 @@ use crate::command::{run, tail};
 use crate::containerd::Containerd;
 use crate::cri::{Cri, image_of};
 use crate::leak::Suspects;
-use crate::{Context, Failure, Result, fail, operator};
+use crate::{Context, Failure, Result, check, eventually, fail, operator};
 
 /// The handler of containerd's configuration that is this project's shim, as the RuntimeClass names it.
 pub const HANDLER: &str = "kata";
@@ -150,19 +150,14 @@ impl PodWorld {
 
     fn import(&self) -> Result<()> {
         run(self.ctr_command().args(["images", "import"]).arg(self.assets.image()), PATIENCE)?.exits(0)?;
-        let deadline = Instant::now() + IMAGES;
         let pause = (!self.assets.sandbox_api).then_some(PAUSE);
         for image in pause.into_iter().chain([IMAGE]) {
-            while !self.cri.has_image(image)? {
-                if Instant::now() > deadline {
-                    fail!(
-                        "CRI does not see the image {image}; containerd's log: {}",
-                        tail(&self.containerd.log())
-                    );
-                }
-                // CRI tells nobody when it has taken note of an image.
-                sleep(Duration::from_millis(50));
-            }
+            // CRI tells nobody when it has taken note of an image.
+            eventually(IMAGES, || {
+                let log = self.containerd.log();
+                check!(self.cri.has_image(image)?, "no image {image}; containerd's log: {}", tail(&log));
+                Ok(())
+            })?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ mod block;
 mod board;
 mod confidential;
 mod effects;
+mod factory;
 mod firmware;
 mod host;
 mod hypervisor;
@@ -24,12 +25,11 @@ use vmm::spec::SpecError;
 
 use crate::Configuration;
 use crate::choice::InternetworkingModel;
-use crate::factory::Factory;
 use crate::finding::{Finding, Origin};
 use crate::host::Host;
 use crate::kernel_line;
-use crate::keys::{AGENT, FACTORY, HYPERVISOR, QEMU_FACTORY, RUNTIME, TEMPLATES};
-use crate::raw::{RawFactory, RawRuntime};
+use crate::keys::{AGENT, FACTORY, HYPERVISOR, QEMU_FACTORY, RUNTIME};
+use crate::raw::RawRuntime;
 use crate::runtime::{BindMount, Runtime};
 use crate::survey::{Report, Values};
 use crate::tree::Tree;
@@ -118,26 +118,6 @@ impl Checker<'_> {
         });
         let mounts: Vec<_> = mounts.collect();
         self.each(BIND_MOUNTS, mounts.into_iter())
-    }
-
-    /// Of two tables with the same keys the one that asks for something: Kata's files have both. The directory is made
-    /// when it is needed, so it need not be there.
-    fn factory(&mut self, one: (&str, RawFactory), other: (&str, RawFactory)) -> Factory {
-        let (asking, other) = if one.1.enable_template { (one, other) } else { (other, one) };
-        let ((table, raw), (beside, other)) = (asking, other);
-        if !raw.enable_template {
-            return Factory { templates: None };
-        }
-        let (path, key) = (raw.template_path, format!("{table}.template_path"));
-        if !path.is_absolute() {
-            self.problem(&key, format!("{:?} is not an absolute path", path.display().to_string()));
-        }
-        let means_it = other.enable_template || other.template_path != Path::new(TEMPLATES);
-        if means_it && other.template_path != path {
-            let what = format!("another path than {key}, which is used; set one of the two");
-            self.problem(&format!("{beside}.template_path"), what);
-        }
-        Factory { templates: Some(path) }
     }
 
     /// Notes a problem, unless the key has one already: what follows from it is no news.

@@ -17,6 +17,9 @@ pub(crate) type Text = Result<String, String>;
 const USUAL: [&str; 2] =
     ["/etc/kata-containers/configuration.toml", "/usr/share/defaults/kata-containers/configuration.toml"];
 
+/// The variable of the environment that may name the file.
+pub const FILE_VARIABLE: &str = "KATA_CONF_FILE";
+
 /// Where to look for the main file.
 pub(crate) struct Search {
     named: Option<Named>,
@@ -32,10 +35,10 @@ struct Named {
 
 impl Search {
     pub(crate) fn of_this_machine(explicit: Option<&Path>) -> Self {
-        let variable = env::var_os("KATA_CONF_FILE").filter(|value| !value.is_empty());
+        let variable = env::var_os(FILE_VARIABLE).filter(|value| !value.is_empty());
         let named = match (explicit, variable) {
             (Some(path), _) => Some(Named { path: path.to_owned(), by: "the runtime's ConfigPath option" }),
-            (None, Some(path)) => Some(Named { path: path.into(), by: "KATA_CONF_FILE" }),
+            (None, Some(path)) => Some(Named { path: path.into(), by: FILE_VARIABLE }),
             (None, None) => None,
         };
         Self { named, usual: USUAL.map(PathBuf::from).to_vec(), owner: 0 }

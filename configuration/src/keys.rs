@@ -10,7 +10,7 @@ mod hypervisor;
 mod runtime;
 
 pub(crate) use differences::DIFFERENCES;
-pub(crate) use factory::TEMPLATES;
+pub(crate) use factory::{CACHE, TEMPLATES};
 pub(crate) use hypervisor::EXTRA_ARGS as VIRTIO_FS_EXTRA_ARGS;
 
 /// The tables of the file and their keys.

@@ -41,7 +41,8 @@ pub use choice::{
     AcceleratorChoice, BlockAio, ExtraMonitor, FsType, InternetworkingModel, MachineType, SharedFs,
     VirtioFsCache, VsockChoice,
 };
-pub use factory::Factory;
+pub use factory::{Factory, VmCache};
+pub use find::FILE_VARIABLE;
 pub use finding::{Finding, LoadError, Origin, Place};
 pub use hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking, Rates, VhostUserStore};
 pub use program::Program;

@@ -111,6 +111,8 @@ pub(crate) struct RawAgent {
 pub(crate) struct RawFactory {
     pub(crate) enable_template: bool,
     pub(crate) template_path: PathBuf,
+    pub(crate) vm_cache_number: u32,
+    pub(crate) vm_cache_endpoint: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{ErrorKind, IsTerminal, Read, stdin},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsRawFd, OwnedFd, RawFd},
         unix::{
             fs::{DirBuilderExt, FileTypeExt},
             net::{UnixListener, UnixStream},
@@ -15,7 +15,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use containerd_shim::{
@@ -29,8 +29,10 @@ use containerd_shim_protos::{
     protobuf::{Message, well_known_types::any::Any},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::{
-    cli,
+    cache, cli,
     container::bundle::{self, SandboxRef},
     error::{Error, Result},
     sandbox::options,
@@ -60,7 +62,7 @@ pub(crate) fn start(flags: &Flags) -> Result<()> {
         // One shim a pod: this container's calls go to the shim that has the sandbox.
         require_listening(&socket, &sandbox.id)?;
     } else if let Some(listener) = listen(&socket)? {
-        spawn(&call.opts, listener).inspect_err(|_| drop(fs::remove_file(&socket)))?;
+        make(&call.opts, &bundle, listener).inspect_err(|_| drop(fs::remove_file(&socket)))?;
     }
     write(&bundle, ADDRESS_FILE, &address)?;
     cli::print(&call.reply(&address)?)
@@ -143,9 +145,9 @@ fn legacy_opts(flags: &Flags, input: &[u8]) -> StartOpts {
     }
 }
 
-/// Binds the shim's socket, or answers `None` when a live shim already listens there. A socket that nobody listens
+/// Binds a socket, a shim's say, or answers `None` when a live one already listens there. A socket that nobody listens
 /// on is what a shim that died left behind: it is replaced.
-fn listen(socket: &Path) -> Result<Option<UnixListener>> {
+pub(crate) fn listen(socket: &Path) -> Result<Option<UnixListener>> {
     if let Some(parent) = socket.parent() {
         fs::DirBuilder::new()
             .recursive(true)
@@ -178,8 +180,31 @@ fn require_listening(socket: &Path, sandbox: &str) -> Result<()> {
     })
 }
 
+/// Has a process be the shim: one that waits for that, or a new one.
+fn make(opts: &StartOpts, bundle: &Path, listener: UnixListener) -> Result<()> {
+    if let Some(waited) = cache::take(opts, bundle, &listener) {
+        // It is nobody's whom containerd could ask.
+        return place(opts, waited).inspect_err(|_| kill(waited));
+    }
+    let mut child = spawn(opts, listener)?;
+    // Not waited for otherwise: it outlives this process, and init reaps it.
+    place(opts, child.id()).inspect_err(|_| drop(child.kill().and_then(|()| child.wait())))
+}
+
+fn kill(pid: u32) {
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    // One that is not there any more is what is wanted.
+    let _ = process.map(|process| kill_process(process, Signal::KILL));
+}
+
+/// Has containerd and the kernel treat a process as a shim.
+fn place(opts: &StartOpts, pid: u32) -> Result<()> {
+    confine(opts, pid)?;
+    write(Path::new("."), PID_FILE, pid.to_string())
+}
+
 /// Starts this very program as the shim, in a session of its own and with the listening socket as descriptor 3.
-fn spawn(opts: &StartOpts, listener: UnixListener) -> Result<()> {
+fn spawn(opts: &StartOpts, listener: UnixListener) -> Result<Child> {
     let program = std::env::current_exe().map_err(Error::io("this program's own path"))?;
     let mut command = Command::new(&program);
     command
@@ -192,24 +217,23 @@ fn spawn(opts: &StartOpts, listener: UnixListener) -> Result<()> {
         .stderr(Stdio::null());
     let listener: OwnedFd = listener.into();
     let fd = listener.as_raw_fd();
-    // SAFETY: setsid and dup2 are async-signal-safe, and the closure touches nothing but the integer it captured.
-    unsafe {
-        command.pre_exec(move || {
-            nix::unistd::setsid()?;
-            if fd == serve::LISTENER_FD {
-                // Already in place: only the close-on-exec flag must go.
-                nix::libc::fcntl(fd, nix::libc::F_SETFD, 0);
-            } else if nix::libc::dup2(fd, serve::LISTENER_FD) < 0 {
-                return Err(std::io::Error::last_os_error());
-            }
-            Ok(())
-        });
-    }
-    let mut child = command.spawn().map_err(Error::io(format_args!("shim process {}", program.display())))?;
-    let placed =
-        confine(opts, child.id()).and_then(|()| write(Path::new("."), PID_FILE, child.id().to_string()));
-    // Not waited for otherwise: it outlives this process, and init reaps it.
-    placed.inspect_err(|_| drop(child.kill().and_then(|()| child.wait())))
+    // SAFETY: all of it is async-signal-safe, and the closure touches nothing but the integer it captured.
+    unsafe { command.pre_exec(move || settle(fd, serve::LISTENER_FD)) };
+    command.spawn().map_err(Error::io(format_args!("shim process {}", program.display())))
+}
+
+/// Gives a process that was forked a session of its own, and a descriptor the number at which its program looks for it.
+pub(crate) fn settle(fd: RawFd, number: RawFd) -> std::io::Result<()> {
+    nix::unistd::setsid()?;
+    let settled = if fd == number {
+        // Already in place: only the close-on-exec flag must go.
+        // SAFETY: a number goes in, and one comes out.
+        unsafe { nix::libc::fcntl(fd, nix::libc::F_SETFD, 0) }
+    } else {
+        // SAFETY: as above.
+        unsafe { nix::libc::dup2(fd, number) }
+    };
+    if settled < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Puts the shim into the cgroup the runtime options ask for and makes it a better victim than containerd.

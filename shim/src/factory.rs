@@ -9,6 +9,7 @@
 mod command;
 mod key;
 mod make;
+mod ready;
 mod store;
 mod warm;
 
@@ -24,6 +25,7 @@ use vmm::{
 
 pub(crate) use command::{Factory, run};
 use key::Key;
+pub(crate) use ready::{Asleep, Ready, pids};
 use store::{Files, Store};
 
 /// What a template is made with.

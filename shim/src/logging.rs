@@ -4,10 +4,10 @@ use std::{
     fmt::Write as _,
     fs::{File, OpenOptions},
     io::Write as _,
-    os::unix::fs::OpenOptionsExt,
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::Path,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -40,25 +40,64 @@ impl Verbosity {
     }
 }
 
+/// Where the lines of a log go, and whose they are; shared by all who may change it.
+#[derive(Debug, Clone)]
+pub(crate) struct Outlet(Arc<RwLock<Open>>);
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    id: String,
+}
+
+impl Outlet {
+    /// Lines go to standard error.
+    ///
+    /// # Errors
+    /// When it is closed.
+    pub(crate) fn standard_error(id: &str) -> Result<Outlet> {
+        let file = std::io::stderr().as_fd().try_clone_to_owned().map_err(Error::io("standard error"))?;
+        Ok(Outlet(Arc::new(RwLock::new(Open { file: file.into(), id: id.to_owned() }))))
+    }
+
+    /// From now on lines go to the log of the shim whose bundle that is.
+    ///
+    /// # Errors
+    /// When the FIFO cannot be opened; they go where they went then.
+    pub(crate) fn change(&self, bundle: &Path, id: &str) -> Result<()> {
+        let file = fifo(bundle)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Open { file, id: id.to_owned() };
+        Ok(())
+    }
+}
+
 /// Opens the log of the shim whose bundle is the working directory. Also takes what libraries say through `log`.
 ///
 /// # Errors
 /// When the FIFO cannot be opened.
 pub(crate) fn open(bundle: &Path, verbosity: Verbosity, id: &str) -> Result<Logger> {
+    let open = Open { file: fifo(bundle)?, id: id.to_owned() };
+    Ok(to(Outlet(Arc::new(RwLock::new(open))), verbosity))
+}
+
+/// A log whose lines go to `outlet`, as those of libraries do from now on.
+pub(crate) fn to(outlet: Outlet, verbosity: Verbosity) -> Logger {
+    let drain = Logfmt(outlet).filter(move |record| record.level().is_at_least(verbosity.level()));
+    let logger = Logger::root(drain.ignore_res(), o!("runtime" => crate::cli::RUNTIME_NAME));
+    capture_libraries(&logger);
+    logger
+}
+
+fn fifo(bundle: &Path) -> Result<File> {
     let path = bundle.join("log");
     // Read-write, so that opening waits for nobody and a restarted containerd finds the pipe alive; non-blocking,
     // so that a containerd that is gone stops nothing here.
-    let fifo = OpenOptions::new()
+    OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(nix::libc::O_NONBLOCK)
         .open(&path)
-        .map_err(Error::io(format_args!("log {}", path.display())))?;
-    let drain =
-        Logfmt { fifo }.filter(move |record| record.level().is_at_least(verbosity.level())).ignore_res();
-    let logger = Logger::root(drain, o!("runtime" => crate::cli::RUNTIME_NAME, "id" => id.to_string()));
-    capture_libraries(&logger);
-    Ok(logger)
+        .map_err(Error::io(format_args!("log {}", path.display())))
 }
 
 /// Warnings of libraries that use the `log` facade (ttrpc, containerd-shim) go to the same place.
@@ -80,9 +119,7 @@ fn capture_libraries(logger: &Logger) {
     }
 }
 
-struct Logfmt {
-    fifo: File,
-}
+struct Logfmt(Outlet);
 
 impl Drain for Logfmt {
     type Ok = ();
@@ -96,6 +133,8 @@ impl Drain for Logfmt {
         // A value that cannot be rendered leaves the rest of the line standing.
         let _ = record.kv().serialize(record, &mut line);
         let _ = values.serialize(record, &mut line);
+        let outlet = self.0.0.read().unwrap_or_else(PoisonError::into_inner);
+        line.pair("id", &outlet.id);
         let mut text = line.0;
         if text.len() >= LONGEST_LINE {
             text.truncate((0..LONGEST_LINE - 4).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0));
@@ -103,7 +142,7 @@ impl Drain for Logfmt {
         }
         text.push('\n');
         // A full pipe means containerd does not read: the line is lost, the shim goes on.
-        let _ = (&self.fifo).write_all(text.as_bytes());
+        let _ = (&outlet.file).write_all(text.as_bytes());
         Ok(())
     }
 }
@@ -149,6 +188,8 @@ fn now() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -173,10 +214,33 @@ mod tests {
         let mut bytes = [0; 512];
         let count = std::io::Read::read(&mut reader, &mut bytes).unwrap();
         let text = String::from_utf8_lossy(&bytes[..count]);
-        assert!(text.contains("msg=hello n=1 id=c1") && text.ends_with('\n'), "{text}");
+        assert!(
+            text.contains("msg=hello n=1 runtime=io.containerd.kata.v2 id=c1") && text.ends_with('\n'),
+            "{text}"
+        );
         assert!(!text.contains("unheard") && text.contains("msg=heard"), "{text}");
         for _ in 0..2000 {
             slog::info!(logger, "{}", "x".repeat(100));
+        }
+    }
+
+    #[test]
+    fn a_log_may_come_to_be_another_shims() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["one", "two"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("log"), "").unwrap();
+        }
+        let outlet = Outlet::standard_error("nobody").unwrap();
+        let logger = to(outlet.clone(), Verbosity::default());
+        for name in ["one", "two"] {
+            outlet.change(&dir.path().join(name), name).unwrap();
+            slog::info!(logger, "hello");
+        }
+        assert!(outlet.change(&dir.path().join("three"), "three").is_err());
+        for name in ["one", "two"] {
+            let text = fs::read_to_string(dir.path().join(name).join("log")).unwrap();
+            assert!(text.ends_with(&format!(" id={name}\n")) && text.lines().count() == 1, "{text}");
         }
     }
 }

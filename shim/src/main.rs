@@ -5,6 +5,7 @@
 //! `factory` ([`factory`]).
 
 mod bootstrap;
+mod cache;
 mod cleanup;
 mod cli;
 mod container;

@@ -28,6 +28,7 @@ use vmm::Qemu;
 use crate::{
     error::{Error, Result},
     events::Events,
+    factory::Ready,
     logging::{self, Verbosity},
     management,
     sandbox_api::SandboxService,
@@ -61,7 +62,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 }
 
 /// Nobody reads the standard error of a shim.
-fn log_panics(log: Logger) {
+pub(crate) fn log_panics(log: Logger) {
     std::panic::set_hook(Box::new(move |panic| slog::crit!(log, "panic"; "what" => panic.to_string())));
 }
 
@@ -72,6 +73,18 @@ fn serve_on(
     verbosity: Verbosity,
 ) -> Result<()> {
     private_mounts()?;
+    let events = std::env::var(TTRPC_ADDRESS).map_err(|_| {
+        Error::InvalidArgument(format!("{TTRPC_ADDRESS} is not set, so no event could be published"))
+    })?;
+    let shim = Shim { namespace: flags.namespace.clone(), events };
+    block_on(serve(listener, &shim, None, log, verbosity))
+}
+
+/// Runs all that a shim does.
+///
+/// # Errors
+/// Its own.
+pub(crate) fn block_on(shim: impl Future<Output = Result<()>>) -> Result<()> {
     // One thread: the parent-death signal of QEMU and its helpers follows the thread that spawned them, and a
     // thread less is memory saved in every pod.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -79,7 +92,7 @@ fn serve_on(
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(Error::io("asynchronous runtime"))?;
-    let outcome = runtime.block_on(serve(listener, flags, log, verbosity));
+    let outcome = runtime.block_on(shim);
     // A file operation that hangs must not keep the shim alive.
     runtime.shutdown_background();
     outcome
@@ -115,22 +128,32 @@ fn inherited_listener() -> Result<std::os::unix::net::UnixListener> {
     Ok(listener)
 }
 
-async fn serve(
+/// What containerd says of a shim besides its socket and its bundle.
+pub(crate) struct Shim {
+    pub(crate) namespace: String,
+    /// Where containerd takes events.
+    pub(crate) events: String,
+}
+
+/// Is the shim that listens there, whose sandbox may find its machine ready.
+///
+/// # Errors
+/// When the socket or the signals cannot be had.
+pub(crate) async fn serve(
     listener: std::os::unix::net::UnixListener,
-    flags: &Flags,
+    shim: &Shim,
+    ready: Option<Ready>,
     log: &Logger,
     verbosity: Verbosity,
 ) -> Result<()> {
     let socket = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_path_buf));
     let listener = UnixListener::from_std(listener).map_err(Error::io("listening socket"))?;
-    let address = std::env::var(TTRPC_ADDRESS).map_err(|_| {
-        Error::InvalidArgument(format!("{TTRPC_ADDRESS} is not set, so no event could be published"))
-    })?;
     let exit = Arc::new(ExitSignal::default());
-    let (events, delivery) = Events::to(&address, &flags.namespace, log.clone());
+    let (events, delivery) = Events::to(&shim.events, &shim.namespace, log.clone());
     let service = Arc::new(TaskService::new(
-        &flags.namespace,
+        &shim.namespace,
         Arc::new(Qemu::new(log.clone())),
+        ready,
         events,
         exit.clone(),
         log.clone(),

@@ -30,6 +30,7 @@ use crate::{
     container::{Container, NewContainer, bundle},
     error::{Error, Result},
     events::Events,
+    factory::Ready,
     hooks::ContainerHooks,
     ids,
     logging::Verbosity,
@@ -56,6 +57,7 @@ impl TaskService {
     pub(crate) fn new(
         namespace: &str,
         hypervisor: Arc<dyn Hypervisor>,
+        ready: Option<Ready>,
         events: Events,
         exit: Arc<ExitSignal>,
         log: Logger,
@@ -64,7 +66,7 @@ impl TaskService {
         TaskService {
             namespace: namespace.to_string(),
             containers: Arc::new(Table::new("container")),
-            sandbox: OnlySandbox::new(namespace, hypervisor, log.clone(), verbosity),
+            sandbox: OnlySandbox::new(namespace, hypervisor, ready, log.clone(), verbosity),
             events,
             exit,
             durations: management::histogram(),

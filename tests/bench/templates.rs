@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use tests::case::PATIENCE;
 use tests::command::run;
+use tests::keeper::Keeper;
 use tests::{Case, Result, operator};
 
 use crate::report::{Report, median, percentile};
@@ -15,6 +16,8 @@ use crate::report::{Report, median, percentile};
 /// Starts one after the other, and starts at once.
 const IN_A_ROW: usize = 64;
 const AT_ONCE: usize = 8;
+/// Starts one after the other of what has to be made ready for each.
+const SOME: usize = 16;
 /// Starts of what is only compared with.
 const FEW: usize = 5;
 
@@ -65,6 +68,20 @@ fn copies(case: &Case<'_>, report: &mut Report) -> Result<()> {
     report.add("template_start_s", median(starts.clone()), "the median of 64 in a row");
     report.add("template_start_p99_s", percentile(starts, 99), "all but one in a hundred are as fast");
     report.add("concurrent8_s", at_once(case, &file)?, "eight at once, until the last returns");
+    kept(case, report, &templates)
+}
+
+/// A start whose machine is there before it: a copy of the same template that is kept ready, one at a time.
+fn kept(case: &Case<'_>, report: &mut Report, templates: &Path) -> Result<()> {
+    let keeper = Keeper::start(case, 1, |file| {
+        file.set("factory.enable_template", true).set("factory.template_path", operator::path(templates));
+    })?;
+    let starts = (0..SOME).map(|round| {
+        keeper.is_full()?;
+        took(case, &format!("kept-{round}"), Some(&keeper.configuration))
+    });
+    let starts = starts.collect::<Result<Vec<f64>>>()?;
+    report.add("kept_start_s", median(starts), "the median of 16 whose machine was kept ready");
     Ok(())
 }
 

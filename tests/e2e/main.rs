@@ -9,6 +9,7 @@
 
 mod answers;
 mod bad_input;
+mod cache;
 mod concurrency;
 mod exec;
 mod faults;
@@ -97,6 +98,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("plug", plug::listed()),
         ("resources", resources::listed()),
         ("bad_input", bad_input::listed()),
+        ("cache", cache::listed()),
     ];
     let reference = std::env::var("KATA_TEST_RUNTIME").is_ok_and(|runtime| runtime != KATA);
     let trial = |file: &str, listed: Listed| {

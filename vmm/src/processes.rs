@@ -108,10 +108,10 @@ impl Processes {
     }
 
     fn record(&self, change: impl FnOnce(&mut Record)) -> Result<(), BootError> {
-        let (mut record, dir) = (lock(&self.record), self.run_dir.path());
+        let mut record = lock(&self.record);
         change(&mut record);
-        let doing = || format!("record the machine in {}", dir.display());
-        record.write(dir).map_err(|source| BootError::Io { doing: doing(), source })
+        let doing = || format!("record the machine in {}", self.run_dir.path().display());
+        record.write(&self.run_dir.short("")).map_err(|source| BootError::Io { doing: doing(), source })
     }
 
     /// Has `name` in the run directory removed now and in the end; gives its path.

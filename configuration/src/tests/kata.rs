@@ -6,7 +6,7 @@ use super::values::refused;
 use super::{Place, texts, words};
 use crate::keys::{DIFFERENCES, Key, Kind, Preset, SECTIONS, Section};
 use crate::raw::{RawAgent, RawFactory, RawHypervisor, RawRuntime};
-use crate::{AcceleratorChoice, Configuration, MemoryBacking, SharedFs, VirtioFsCache, VsockChoice};
+use crate::{AcceleratorChoice, Configuration, MemoryBacking, SharedFs, VirtioFsCache, VmCache, VsockChoice};
 
 const KATA_4: &str = include_str!("../../tests/data/kata-4-qemu.toml");
 const EVERY: &str = include_str!("../../tests/data/kata-every-key-qemu.toml");
@@ -139,6 +139,34 @@ fn e3_tables_of_templates_that_differ_are_refused_by_name() {
     for right in [both(&format!("{on}{here}"), &format!("{on}{here}")), both("", &format!("{on}{there}"))] {
         place.load_with(&right).unwrap();
     }
+}
+
+#[test]
+fn e3_machines_are_kept_ready_by_whom_either_table_names() {
+    let place = Place::new();
+    let cache = |text: &str| place.load_with(text).unwrap().configuration.factory.cache;
+    assert_eq!(cache("[factory]\nvm_cache_endpoint = '/elsewhere'\n"), None);
+    let usual = VmCache { machines: 3, endpoint: "/var/run/kata-containers/cache.sock".into() };
+    for table in ["factory", "hypervisor.qemu.factory"] {
+        assert_eq!(cache(&format!("[{table}]\nvm_cache_number = 3\n")), Some(usual.clone()));
+    }
+    let key = "factory.vm_cache_endpoint";
+    let at = |path: &str| format!("[factory]\nvm_cache_number = 1\nvm_cache_endpoint = '{path}'\n");
+    let (relative, long) = (at("here"), at(&format!("/{}", "x".repeat(107))));
+    let two = format!("{}[hypervisor.qemu.factory]\nvm_cache_endpoint = '/there'\n", at("/here"));
+    refused(
+        &place,
+        &[
+            (&relative, key, "not an absolute path"),
+            (&long, key, "107 bytes"),
+            (
+                &two,
+                "hypervisor.qemu.factory.vm_cache_endpoint",
+                "another path than factory.vm_cache_endpoint",
+            ),
+            ("[factory]\nvm_cache_number = 1001\n", "factory.vm_cache_number", "1000"),
+        ],
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use configuration::Configuration;
+use configuration::{Configuration, Loaded};
 use slog::{Drain, KV, Level, Logger, Never, OwnedKVList, Record, o};
 use vmm::Qemu;
 
@@ -22,6 +22,7 @@ use super::{
     store::{Lock, Store},
 };
 use crate::{
+    cache,
     error::{Error, Result},
     sandbox::boot,
     serve,
@@ -45,6 +46,8 @@ enum Action {
     Init,
     Status,
     Destroy,
+    /// What `init` starts: a shim that waits for its sandbox.
+    Wait,
 }
 
 impl Factory {
@@ -59,6 +62,9 @@ impl Factory {
             ))
         };
         let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or_default()).collect();
+        if let [cache::WAIT, "-config", file, _] = words.as_slice() {
+            return Ok(Factory { action: Action::Wait, file: Some(PathBuf::from(file)) });
+        }
         let (action, file) = match words.as_slice() {
             [action] => (*action, None),
             [action, "-config", file] | ["-config", file, action] => (*action, Some(PathBuf::from(file))),
@@ -79,28 +85,44 @@ impl Factory {
 /// # Errors
 /// What is wrong with the configuration or the machine.
 pub(crate) fn run(factory: &Factory) -> Result<()> {
-    let loaded = Configuration::load(factory.file.as_deref(), &HashMap::new());
-    let loaded = loaded.map_err(|error| Error::InvalidArgument(error.to_string()))?;
-    let configuration = loaded.configuration;
-    let Some(directory) = configuration.factory.templates.clone() else {
-        return Err(Error::FailedPrecondition(format!(
-            "{}: factory.enable_template is not set: no machine would start from a template",
-            loaded.path.display()
-        )));
-    };
-    let store = Store::open(&directory).map_err(Error::Failed)?;
-    match factory.action {
-        Action::Init => init(&configuration, &store, &directory),
-        Action::Status => status(&configuration, &store, &directory),
-        Action::Destroy => destroy(&store, &directory),
+    if factory.action == Action::Wait {
+        return cache::wait(factory.file.as_deref());
     }
+    let loaded = Configuration::load(factory.file.as_deref(), &HashMap::new());
+    let Loaded { configuration, path, .. } =
+        loaded.map_err(|error| Error::InvalidArgument(error.to_string()))?;
+    let (templates, kept) =
+        (configuration.factory.templates.as_deref(), configuration.factory.cache.as_ref());
+    if templates.is_none() && kept.is_none() {
+        return Err(Error::FailedPrecondition(format!(
+            "{}: neither factory.enable_template nor factory.vm_cache_number is set: no machine is made ahead of time",
+            path.display()
+        )));
+    }
+    let store = templates.map(Store::open).transpose().map_err(Error::Failed)?;
+    let templates = store.as_ref().zip(templates);
+    match factory.action {
+        // The first that waits makes the template.
+        Action::Init if let Some(cache) = kept => cache::keep(&path, cache, &progress()),
+        Action::Init => templates.map_or(Ok(()), |(store, directory)| init(&configuration, store, directory)),
+        Action::Status => {
+            templates.map_or(Ok(()), |(store, directory)| status(&configuration, store, directory))?;
+            kept.map_or(Ok(()), |cache| cache::status(&cache.endpoint).map(|text| say(text.trim())))
+        }
+        Action::Destroy => templates.map_or(Ok(()), |(store, directory)| destroy(store, directory)),
+        Action::Wait => Ok(()),
+    }
+}
+
+fn progress() -> Logger {
+    Logger::root(Progress(Instant::now()).filter_level(Level::Info).ignore_res(), o!())
 }
 
 fn init(configuration: &Configuration, store: &Store, directory: &Path) -> Result<()> {
     serve::private_mounts()?;
-    let log = Logger::root(Progress(Instant::now()).filter_level(Level::Info).ignore_res(), o!());
+    let log = progress();
     let hypervisor = Qemu::new(Logger::root(slog::Discard, o!()));
-    let machine = boot::any_machine(configuration, directory, &log)?;
+    let machine = boot::any_machine(configuration, "template", directory, &log)?;
     if let Some(what) = machine.spec.against_template() {
         return Err(Error::FailedPrecondition(format!(
             "{what} cannot be had with a template: change that in the configuration, or unset factory.enable_template"
@@ -148,7 +170,7 @@ fn own(store: &Store) -> Result<Lock<'_>> {
 
 fn status(configuration: &Configuration, store: &Store, directory: &Path) -> Result<()> {
     let log = Logger::root(slog::Discard, o!());
-    let machine = boot::any_machine(configuration, directory, &log)?;
+    let machine = boot::any_machine(configuration, "template", directory, &log)?;
     let key = Key::of(&machine.spec).map_err(Error::Failed)?;
     let all = store.all();
     for (template, current) in &all {

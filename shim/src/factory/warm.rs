@@ -42,8 +42,8 @@ const TRUE: &[u8] = &[
 /// # Errors
 /// The first call that failed; the sandbox is ended in any case.
 pub(super) async fn up(agent: &AgentClient, storages: &[Storage]) -> Result<(), Error> {
+    // Without a host name of its own: the guest would keep it for containers that have none.
     let sandbox = |kernel_modules| CreateSandboxRequest {
-        hostname: NAME.to_owned(),
         sandbox_id: NAME.to_owned(),
         storages: storages.to_vec(),
         kernel_modules,

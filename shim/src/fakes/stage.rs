@@ -1,6 +1,7 @@
 //! A shim on the fakes.
 
 use std::{
+    collections::HashMap,
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -8,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use configuration::Configuration;
 use containerd_shim::ExitSignal;
 use containerd_shim_protos::{
     events::task::TaskPaused,
@@ -27,8 +29,11 @@ use tokio::{
 
 use super::{containerd, guest::Guest, machine::FakeHypervisor};
 use crate::{
+    error::Result,
     events::{Delivery, Events},
+    factory::Ready,
     logging::Verbosity,
+    sandbox::run_dir,
     service::TaskService,
 };
 
@@ -165,6 +170,7 @@ impl Shim {
         let service = TaskService::new(
             NAMESPACE,
             machine.clone(),
+            None,
             events.clone(),
             exit.clone(),
             log,
@@ -196,15 +202,39 @@ impl Shim {
 
     /// Runs `id` in a shim of its own on the same host. Returns what every boot of the host was.
     pub(crate) async fn again(&self, id: &str) -> Vec<&'static str> {
+        self.again_with(id, None).await
+    }
+
+    /// The same, where a machine may be ready.
+    pub(crate) async fn again_with(&self, id: &str, ready: Option<Ready>) -> Vec<&'static str> {
         let log = Logger::root(Discard, o!());
         let exit = Arc::new(ExitSignal::default());
         let (machine, events, verbosity) = (self.machine.clone(), self.events.clone(), Verbosity::default());
-        let service = TaskService::new(NAMESPACE, machine, events, exit, log, verbosity);
+        let service = TaskService::new(NAMESPACE, machine, ready, events, exit, log, verbosity);
         self.create_with(&service, self.request(id)).await.unwrap();
         assert_eq!(self.published(1).await, [format!("create {id}")]);
         service.stop().await;
         assert_eq!(self.published(1).await, [format!("exit {id} 255")]);
         self.machine.origins()
+    }
+
+    /// A machine that is ready, of the configuration as it is.
+    pub(crate) async fn ready(&self) -> Ready {
+        self.try_ready().await.unwrap()
+    }
+
+    pub(crate) async fn try_ready(&self) -> Result<Ready> {
+        let loaded = Configuration::load(Some(&self.configuration()), &HashMap::new()).unwrap();
+        let log = Logger::root(Discard, o!());
+        Ready::make(self.machine.as_ref(), &loaded.configuration, run_dir::ready().join("1"), &log).await
+    }
+
+    /// Runs `body` while the configuration has another line.
+    pub(crate) async fn configured(&self, line: &str, body: impl AsyncFnOnce()) {
+        let before = fs::read_to_string(self.configuration()).unwrap();
+        self.configure(line);
+        body().await;
+        fs::write(self.configuration(), before).unwrap();
     }
 
     /// The next `count` events.

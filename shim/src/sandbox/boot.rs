@@ -1,12 +1,18 @@
 //! From nothing to a sandbox whose agent answers.
 
-use std::{fs::File, io::Read, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use agent_client::{AGENT_PORT, AgentClient, Code, Dialing, READY_PORT, Timeouts};
 use agent_protocol::agent::{CreateSandboxRequest, KernelModule};
-use configuration::Configuration;
+use configuration::{BindMount, Configuration};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use slog::{Logger, info};
+use slog::{Logger, info, warn};
 use tokio::sync::watch;
 use vmm::{
     BootError, Hypervisor, Listener, Vm, VmSpec,
@@ -20,7 +26,7 @@ use super::{
 use crate::{
     container::{disks::SharedDisks, spec::Confinement},
     error::{Error, Result},
-    factory::Maker,
+    factory::{self, Asleep, Maker, Ready},
     hooks::ContainerHooks,
     management::Door,
     network::{self, Network},
@@ -46,37 +52,45 @@ pub(super) struct Plan<'a> {
     pub(super) configuration: &'a Configuration,
 }
 
-/// Boots the machine and prepares the guest.
+/// A machine that runs, and what answers in it.
+pub(crate) type MachineAndAgent = (Box<dyn Vm>, AgentClient);
+
+/// Boots the machine, or takes the one that is ready if that is the same, and prepares the guest.
 ///
 /// # Errors
 /// What could not be had, in the operator's terms; nothing is left of the attempt then.
 pub(super) async fn boot(
     plan: Plan<'_>,
     hypervisor: &dyn Hypervisor,
+    ready: Option<Ready>,
     clock: Clock,
     log: &Logger,
 ) -> Result<Arc<Sandbox>> {
     let configuration = plan.configuration;
-    let run_dir = RunDir::create(run_dir::path_of(plan.namespace, plan.id))?;
-    let tree = SharedTree::create(run_dir.path(), &configuration.runtime.bind_mounts)?;
-    let machine = vm_spec::of(configuration, &plan, run_dir.path(), tree.exported(), log)?;
+    let path = run_dir::path_of(plan.namespace, plan.id);
+    let machine = vm_spec::of(configuration, &plan, &path, log)?;
+    let (run_dir, tree, asleep) =
+        place(path, &configuration.runtime.bind_mounts, ready, &machine.spec, log).await?;
     let network = Network::connect(plan.spec, plan.hooks, configuration, run_dir.path(), log).await?;
     clock.mark("network_joined");
     let resources = Resources::new(configuration, plan.spec, &machine.spec, log)?;
     let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
     // A copy gets its network interfaces while it runs.
     let has_room = network.nics().is_empty() || machine.spec.pci.bridges() > 0;
-    let origin = if has_room { maker.origin_of(&machine.spec).await } else { Origin::Boot };
+    let may_be_copy = has_room && asleep.is_none();
+    let origin = if may_be_copy { maker.origin_of(&machine.spec).await } else { Origin::Boot };
     clock.mark("origin_known");
     // A template is no sandbox's, so it is made before.
     let only = configuration.runtime.sandbox_cgroup_only;
-    let cgroup = HostCgroup::enter(only, plan.spec, plan.id, run_dir.path(), log)?;
-    let (vm, agent) = match start(&maker, &machine.spec, origin.clone(), &network, &clock).await {
-        Err(error) if origin != Origin::Boot => {
-            maker.discard(&origin, &error.to_string());
-            start(&maker, &machine.spec, Origin::Boot, &network, &clock).await?
-        }
-        started => started?,
+    let started = asleep.as_ref().map(|asleep| factory::pids(asleep.machine.0.as_ref())).unwrap_or_default();
+    let cgroup = HostCgroup::enter(only, plan.spec, plan.id, run_dir.path(), &started, log)?;
+    let awake = match asleep {
+        Some(asleep) => wake(asleep, &network, &clock, log).await,
+        None => None,
+    };
+    let (vm, agent) = match awake {
+        Some(awake) => awake,
+        None => start_anyhow(&maker, &machine.spec, origin, &network, &clock).await?,
     };
     network.tell(&agent, log).await.map_err(in_containerds_terms)?;
     clock.mark("network_told");
@@ -109,6 +123,73 @@ pub(super) async fn boot(
     Ok(sandbox)
 }
 
+/// The run directory of a sandbox, with what is in it; and the machine that is ready, if it is the sandbox's then.
+async fn place(
+    path: PathBuf,
+    shown: &[BindMount],
+    ready: Option<Ready>,
+    spec: &VmSpec,
+    log: &Logger,
+) -> Result<(RunDir, SharedTree, Option<Asleep>)> {
+    match ready {
+        Some(ready) if ready.is(spec) => {
+            let (run_dir, tree, asleep) = ready.move_to(path, shown)?;
+            return Ok((run_dir, tree, Some(asleep)));
+        }
+        Some(ready) => {
+            info!(log, "the machine that was kept ready is another than this sandbox needs");
+            ready.end().await;
+        }
+        None => {}
+    }
+    let run_dir = RunDir::create(path)?;
+    let tree = SharedTree::create(run_dir.path(), shown)?;
+    Ok((run_dir, tree, None))
+}
+
+/// Has a machine that is ready go on. Nothing of it is left if it does not: there are other ways to have one.
+async fn wake(
+    Asleep { machine: (vm, agent), .. }: Asleep,
+    network: &Network,
+    clock: &Clock,
+    log: &Logger,
+) -> Option<MachineAndAgent> {
+    let woken = async {
+        vm.resume().await.map_err(|error| Error::Failed(error.to_string()))?;
+        clock.mark("vm_runs");
+        network.plug_into(vm.as_ref()).await?;
+        make_different(&agent).await
+    };
+    match woken.await {
+        Ok(()) => {
+            clock.mark("agent_answered");
+            Some((vm, agent))
+        }
+        Err(why) => {
+            warn!(log, "the machine that was kept ready is of no use: another one boots"; "why" => why.to_string());
+            let _ = vm.stop(Duration::ZERO).await;
+            None
+        }
+    }
+}
+
+/// Starts the machine from where it is to start, or by itself if that fails.
+async fn start_anyhow(
+    maker: &Maker<'_>,
+    spec: &VmSpec,
+    origin: Origin,
+    network: &Network,
+    clock: &Clock,
+) -> Result<MachineAndAgent> {
+    match start(maker, spec, origin.clone(), Some(network), clock).await {
+        Err(error) if origin != Origin::Boot => {
+            maker.discard(&origin, &error.to_string());
+            start(maker, spec, Origin::Boot, Some(network), clock).await
+        }
+        started => started,
+    }
+}
+
 /// Boards that take no devices later are given the files.
 fn plugs_root_disks(configuration: &Configuration) -> bool {
     let hypervisor = &configuration.hypervisor;
@@ -116,19 +197,22 @@ fn plugs_root_disks(configuration: &Configuration) -> bool {
 }
 
 /// Starts the machine and waits for its agent.
-async fn start(
+///
+/// # Errors
+/// Why it did not come up, in the operator's terms.
+pub(crate) async fn start(
     maker: &Maker<'_>,
     spec: &VmSpec,
     origin: Origin,
-    network: &Network,
+    network: Option<&Network>,
     clock: &Clock,
-) -> Result<(Box<dyn Vm>, AgentClient)> {
+) -> Result<MachineAndAgent> {
     let is_copy = origin != Origin::Boot;
-    let nics = if is_copy { Vec::new() } else { network.nics().to_vec() };
+    let nics = network.filter(|_| !is_copy).map(|network| network.nics().to_vec()).unwrap_or_default();
     let spec = VmSpec { origin, nics, ..spec.clone() };
     let vm = maker.hypervisor.boot(spec).await.map_err(|error| not_booted(&error, maker.configuration))?;
     clock.mark("vm_runs");
-    if is_copy {
+    if let Some(network) = network.filter(|_| is_copy) {
         network.plug_into(vm.as_ref()).await?;
     }
     let agent = reach_agent(vm.as_ref(), maker.configuration).await?;
@@ -154,20 +238,15 @@ async fn make_different(agent: &AgentClient) -> Result<()> {
 /// `InvalidArgument` that names the key whose value, or whose program, cannot be used.
 pub(crate) fn any_machine(
     configuration: &Configuration,
-    directory: &Path,
+    id: &str,
+    run_dir: &Path,
     log: &Logger,
 ) -> Result<MachinePlan> {
     let spec = Spec::default();
     let provisions = Provisions::default();
-    let plan = Plan {
-        namespace: "factory",
-        id: "template",
-        spec: &spec,
-        hooks: None,
-        provisions: &provisions,
-        configuration,
-    };
-    vm_spec::of(configuration, &plan, directory, directory, log)
+    let plan =
+        Plan { namespace: "factory", id, spec: &spec, hooks: None, provisions: &provisions, configuration };
+    vm_spec::of(configuration, &plan, run_dir, log)
 }
 
 /// QEMU's words may not be about anything the operator wrote.

@@ -36,6 +36,10 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// Those of version 1 that limit or count what a machine uses, and those of them that tell threads of a process apart.
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "cpuset", "memory", "blkio", "pids"];
 const OF_THREADS: [&str; 3] = ["cpu", "cpuacct", "cpuset"];
+/// Those that an init system keeps its services apart by.
+const OF_SERVICES: [&str; 2] = ["systemd", "unified"];
+/// Where a process finds where it is.
+const OWN: &str = "/proc/self/cgroup";
 /// The file, in the run directory, with the cgroups that are to be removed, one a line.
 const RECORD: &str = "cgroups";
 /// How long the kernel may take to find a cgroup empty whose processes are dead.
@@ -47,7 +51,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct HostCgroup(Mutex<Vec<Member>>);
 
 impl HostCgroup {
-    /// Puts this process into the cgroup of sandbox `id`, whose first container is `spec`, where it is to have one.
+    /// Puts this process, and those it has started already, into the cgroup of sandbox `id`, whose first container is
+    /// `spec`, where it is to have one.
     ///
     /// # Errors
     /// The cgroup that could not be made or joined, where the operator asks for it; the shim is where it was then.
@@ -56,9 +61,10 @@ impl HostCgroup {
         spec: &Spec,
         id: &str,
         run_dir: &Path,
+        started: &[u32],
         log: &Logger,
     ) -> Result<Option<HostCgroup>> {
-        match HostCgroup::of(only, spec, id, run_dir) {
+        match HostCgroup::of(only, spec, id, run_dir, started) {
             Err(error) if !only => {
                 warn!(log, "the sandbox is in no cgroups of its own"; "why" => error.to_string());
                 Ok(None)
@@ -67,13 +73,13 @@ impl HostCgroup {
         }
     }
 
-    fn of(only: bool, spec: &Spec, id: &str, run_dir: &Path) -> Result<Option<HostCgroup>> {
+    fn of(only: bool, spec: &Spec, id: &str, run_dir: &Path, started: &[u32]) -> Result<Option<HostCgroup>> {
         let version = Version::of_host();
         let splits = !only && version == Version::V1 && bundle::is_pod(spec);
         if !only && !splits {
             return Ok(None);
         }
-        let hierarchies = Hierarchy::all(Path::new(ROOT), version, &CONTROLLERS).map_err(Error::io(ROOT))?;
+        let hierarchies = Hierarchy::all(Path::new(ROOT), version, &CONTROLLERS, &own()?);
         if hierarchies.is_empty() {
             return Err(Error::Failed(format!("no cgroups are mounted at {ROOT}")));
         }
@@ -88,7 +94,7 @@ impl HostCgroup {
         fs::write(&record, recorded(&members)).map_err(Error::io(record.display()))?;
         let cgroup = HostCgroup(Mutex::new(members));
         cgroup.members().iter().try_for_each(|member| {
-            member.begin().map_err(Error::io(format_args!("cgroup {}", member.cgroup().display())))
+            member.begin(started).map_err(Error::io(format_args!("cgroup {}", member.cgroup().display())))
         })?;
         Ok(Some(cgroup))
     }
@@ -128,6 +134,24 @@ impl Drop for HostCgroup {
         // Nobody is left to tell; `delete` tries again.
         let _ = self.leave();
     }
+}
+
+/// Where this process is, by the kernel.
+///
+/// # Errors
+/// There is no `/proc`, or none that says it.
+pub(crate) fn own() -> Result<String> {
+    fs::read_to_string(OWN).map_err(Error::io(OWN))
+}
+
+/// Puts processes where another one is, which `own` says of itself.
+///
+/// # Errors
+/// The first cgroup that could not be joined; all others were tried.
+pub(crate) fn follow(own: &str, processes: &[u32]) -> IoResult<()> {
+    let all = [&CONTROLLERS[..], &OF_SERVICES].concat();
+    let hierarchies = Hierarchy::all(Path::new(ROOT), Version::of_host(), &all, own);
+    hierarchies.iter().map(|hierarchy| hierarchy.take(processes)).fold(Ok(()), IoResult::and)
 }
 
 fn recorded(members: &[Member]) -> String {

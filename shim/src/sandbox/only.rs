@@ -18,6 +18,7 @@ use super::{Clock, Provisions, Sandbox, boot, options};
 use crate::{
     container::bundle::SandboxRef,
     error::{Error, Result},
+    factory::Ready,
     hooks::ContainerHooks,
     logging::Verbosity,
 };
@@ -27,6 +28,8 @@ pub(crate) struct OnlySandbox {
     namespace: String,
     hypervisor: Arc<dyn Hypervisor>,
     known: Mutex<Known>,
+    /// A machine that was made before anybody asked for it.
+    ready: Mutex<Option<Ready>>,
     /// Held from the beginning of a boot until its sandbox is kept or dropped.
     making: AsyncMutex<()>,
     log: Logger,
@@ -60,6 +63,7 @@ impl OnlySandbox {
     pub(crate) fn new(
         namespace: &str,
         hypervisor: Arc<dyn Hypervisor>,
+        ready: Option<Ready>,
         log: Logger,
         verbosity: Verbosity,
     ) -> OnlySandbox {
@@ -67,6 +71,7 @@ impl OnlySandbox {
             namespace: namespace.to_string(),
             hypervisor,
             known: Mutex::default(),
+            ready: Mutex::new(ready),
             making: AsyncMutex::new(()),
             log,
             verbosity,
@@ -102,7 +107,7 @@ impl OnlySandbox {
             provisions: &Provisions::default(),
             configuration: &configuration,
         };
-        let sandbox = boot::boot(plan, self.hypervisor.as_ref(), clock, &self.log).await?;
+        let sandbox = self.boot(plan, clock).await?;
         Ok((sandbox, Some(making)))
     }
 
@@ -152,8 +157,13 @@ impl OnlySandbox {
             provisions: &prepared.provisions,
             configuration: &prepared.configuration,
         };
-        let sandbox = boot::boot(plan, self.hypervisor.as_ref(), clock, &self.log).await?;
+        let sandbox = self.boot(plan, clock).await?;
         Ok((sandbox, making))
+    }
+
+    async fn boot(&self, plan: boot::Plan<'_>, clock: Clock) -> Result<Arc<Sandbox>> {
+        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+        boot::boot(plan, self.hypervisor.as_ref(), ready, clock, &self.log).await
     }
 
     /// What was prepared by that name, and its sandbox if it has been booted.

@@ -39,6 +39,11 @@ pub(crate) fn is_runtimes(options: &Any) -> bool {
     options.type_url.rsplit('/').next() == Some(RUNTIME_OPTIONS)
 }
 
+/// Whether these say which file it is, whatever the environment says.
+pub(crate) fn name_a_file(options: &Any) -> bool {
+    matches!(config_path(options), Ok(Some(_)))
+}
+
 /// `config_path` of the runtime options; other runtimes' options (runc's, say) name none.
 fn config_path(options: &Any) -> Result<Option<PathBuf>> {
     if !is_runtimes(options) {

@@ -65,7 +65,7 @@ impl Size {
 }
 
 /// How big the machine of a sandbox starts whose first container is `spec`: with what is known to be needed, unless it
-/// is a copy of a template, or a pod's, and can grow.
+/// was made ahead of time, or is a pod's, and can grow.
 ///
 /// # Errors
 /// `InvalidArgument` for a pod's annotation that is no number.
@@ -78,7 +78,8 @@ pub(super) fn at_boot(
     let (default, most) = (Size::default_of(configuration), Size::most_of(configuration));
     let grows = board.cpu_hot_plug && board.memory_devices && configuration.hypervisor.numa.is_none();
     let grows = grows && !configuration.runtime.static_resources;
-    if grows && (configuration.factory.templates.is_some() || bundle::is_pod(spec)) {
+    let factory = &configuration.factory;
+    if grows && (factory.templates.is_some() || factory.cache.is_some() || bundle::is_pod(spec)) {
         return Ok(default);
     }
     let wanted = known_at_boot(configuration, spec)?;

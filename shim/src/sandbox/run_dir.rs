@@ -10,16 +10,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
 use crate::error::{Error, Result};
 
 /// Where the sandboxes of this host have their directories.
 const ROOT: &str = "/run/kata";
+/// Among them, no namespace of containerd's: those of machines that have no sandbox yet.
+const READY: &str = ".ready";
 /// How deep the shared tree goes: `share/mounts/<container>/rootfs`.
 const DEEPEST: usize = 4;
 
 /// Where the directory of a sandbox is, made or not. Both names must have passed [`crate::ids::check`].
 pub(crate) fn path_of(namespace: &str, sandbox: &str) -> PathBuf {
     Path::new(ROOT).join(namespace).join(sandbox)
+}
+
+/// Where machines that have no sandbox yet have theirs, each by the number of its shim's process.
+pub(crate) fn ready() -> PathBuf {
+    Path::new(ROOT).join(READY)
 }
 
 /// An existing run directory; dropped, it is removed.
@@ -31,25 +40,45 @@ impl RunDir {
     /// # Errors
     /// `AlreadyExists` when a sandbox of this name has one.
     pub(crate) fn create(path: PathBuf) -> Result<RunDir> {
-        let mut builder = fs::DirBuilder::new();
-        builder.mode(0o700);
-        if let Some(parent) = path.parent() {
-            builder.recursive(true).create(parent).map_err(Error::io(parent.display()))?;
-        }
-        match builder.recursive(false).create(&path) {
-            Ok(()) => Ok(RunDir(path)),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(Error::AlreadyExists(format!(
-                "{}: a sandbox of this name is running, or left it behind: `containerd-shim-kata-v2 -namespace NS -id \
-                 ID delete` clears it up",
-                path.display()
-            ))),
-            Err(error) => Err(Error::io(path.display())(error)),
-        }
+        make_parent(&path)?;
+        fs::DirBuilder::new().mode(0o700).create(&path).map_err(|error| not_had(&path, error))?;
+        Ok(RunDir(path))
+    }
+
+    /// Gives it another name.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when a sandbox of that name has one; it has its old name then.
+    pub(crate) fn rename(&mut self, path: PathBuf) -> Result<()> {
+        make_parent(&path)?;
+        renameat2(AT_FDCWD, &self.0, AT_FDCWD, &path, RenameFlags::RENAME_NOREPLACE)
+            .map_err(|error| not_had(&path, error.into()))?;
+        let before = std::mem::replace(&mut self.0, path);
+        // Not empty while others are there.
+        let _ = before.parent().map(fs::remove_dir);
+        Ok(())
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
+}
+
+fn make_parent(path: &Path) -> Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(parent).map_err(Error::io(parent.display()))
+}
+
+fn not_had(path: &Path, error: std::io::Error) -> Error {
+    if error.kind() != ErrorKind::AlreadyExists {
+        return Error::io(path.display())(error);
+    }
+    Error::AlreadyExists(format!(
+        "{}: a sandbox of this name is running, or left it behind: `containerd-shim-kata-v2 -namespace NS -id \
+         ID delete` clears it up",
+        path.display()
+    ))
 }
 
 impl Drop for RunDir {

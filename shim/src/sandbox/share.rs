@@ -35,7 +35,7 @@ impl SharedTree {
     /// # Errors
     /// Names the directory and what the kernel refused.
     pub(crate) fn create(run_dir: &Path, shown: &[BindMount]) -> Result<SharedTree> {
-        let [mounts, shared] = ["mounts", "shared"].map(|name| run_dir.join("share").join(name));
+        let [mounts, shared] = places(run_dir);
         let mut tree = SharedTree { mounts, shared, shown: Vec::new() };
         for dir in [&tree.mounts, &tree.shared] {
             fs::create_dir_all(dir).map_err(Error::io(dir.display()))?;
@@ -60,6 +60,21 @@ impl SharedTree {
             self.shown.push(attached);
         }
         Ok(())
+    }
+
+    /// Goes along with its run directory, which has this name now, and shows these files and directories, too.
+    ///
+    /// # Errors
+    /// Names the directory and what the kernel refused.
+    pub(crate) fn follow(&mut self, run_dir: &Path, shown: &[BindMount]) -> Result<()> {
+        [self.mounts, self.shared] = places(run_dir);
+        self.show(shown)
+    }
+
+    /// What of a run directory QEMU or virtiofsd serves to the guest.
+    pub(crate) fn exported_of(run_dir: &Path) -> PathBuf {
+        let [_, shared] = places(run_dir);
+        shared
     }
 
     /// What QEMU or virtiofsd serves to the guest.
@@ -149,6 +164,10 @@ impl Drop for Mounted {
             let _ = fs::remove_dir(parent);
         }
     }
+}
+
+fn places(run_dir: &Path) -> [PathBuf; 2] {
+    ["mounts", "shared"].map(|name| run_dir.join("share").join(name))
 }
 
 /// Makes an empty file or directory to mount on.

@@ -26,6 +26,7 @@ use super::{
     boot::Plan,
     resources::{self, Size},
     share,
+    share::SharedTree,
 };
 use crate::{
     container::bundle,
@@ -44,7 +45,7 @@ pub(crate) struct MachinePlan {
     pub(crate) storages: Vec<Storage>,
 }
 
-/// Plans the machine of a sandbox whose shared tree is `exported`.
+/// Plans the machine of a sandbox that has this run directory.
 ///
 /// # Errors
 /// `InvalidArgument` that names the key whose value, or whose program, cannot be used.
@@ -52,12 +53,11 @@ pub(super) fn of(
     configuration: &Configuration,
     plan: &Plan<'_>,
     run_dir: &Path,
-    exported: &Path,
     log: &Logger,
 ) -> Result<MachinePlan> {
     let hypervisor = &configuration.hypervisor;
     let accelerator = accelerator_of(hypervisor, log)?;
-    let share = share_of(hypervisor, accelerator, exported, log)?;
+    let share = share_of(hypervisor, accelerator, &SharedTree::exported_of(run_dir), log)?;
     let storages = share.iter().map(|share| storage_of(share, hypervisor, shares_volumes(plan))).collect();
     let protection = hypervisor.protection.as_ref();
     let board = protection::limit(hypervisor.machine.capabilities(), protection);

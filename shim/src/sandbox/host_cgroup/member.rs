@@ -9,7 +9,7 @@ use std::{
 use super::name;
 use crate::metrics::Version;
 
-/// A tree of cgroups, and where this process is in it.
+/// A tree of cgroups, and where a process is in it, mostly this one.
 pub(super) struct Hierarchy {
     root: PathBuf,
     home: PathBuf,
@@ -17,11 +17,8 @@ pub(super) struct Hierarchy {
 
 impl Hierarchy {
     /// What is mounted in `root`: one for version 2, one for each of the controllers, or for several, of version 1.
-    ///
-    /// # Errors
-    /// When it cannot be read where this process is.
-    pub(super) fn all(root: &Path, version: Version, controllers: &[&str]) -> Result<Vec<Hierarchy>> {
-        let own = fs::read_to_string("/proc/self/cgroup")?;
+    /// `own` is the `/proc/self/cgroup` of a process.
+    pub(super) fn all(root: &Path, version: Version, controllers: &[&str], own: &str) -> Vec<Hierarchy> {
         let all = match version {
             Version::V2 => vec![root.to_path_buf()],
             Version::V1 => {
@@ -30,7 +27,12 @@ impl Hierarchy {
         };
         let mut there: Vec<_> = all.into_iter().filter(|dir| dir.join("cgroup.procs").exists()).collect();
         there.dedup();
-        Ok(there.into_iter().map(|root| Hierarchy { home: home_in(&root, version, &own), root }).collect())
+        there.into_iter().map(|root| Hierarchy { home: home_in(&root, version, own), root }).collect()
+    }
+
+    /// Puts processes where that process is.
+    pub(super) fn take(&self, processes: &[u32]) -> Result<()> {
+        processes.iter().try_for_each(|process| add(&self.home, *process))
     }
 
     /// Whether it is of one of these controllers of version 1.
@@ -45,7 +47,7 @@ fn names(root: &Path) -> Vec<String> {
     last.split(',').map(str::to_owned).collect()
 }
 
-/// Where this process is, by its `/proc/self/cgroup`.
+/// Where a process is, by its `/proc/self/cgroup`.
 fn home_in(root: &Path, version: Version, own: &str) -> PathBuf {
     let names = names(root);
     let path = own.lines().find_map(|line| {
@@ -53,7 +55,11 @@ fn home_in(root: &Path, version: Version, own: &str) -> PathBuf {
         let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
         let is_it = match version {
             Version::V2 => controllers.is_empty(),
-            Version::V1 => controllers.split(',').any(|one| names.iter().any(|name| name == one)),
+            Version::V1 if controllers.is_empty() => names == ["unified"],
+            Version::V1 => controllers
+                .split(',')
+                .map(|one| one.strip_prefix("name=").unwrap_or(one))
+                .any(|one| names.iter().any(|name| name == one)),
         };
         is_it.then_some(path)
     });
@@ -102,14 +108,18 @@ impl Member {
         self.usage == Use::Processors
     }
 
-    /// Makes it, and puts this process there if that is what it is for.
-    pub(super) fn begin(&self) -> Result<()> {
+    /// Makes it, and puts this process and those it has started there if that is what it is for.
+    pub(super) fn begin(&self, started: &[u32]) -> Result<()> {
         match self.make() {
             // One above went, as another sandbox was the last in it.
             Err(error) if error.kind() == ErrorKind::NotFound => self.make()?,
             made => made?,
         }
-        if self.usage == Use::Joined { move_to(&self.cgroup) } else { Ok(()) }
+        if self.usage == Use::Processors {
+            return Ok(());
+        }
+        move_to(&self.cgroup)?;
+        started.iter().try_for_each(|process| add(&self.cgroup, *process))
     }
 
     /// Makes it and all above it.
@@ -149,14 +159,19 @@ fn inherit(cgroup: &Path, file: &str) -> Result<()> {
 
 /// Puts all threads of this process there.
 fn move_to(cgroup: &Path) -> Result<()> {
-    fs::write(cgroup.join("cgroup.procs"), "0")
+    add(cgroup, 0)
+}
+
+/// Puts all threads of a process there; 0 is this one.
+fn add(cgroup: &Path, process: u32) -> Result<()> {
+    fs::write(cgroup.join("cgroup.procs"), process.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const V1: &str = "9:name=systemd:/\n5:cpuacct,cpu:/a/b\n4:memory:/m\n0::/u\n";
+    const V1: &str = "9:name=systemd:/s\n5:cpuacct,cpu:/a/b\n4:memory:/m\n0::/u\n";
 
     #[test]
     fn c24_a_process_is_where_its_hierarchys_line_says() {
@@ -164,6 +179,8 @@ mod tests {
         assert_eq!(home("/cg/cpu,cpuacct", Version::V1), Path::new("/cg/cpu,cpuacct/a/b"));
         assert_eq!(home("/cg/memory", Version::V1), Path::new("/cg/memory/m"));
         assert_eq!(home("/cg/pids", Version::V1), Path::new("/cg/pids/"));
+        assert_eq!(home("/cg/systemd", Version::V1), Path::new("/cg/systemd/s"));
+        assert_eq!(home("/cg/unified", Version::V1), Path::new("/cg/unified/u"));
         assert_eq!(home("/cg", Version::V2), Path::new("/cg/u"));
     }
 
@@ -175,7 +192,7 @@ mod tests {
         let hierarchy = Hierarchy { root: root.path().into(), home: root.path().into() };
         let member = Member::new(&hierarchy, Path::new("pods/p1/kata_s"), Use::Processors);
         assert_eq!(member.makes().collect::<Vec<_>>(), [at("pods/p1/kata_s"), at("pods/p1")]);
-        member.begin().unwrap();
+        member.begin(&[]).unwrap();
         assert!(member.cgroup().is_dir());
     }
 }

@@ -52,7 +52,7 @@ fn planned(configuration: &Configuration, spec: &Spec) -> Result<MachinePlan> {
     let provisions = Provisions::default();
     let plan =
         Plan { namespace: "k8s.io", id: "pod", spec, hooks: None, provisions: &provisions, configuration };
-    of(configuration, &plan, Path::new("/run/pod"), Path::new("/run/pod/shared"), &log())
+    of(configuration, &plan, Path::new("/run/pod"), &log())
 }
 
 fn log() -> Logger {

@@ -170,7 +170,10 @@ fn e3_b18_the_guest_mounts_what_is_shared_as_it_is_shared() {
         (plan.spec.share.unwrap(), storage)
     };
     let (share, mounted) = storage("shared_fs = 'virtio-9p'\nmsize_9p = 65536");
-    assert_eq!((share.kind, share.source.as_path()), (ShareKind::Virtio9p, Path::new("/run/pod/shared")));
+    assert_eq!(
+        (share.kind, share.source.as_path()),
+        (ShareKind::Virtio9p, Path::new("/run/pod/share/shared"))
+    );
     assert_eq!((mounted.driver.as_str(), mounted.source.as_str()), ("9p", share.tag.as_str()));
     assert!(mounted.options.iter().any(|option| option == "msize=65536"), "{:?}", mounted.options);
     let with_virtio_fs = "shared_fs = 'virtio-fs'\nvirtio_fs_daemon = '/bin/true'";

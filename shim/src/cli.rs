@@ -39,10 +39,11 @@ How containerd calls it, with the container's bundle as working directory:
     containerd-shim-kata-v2 -v
         prints versions
 
-What operators call, with the configuration's factory.enable_template set:
+What operators call, with the configuration's factory.enable_template or factory.vm_cache_number set:
 
     containerd-shim-kata-v2 factory init|status|destroy [-config FILE]
-        makes the machine that sandboxes start as copies of, shows what there is, removes it
+        makes the machine that sandboxes start as copies of, shows what there is, removes it;
+        with vm_cache_number, init stays and keeps machines ready until it is told to end by SIGTERM
 
 The configuration file is /etc/kata-containers/configuration.toml or, when there is none,
 /usr/share/defaults/kata-containers/configuration.toml.

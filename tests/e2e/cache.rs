@@ -45,6 +45,8 @@ fn a_machine_that_waits_becomes_that_of_whoever_comes(case: &Case<'_>) -> Result
         check!(waiting.contains(&shim), "the shim {shim} of {id} is none of {waiting:?}");
         let title = String::from_utf8(fs::read(format!("/proc/{shim}/cmdline"))?)?.replace('\0', " ");
         check!(title.contains(&format!("-namespace {} -id {id} ", case.namespace)), "it is called {title}");
+        let score = |process: u32| fs::read_to_string(format!("/proc/{process}/oom_score_adj"));
+        check_eq!(score(case.shim_of(id)?.state("")?.pid)?, score(shim)?, "how QEMU and its shim are spared");
         let said = case.exec(id, &[], &["sh", "-c", DIFFERENCES])?.exits(0)?;
         check_differs(&said, &mut seen)?;
     }

@@ -1,6 +1,9 @@
 //! Where a key means something else here than it does to Kata.
 
-use super::{AGENT, HYPERVISOR, RUNTIME};
+use super::{AGENT, FACTORY, HYPERVISOR, QEMU_FACTORY, RUNTIME};
+
+/// What a keeper keeps.
+const KEPT: &str = "More than 1000 is an error. What is kept is a machine with the shim that it is going to have, and goes with every kind of share and with `enable_template`; the process that keeps them is `factory init`, and speaks another protocol than Kata's.";
 
 #[rustfmt::skip]
 pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
@@ -53,6 +56,8 @@ pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
     (AGENT, "dial_timeout", "Counts from the start of QEMU."),
     (RUNTIME, "sandbox_cgroup_only", "`false` has a pod's virtual CPUs in the pod's cgroup, and the rest in `/kata_overhead`, on hosts with version 1 of cgroups only; with version 2, and for a container that stands alone, everything stays where containerd starts shims. systemd is not asked: a cgroup is made where it would have it."),
     (RUNTIME, "sandbox_bind_mounts", "A path that is not there is an error at load. `:ro` and `:rw` as in Kata 4."),
+    (FACTORY, "vm_cache_number", KEPT),
+    (QEMU_FACTORY, "vm_cache_number", KEPT),
     (RUNTIME, "static_sandbox_resource_mgmt", "With `false` a container that stands alone has its processors and memory from the start, too, unless its machine is a copy of a template. Memory that no container needs any more is taken back, as far as the guest lets go of it; Kata leaves it. With `true` a machine that is bigger than the default is no copy of a template."),
     (RUNTIME, "enable_pprof", "The shim is not written in Go."),
 ];

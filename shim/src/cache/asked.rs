@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long a keeper or a shim that waits may take for an answer. A sandbox can always boot a machine of its own.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// What a waiting shim and whoever asks it must have in common.
 const NAMESPACES: [&str; 4] = ["mnt", "net", "pid", "user"];
 

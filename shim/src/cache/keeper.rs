@@ -159,7 +159,7 @@ impl Keeper<'_> {
         loop {
             let wants = self.wants_another();
             if wants && Instant::now() >= self.next.0 {
-                self.begin()?;
+                self.begin();
             }
             tokio::select! {
                 connection = listener.accept() => self.hears(connection),
@@ -187,14 +187,23 @@ impl Keeper<'_> {
             && self.count(Stage::Ready) < self.cache.machines as usize
     }
 
-    fn begin(&mut self) -> Result<()> {
-        let (child, shim) = start(self.file)?;
+    fn begin(&mut self) {
+        let (child, shim) = match start(self.file) {
+            Ok(started) => started,
+            Err(why) => return self.rest(&why.to_string()),
+        };
         self.number += 1;
         let (give, given) = mpsc::unbounded_channel();
         self.shims.insert(self.number, (Stage::Making, give));
         let minded = Minded { number: self.number, child, shim, news: self.news.0.clone() };
         self.tasks.spawn(minded.mind(given));
-        Ok(())
+    }
+
+    /// Does not try again at once what came to nothing.
+    fn rest(&mut self, why: &str) {
+        let pause = self.next.1;
+        warn!(self.log, "a machine came to nothing"; "why" => why, "next_try_s" => pause.as_secs());
+        self.next = (Instant::now() + pause, (pause * 2).min(PAUSES[1]));
     }
 
     fn hears(&self, connection: std::io::Result<(UnixStream, tokio::net::unix::SocketAddr)>) {
@@ -247,12 +256,9 @@ impl Keeper<'_> {
 
     fn ended(&mut self, number: u64) {
         let Some((stage, _)) = self.shims.remove(&number) else { return };
-        if stage == Stage::Starting {
-            return;
+        if stage != Stage::Starting {
+            self.rest("its shim has said so on standard error");
         }
-        let pause = self.next.1;
-        warn!(self.log, "a machine came to nothing: standard error says why"; "next_try_s" => pause.as_secs());
-        self.next = (Instant::now() + pause, (pause * 2).min(PAUSES[1]));
     }
 }
 

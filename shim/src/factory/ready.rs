@@ -1,6 +1,6 @@
 //! A machine that runs before anybody asks for it: a container has lived in it, and it is paused.
 
-use std::{os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{fs, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 use agent_client::AgentClient;
 use configuration::{BindMount, Configuration};
@@ -95,10 +95,18 @@ impl Ready {
         shown: &[BindMount],
     ) -> Result<(RunDir, SharedTree, Asleep)> {
         self.run_dir.rename(run_dir)?;
+        self.processes().into_iter().for_each(inherit_oom_score);
         self.tree.follow(self.run_dir.path(), shown)?;
         let asleep = Asleep { machine: (self.vm, self.agent), _user: self.user };
         Ok((self.run_dir, self.tree, asleep))
     }
+}
+
+/// Has the kernel spare a process as it spares this one, which would have been so if it was started now.
+fn inherit_oom_score(process: u32) {
+    let score = fs::read("/proc/self/oom_score_adj").unwrap_or_default();
+    // Without CAP_SYS_RESOURCE it cannot go down; the machine is a likelier victim then.
+    let _ = fs::write(format!("/proc/{process}/oom_score_adj"), score);
 }
 
 /// A machine that is paused, in its sandbox's place.

@@ -225,7 +225,7 @@ impl Container {
             self.init.let_go_of_input();
             return Err(error);
         }
-        self.sandbox.mark("started");
+        self.sandbox.started();
         self.init.set_running();
         self.events.publish(event::TaskStart {
             container_id: self.id.clone(),

@@ -20,8 +20,9 @@ mod vm_spec;
 use std::{
     ffi::OsStr,
     future::Future,
+    os::fd::OwnedFd,
     path::Path,
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -83,6 +84,8 @@ pub(crate) struct Sandbox {
     shared_disks: SharedDisks,
     provided: Provided,
     resources: Resources,
+    /// Closed when a first process has started: who keeps machines ready waits for that, with the next.
+    user: Mutex<Option<OwnedFd>>,
     since: SystemTime,
     phase: watch::Sender<Phase>,
     clock: Clock,
@@ -224,6 +227,12 @@ impl Sandbox {
 
     pub(crate) fn mark(&self, phase: &'static str) {
         self.clock.mark(phase);
+    }
+
+    /// Notes that a container has started.
+    pub(crate) fn started(&self) {
+        self.mark("started");
+        drop(self.user.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Puts the machine's processors into the cgroup that they are to be in.

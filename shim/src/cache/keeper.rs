@@ -33,7 +33,7 @@ pub(super) const TAKE: u8 = b't';
 pub(super) const STATUS: u8 = b's';
 /// How long they may take to say it.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a shim that was taken may have no sandbox before others are made all the same.
+/// How long a shim that was taken may have no container before others are made all the same.
 const START: Duration = Duration::from_secs(10);
 /// How long a shim may take to end.
 const END: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ enum Stage {
     /// Its machine boots.
     Making,
     Ready,
-    /// It is somebody's, and has the host's processors for itself until its sandbox is there.
+    /// It is somebody's, and has the host's processors for itself until its first container runs.
     Starting,
 }
 
@@ -304,7 +304,7 @@ impl Minded {
         let _ = self.news.send(News::Shim(self.number, None));
     }
 
-    /// It hangs up once it has its sandbox, and ends whenever that does.
+    /// It hangs up once its sandbox has a container that runs, and ends whenever that does.
     async fn let_go(mut self, dir: Option<PathBuf>) {
         let _ = timeout(START, self.shim.read_u8()).await;
         self.tell(None);

@@ -20,7 +20,7 @@ pub(crate) struct Ready {
     tree: SharedTree,
     run_dir: RunDir,
     key: Key,
-    /// Closed when the machine has its sandbox, or none ever: somebody waits for that.
+    /// What [`Asleep`] has.
     user: Option<OwnedFd>,
 }
 
@@ -97,7 +97,7 @@ impl Ready {
         self.run_dir.rename(run_dir)?;
         self.processes().into_iter().for_each(inherit_oom_score);
         self.tree.follow(self.run_dir.path(), shown)?;
-        let asleep = Asleep { machine: (self.vm, self.agent), _user: self.user };
+        let asleep = Asleep { machine: (self.vm, self.agent), user: self.user };
         Ok((self.run_dir, self.tree, asleep))
     }
 }
@@ -112,7 +112,8 @@ fn inherit_oom_score(process: u32) {
 /// A machine that is paused, in its sandbox's place.
 pub(crate) struct Asleep {
     pub(crate) machine: MachineAndAgent,
-    _user: Option<OwnedFd>,
+    /// Somebody waits for this to be closed, which is to be when the machine is busy no more with a first container.
+    pub(crate) user: Option<OwnedFd>,
 }
 
 /// The processes of a machine.

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -69,7 +69,7 @@ pub(super) async fn boot(
     let configuration = plan.configuration;
     let path = run_dir::path_of(plan.namespace, plan.id);
     let machine = vm_spec::of(configuration, &plan, &path, log)?;
-    let (run_dir, tree, asleep) =
+    let (run_dir, tree, mut asleep) =
         place(path, &configuration.runtime.bind_mounts, ready, &machine.spec, log).await?;
     let network = Network::connect(plan.spec, plan.hooks, configuration, run_dir.path(), log).await?;
     clock.mark("network_joined");
@@ -82,6 +82,7 @@ pub(super) async fn boot(
     clock.mark("origin_known");
     // A template is no sandbox's, so it is made before.
     let only = configuration.runtime.sandbox_cgroup_only;
+    let user = asleep.as_mut().and_then(|asleep| asleep.user.take());
     let started = asleep.as_ref().map(|asleep| factory::pids(asleep.machine.0.as_ref())).unwrap_or_default();
     let cgroup = HostCgroup::enter(only, plan.spec, plan.id, run_dir.path(), &started, log)?;
     let awake = match asleep {
@@ -112,6 +113,7 @@ pub(super) async fn boot(
         shared_disks: SharedDisks::default(),
         provided,
         resources,
+        user: Mutex::new(user),
         since: SystemTime::now(),
         phase: watch::Sender::new(Phase::Up),
         clock,

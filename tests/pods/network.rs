@@ -1,6 +1,7 @@
 //! The network of pods, as real CNI plugins make it: a bridge on their host, addresses of both families.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,16 +9,17 @@ use std::time::{Duration, Instant};
 use tests::case::PATIENCE;
 use tests::command::run;
 use tests::pods::{Pod, PodWorld};
-use tests::{Context, Result, check, check_eq};
+use tests::{Context, Result, check, check_eq, eventually};
+
+use crate::volumes::{mount, volume, with};
 
 crate::listed![
     d18_d19_pods_reach_each_other_and_their_host,
     d21_e7_a_pods_annotations_limit_how_fast_it_receives_and_sends,
 ];
 
-/// What goes from one pod to the other: not more, as busybox's nc moves a KiB at a time, which takes emulated processors
-/// two minutes for 256 MiB.
-const MIB: usize = 32;
+/// What goes from one pod to the other.
+const MIB: usize = 256;
 
 /// How long that may take on a loaded machine without KVM.
 const TRANSFER: Duration = Duration::from_secs(240);
@@ -31,8 +33,9 @@ const ANSWER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 53);
 fn d18_d19_pods_reach_each_other_and_their_host(world: &PodWorld) -> Result<()> {
     world.pod(world.config(), |one| {
         world.pod(world.config(), |two| {
-            let waits = |pod: &Pod<'_>| pod.run(&pod.container("waits", ["sleep", "1000"]));
-            let (from, to) = (waits(one)?, waits(two)?);
+            let (content, sum) = content(world)?;
+            let waits = |pod, mounts| with(pod, "waits", mounts);
+            let (from, to) = (waits(one, Vec::new())?, waits(two, vec![mount(&content, "/served")])?);
             let addresses = addresses(two)?;
             let own = two.sh(&to, "ip addr show eth0")?;
             check!(addresses.iter().all(|address| own.contains(address)), "{addresses:?} in {own}");
@@ -42,7 +45,8 @@ fn d18_d19_pods_reach_each_other_and_their_host(world: &PodWorld) -> Result<()> 
             // Who has no such port says so, by which the way there and back is shown.
             let hops = one.sh(&from, &format!("traceroute -n -q 1 -w 5 -m 2 {}", addresses[0]))?;
             check!(hops.lines().count() == 2 && hops.contains(" ms"), "UDP to the other pod: {hops}");
-            transfer(one, &from, two, &to, &addresses)?;
+            two.sh(&to, "httpd -p 9000 -h /served")?;
+            transfer(one, &from, &addresses[0], &sum)?;
             host_and_pod(world, two, &to, &addresses)
         })
     })
@@ -56,26 +60,25 @@ fn addresses(pod: &Pod<'_>) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// A transfer over TCP, taken by a process in the other pod. busybox's nc ends with what it hears, so whoever is to
-/// be heard in full must not be the first to have said everything.
-fn transfer(one: &Pod<'_>, from: &str, two: &Pod<'_>, to: &str, addresses: &[String]) -> Result<()> {
-    let content = format!("yes 'all of this is to arrive' | head -c {}", MIB << 20);
-    let wanted =
-        run(Command::new("sh").args(["-c", &format!("{content} | md5sum")]), PATIENCE)?.exits(0)?.out();
-    two.sh(to, "(sleep 1000 | nc -l -p 9000 | md5sum > /tmp/sum) > /dev/null 2>&1 &")?;
+/// A directory with a file of random bytes, `content`, and the file's sum.
+fn content(world: &PodWorld) -> Result<(PathBuf, String)> {
+    let dir = volume(world, "kubernetes.io~empty-dir", "served")?;
+    let script = format!("head -c {MIB}M /dev/urandom | tee {}/content | md5sum", dir.display());
+    let sum = run(Command::new("sh").args(["-c", &script]), PATIENCE)?.exits(0)?.out();
+    Ok((dir, sum.trim().to_owned()))
+}
+
+/// A transfer over TCP, by HTTP: busybox's nc moves a KiB at a time, which takes emulated processors minutes.
+fn transfer(pod: &Pod<'_>, id: &str, address: &str, wanted: &str) -> Result<()> {
+    let fetch = format!("wget -q -O - http://{address}:9000/content");
     // Longer than an exec may take.
-    let send = format!("{content} | nc {} 9000", addresses[0]);
-    one.sh(from, &format!("(for i in $(seq 50); do {send} && exit; sleep 0.1; done) > /dev/null 2>&1 &"))?;
-    let deadline = Instant::now() + TRANSFER;
-    let sum = loop {
-        let sum =
-            two.sh(to, "for i in $(seq 300); do [ -s /tmp/sum ] && break; sleep 0.1; done; cat /tmp/sum")?;
-        if !sum.is_empty() {
-            break sum;
-        }
-        check!(Instant::now() < deadline, "{MIB} MiB have not arrived after {TRANSFER:?}");
-    };
-    check_eq!(sum, wanted.trim(), "the sum of {MIB} MiB");
+    pod.sh(id, &format!("(({fetch} | md5sum) > /tmp/sum.new; mv /tmp/sum.new /tmp/sum) > /dev/null 2>&1 &"))?;
+    let sum = eventually(TRANSFER, || {
+        let sum = pod.sh(id, "cat /tmp/sum 2>/dev/null || true")?;
+        check!(!sum.is_empty(), "{MIB} MiB have not arrived");
+        Ok(sum)
+    })?;
+    check_eq!(sum, wanted, "the sum of {MIB} MiB");
     Ok(())
 }
 

@@ -29,8 +29,6 @@ use containerd_shim_protos::{
     protobuf::{Message, well_known_types::any::Any},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::{
     cache, cli,
     container::bundle::{self, SandboxRef},
@@ -182,19 +180,13 @@ fn require_listening(socket: &Path, sandbox: &str) -> Result<()> {
 
 /// Has a process be the shim: one that waits for that, or a new one.
 fn make(opts: &StartOpts, bundle: &Path, listener: UnixListener) -> Result<()> {
-    if let Some(waited) = cache::take(opts, bundle, &listener) {
+    if let Some(taken) = cache::take(opts, bundle, &listener) {
         // It is nobody's whom containerd could ask.
-        return place(opts, waited).inspect_err(|_| kill(waited));
+        return place(opts, taken.pid).inspect_err(|_| taken.kill());
     }
     let mut child = spawn(opts, listener)?;
     // Not waited for otherwise: it outlives this process, and init reaps it.
     place(opts, child.id()).inspect_err(|_| drop(child.kill().and_then(|()| child.wait())))
-}
-
-fn kill(pid: u32) {
-    let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    // One that is not there any more is what is wanted.
-    let _ = process.map(|process| kill_process(process, Signal::KILL));
 }
 
 /// Has containerd and the kernel treat a process as a shim.

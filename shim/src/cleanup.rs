@@ -24,7 +24,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::{
     bootstrap::PID_FILE,
-    cli,
+    cache, cli,
     container::{bundle, direct},
     error::{Error, Result},
     hooks, management, network, pidfd,
@@ -79,6 +79,9 @@ fn clear(run_dir: &Path, bundle: &Path) {
     if let Err(error) = host_cgroup::sweep(run_dir) {
         cli::complain(&Error::Failed(error.to_string()));
     }
+    if let Some(shim) = shim_pid(bundle) {
+        cache::sweep_waiting(shim);
+    }
     management::sweep(run_dir);
     direct::sweep(run_dir);
     if let Err(error) = run_dir::remove(run_dir) {
@@ -130,9 +133,13 @@ fn shim_lives(bundle: &Path, id: &str) -> bool {
     false
 }
 
+fn shim_pid(bundle: &Path) -> Option<u32> {
+    fs::read_to_string(bundle.join(PID_FILE)).ok()?.trim().parse().ok()
+}
+
 /// The process the bundle's pid file names, if it really is this container's shim: process ids are used again.
 fn running_shim(bundle: &Path, id: &str) -> Option<Process> {
-    let pid: i32 = fs::read_to_string(bundle.join(PID_FILE)).ok()?.trim().parse().ok()?;
+    let pid = i32::try_from(shim_pid(bundle)?).ok()?;
     let process = Process::open(pid)?;
     let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();

@@ -25,7 +25,7 @@ use vmm::{
 
 pub(crate) use command::{Factory, run};
 use key::Key;
-pub(crate) use ready::{Asleep, Ready, pids};
+pub(crate) use ready::{Asleep, Kept, Ready, pids};
 use store::{Files, Store};
 
 /// What a template is made with.

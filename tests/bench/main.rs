@@ -13,7 +13,7 @@ mod translation;
 use std::process::ExitCode;
 
 use report::Report;
-use tests::{Result, World};
+use tests::{Result, World, mounts};
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -35,6 +35,7 @@ fn status(result: Result<()>) -> ExitCode {
 }
 
 fn bench() -> Result<()> {
+    mounts::like_a_hosts()?;
     let world = World::new()?;
     let mut report = Report::default();
     let measured = measure::all(&world, &mut report);

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use containerd_shim_protos::api::ConnectResponse;
+use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::case::PATIENCE;
@@ -39,8 +40,16 @@ fn a_machine_that_waits_becomes_that_of_whoever_comes(case: &Case<'_>) -> Result
     let waiting = keeper.shims()?;
     check_eq!(waiting.len(), 2, "shims that wait");
     let mut seen = HashSet::new();
+    // What is mounted on the host while it waits is there, too.
+    let volume = case.dir().join("volume");
+    fs::create_dir(&volume)?;
+    mount(Some("late"), &volume, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+    fs::write(volume.join("file"), "late\n")?;
+    let bound = format!("type=bind,src={},dst=/volume,options=rbind:ro", volume.display());
     for id in ["waited-for-1", "waited-for-2"] {
-        case.container(id).configured(&keeper.configuration).detach(["sleep", "1000"])?;
+        let container = case.container(id).configured(&keeper.configuration).flags(["--mount", &bound]);
+        container.detach(["sleep", "1000"])?;
+        check_eq!(case.exec(id, &[], &["cat", "/volume/file"])?.exits(0)?.out(), "late\n", "the volume");
         let shim = shim_of(case, id)?;
         check!(waiting.contains(&shim), "the shim {shim} of {id} is none of {waiting:?}");
         let title = String::from_utf8(fs::read(format!("/proc/{shim}/cmdline"))?)?.replace('\0', " ");
@@ -73,6 +82,7 @@ fn a_machine_that_waits_becomes_that_of_whoever_comes(case: &Case<'_>) -> Result
         );
         case.ctr(["task", "rm", "-f", id])?.exits(0)?;
     }
+    umount(&volume)?;
     case.suspects().expect_nothing()
 }
 

@@ -33,7 +33,7 @@ use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial, run};
 use tests::assets::KATA;
-use tests::{Case, Failure, Result, World};
+use tests::{Case, Failure, Result, World, mounts};
 
 /// A case: its name is a sentence about the shim.
 struct Listed {
@@ -58,6 +58,10 @@ pub(crate) use listed;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
+    if let Err(failure) = mounts::like_a_hosts() {
+        let _ = writeln!(std::io::stderr(), "{failure}");
+        return ExitCode::FAILURE;
+    }
     // A guest without KVM keeps a core busy while it boots; more at once only make each other late.
     arguments.test_threads.get_or_insert(2);
     let world = Arc::new(OnceLock::new());

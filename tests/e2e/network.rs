@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::case::PATIENCE;
 use tests::command::run;
+use tests::keeper::Keeper;
 use tests::pod_network::{MAC, PodNetwork};
 use tests::{Case, Context, Result, check, eventually, operator};
 
@@ -19,6 +20,7 @@ listed!(
         a_guest_behind_a_macvtap_has_the_network_of_its_pod,
         a_guest_has_the_network_of_its_pod,
         a_guest_without_pci_has_the_network_of_its_pod,
+        a_machine_that_waited_gets_the_network_of_its_pod,
         a_shim_that_is_killed_leaves_the_pods_network_as_it_was,
     ]
 );
@@ -48,6 +50,15 @@ fn a_guest_without_pci_has_the_network_of_its_pod(case: &Case<'_>) -> Result<()>
         file.set("hypervisor.qemu.machine_type", "microvm");
     })?;
     has_its_pods_network(case, "microvm", &["--runtime-config-path", &operator::path(&configuration)])
+}
+
+fn a_machine_that_waited_gets_the_network_of_its_pod(case: &Case<'_>) -> Result<()> {
+    let keeper = Keeper::start(case, 1, |_| {})?;
+    let waiting = keeper.shims()?;
+    has_its_pods_network(case, "waited", &["--runtime-config-path", &operator::path(&keeper.configuration)])?;
+    let shim = case.shim_of("waited")?.plain::<ConnectResponse>("Connect")?.shim_pid;
+    check!(waiting.contains(&shim), "the shim {shim} is none of {waiting:?}");
+    Ok(())
 }
 
 fn has_its_pods_network(case: &Case<'_>, id: &str, flags: &[&str]) -> Result<()> {

@@ -18,6 +18,7 @@ pub mod keeper;
 pub mod kubectl;
 pub mod leak;
 pub mod machine;
+pub mod mounts;
 pub mod operator;
 pub mod pod_network;
 pub mod pods;

@@ -58,6 +58,6 @@ pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
     (RUNTIME, "sandbox_bind_mounts", "A path that is not there is an error at load. `:ro` and `:rw` as in Kata 4."),
     (FACTORY, "vm_cache_number", KEPT),
     (QEMU_FACTORY, "vm_cache_number", KEPT),
-    (RUNTIME, "static_sandbox_resource_mgmt", "With `false` a container that stands alone has its processors and memory from the start, too, unless its machine is a copy of a template. Memory that no container needs any more is taken back, as far as the guest lets go of it; Kata leaves it. With `true` a machine that is bigger than the default is no copy of a template."),
+    (RUNTIME, "static_sandbox_resource_mgmt", "With `false` a container that stands alone has its processors and memory from the start, too, unless machines are made ahead of time (`enable_template`, `vm_cache_number`). Memory that no container needs any more is taken back, as far as the guest lets go of it; Kata leaves it. With `true` a machine that is bigger than the default is no copy of a template."),
     (RUNTIME, "enable_pprof", "The shim is not written in Go."),
 ];

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fs,
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
@@ -21,47 +22,54 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{KEEPER_FD, READY, WAIT, order, title};
+use super::{KEEPER_FD, WAIT, order, title};
 use crate::{
     bootstrap,
     error::{Error, Result},
+    factory::Kept,
     sandbox::run_dir,
 };
 
-/// What whoever connects asks for.
+/// What whoever connects asks for: a shim whose machine is like what is named next, or how the keeper stands.
 pub(super) const TAKE: u8 = b't';
 pub(super) const STATUS: u8 = b's';
 /// How long they may take to say it.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a shim that was taken may have no container before others are made all the same.
 const START: Duration = Duration::from_secs(10);
-/// How long a shim may take to end.
+/// How long a machine may take to be made, a template for it included.
+const MAKING: Duration = Duration::from_secs(300);
+/// How long a shim may take to end before it is killed.
 const END: Duration = Duration::from_secs(10);
 /// After a shim that came to nothing, the first pause before the next, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
 /// Where a shim stands that a keeper has started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Stage {
     /// Its machine boots.
     Making,
-    Ready,
+    /// Its machine is ready, and like that.
+    Ready(Like),
     /// It is somebody's, and has the host's processors for itself until its first container runs.
     Starting,
 }
+
+/// The name of what a machine is like.
+type Like = [u8; Kept::LENGTH];
 
 /// What happens.
 enum News {
     /// A shim has come that far; `None` is the end of its keeping.
     Shim(u64, Option<Stage>),
-    Asked(u8, UnixStream),
+    Asked(Option<Like>, UnixStream),
 }
 
 /// Keeps shims waiting until it is asked to end by a signal.
 ///
 /// # Errors
 /// Why it cannot; another keeper may be there.
-pub(crate) fn keep(file: &Path, cache: &VmCache, log: &Logger) -> Result<()> {
+pub(crate) fn keep(file: Option<&Path>, cache: &VmCache, log: &Logger) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(Error::io("asynchronous runtime"))?.block_on(async {
         let endpoint = &cache.endpoint;
@@ -73,7 +81,10 @@ pub(crate) fn keep(file: &Path, cache: &VmCache, log: &Logger) -> Result<()> {
         listener.set_nonblocking(true).map_err(failed())?;
         let listener = UnixListener::from_std(listener).map_err(failed())?;
         let sign = Sign::put_up()?;
-        let kept = Keeper::new(file, cache, log).run(listener).await;
+        let kept = match Program::of(file) {
+            Ok(program) => Keeper::new(&program, cache, log).run(listener).await,
+            Err(error) => Err(error),
+        };
         drop(sign);
         let _ = fs::remove_file(endpoint);
         kept
@@ -119,6 +130,15 @@ fn sweep(dir: &Path) {
     }
 }
 
+/// Removes what is left of a shim that waited, or had just been taken, and has ended.
+pub(crate) fn sweep_waiting(shim: u32) {
+    let dir = run_dir::ready().join(shim.to_string());
+    // Its number may be another's by now.
+    if dir.exists() && !Path::new("/proc").join(shim.to_string()).exists() {
+        sweep_one(&dir);
+    }
+}
+
 /// Removes the directory of a waiting shim that has ended, and what it may have left running.
 fn sweep_one(dir: &Path) {
     let _ = vmm::sweep(dir);
@@ -126,7 +146,7 @@ fn sweep_one(dir: &Path) {
 }
 
 struct Keeper<'a> {
-    file: &'a Path,
+    program: &'a Program,
     cache: &'a VmCache,
     log: &'a Logger,
     shims: HashMap<u64, (Stage, UnboundedSender<UnixStream>)>,
@@ -139,9 +159,9 @@ struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
-    fn new<'a>(file: &'a Path, cache: &'a VmCache, log: &'a Logger) -> Keeper<'a> {
+    fn new<'a>(program: &'a Program, cache: &'a VmCache, log: &'a Logger) -> Keeper<'a> {
         Keeper {
-            file,
+            program,
             cache,
             log,
             shims: HashMap::new(),
@@ -170,25 +190,27 @@ impl Keeper<'_> {
             }
         }
         info!(self.log, "ends, and with it the machines that nobody has taken");
+        // Nobody is to wait for an answer.
+        drop(listener);
         // What is not dropped belongs to sandboxes.
-        self.shims.retain(|_, (stage, _)| *stage == Stage::Starting);
+        self.shims.retain(|_, (stage, _)| matches!(stage, Stage::Starting));
         let ended = async { while self.tasks.join_next().await.is_some() {} };
-        let _ = timeout(END, ended).await;
+        let _ = timeout(END * 2, ended).await;
         Ok(())
     }
 
-    fn count(&self, stage: Stage) -> usize {
-        self.shims.values().filter(|(is, _)| *is == stage).count()
+    fn ready(&self) -> usize {
+        self.shims.values().filter(|(stage, _)| matches!(stage, Stage::Ready(_))).count()
     }
 
     /// One machine is made at a time, and none while somebody waits for a sandbox.
     fn wants_another(&self) -> bool {
-        self.count(Stage::Making) + self.count(Stage::Starting) == 0
-            && self.count(Stage::Ready) < self.cache.machines as usize
+        let ready = self.ready();
+        ready == self.shims.len() && ready < self.cache.machines as usize
     }
 
     fn begin(&mut self) {
-        let (child, shim) = match start(self.file) {
+        let (child, shim) = match self.program.start() {
             Ok(started) => started,
             Err(why) => return self.rest(&why.to_string()),
         };
@@ -214,70 +236,105 @@ impl Keeper<'_> {
         }
         let news = self.news.0.clone();
         tokio::spawn(async move {
-            if let Ok(Ok(what)) = timeout(PATIENCE, stream.read_u8()).await {
-                let _ = news.send(News::Asked(what, stream));
+            if let Ok(Ok(like)) = timeout(PATIENCE, asked(&mut stream)).await {
+                let _ = news.send(News::Asked(like, stream));
             }
         });
     }
 
     async fn heard(&mut self, news: News) {
         match news {
-            News::Asked(TAKE, stream) => self.give(stream),
-            News::Asked(STATUS, mut stream) => {
-                let text =
-                    format!("{} of {} machines are ready\n", self.count(Stage::Ready), self.cache.machines);
+            News::Asked(Some(like), stream) => self.give(&like, stream),
+            News::Asked(None, mut stream) => {
+                let (ready, all) = (self.ready(), self.cache.machines);
+                let text = format!("{ready} of {all} machines are ready\n");
                 let _ = timeout(PATIENCE, stream.write_all(text.as_bytes())).await;
             }
-            News::Asked(..) => {}
             News::Shim(number, Some(stage)) => self.came_to(number, stage),
             News::Shim(number, None) => self.ended(number),
         }
     }
 
     /// Whoever finds nobody ready hears the end.
-    fn give(&mut self, stream: UnixStream) {
-        let ready = self.shims.values_mut().find(|(stage, _)| *stage == Stage::Ready);
-        let Some((stage, give)) = ready else {
-            return info!(self.log, "no machine is ready: a sandbox boots one of its own");
-        };
-        *stage = Stage::Starting;
-        let _ = give.send(stream);
+    fn give(&mut self, like: &Like, mut stream: UnixStream) {
+        for (stage, give) in self.shims.values_mut() {
+            if !matches!(stage, Stage::Ready(ready) if ready == like) {
+                continue;
+            }
+            *stage = Stage::Starting;
+            self.next = (Instant::now(), PAUSES[0]);
+            match give.send(stream) {
+                Ok(()) => return,
+                // It has ended, which is news to come.
+                Err(unsent) => stream = unsent.0,
+            }
+        }
+        info!(self.log, "no machine like that is ready: a sandbox boots one of its own");
     }
 
     fn came_to(&mut self, number: u64, stage: Stage) {
         if let Some((is, _)) = self.shims.get_mut(&number) {
             *is = stage;
         }
-        if stage == Stage::Ready {
-            self.next = (Instant::now(), PAUSES[0]);
-            info!(self.log, "a machine is ready"; "ready" => self.count(Stage::Ready), "of" => self.cache.machines);
-        }
+        info!(self.log, "a machine is ready"; "ready" => self.ready(), "of" => self.cache.machines);
     }
 
     fn ended(&mut self, number: u64) {
         let Some((stage, _)) = self.shims.remove(&number) else { return };
-        if stage != Stage::Starting {
+        if !matches!(stage, Stage::Starting) {
             self.rest("its shim has said so on standard error");
         }
     }
 }
 
-/// Starts a shim that waits, in a session of its own.
-fn start(file: &Path) -> Result<(Child, UnixStream)> {
-    let failed = || Error::io("a shim that waits");
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed())?;
-    ours.set_nonblocking(true).map_err(failed())?;
-    let ours = UnixStream::from_std(ours).map_err(failed())?;
-    let theirs = OwnedFd::from(theirs);
-    let fd = theirs.as_raw_fd();
-    let mut command = Command::new(std::env::current_exe().map_err(Error::io("this program's own path"))?);
-    command.args(["factory", WAIT, "-config"]).arg(file).arg(title::room());
-    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
-    // SAFETY: setsid and what puts the descriptor in its place are async-signal-safe, and the closure touches nothing
-    // but the integer it captured.
-    unsafe { command.pre_exec(move || bootstrap::settle(fd, KEEPER_FD)) };
-    let child = command.spawn().map_err(failed())?;
-    Ok((child, ours))
+/// What whoever connects asks for: a machine like that, or nothing but how the keeper stands.
+async fn asked(stream: &mut UnixStream) -> std::io::Result<Option<Like>> {
+    match stream.read_u8().await? {
+        TAKE => {
+            let mut like = [0; Kept::LENGTH];
+            stream.read_exact(&mut like).await?;
+            Ok(Some(like))
+        }
+        STATUS => Ok(None),
+        _ => Err(std::io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// What waiting shims are started as.
+struct Program {
+    /// By the path that it had when the keeper started: whatever takes its place, takes it here.
+    path: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Program {
+    fn of(file: Option<&Path>) -> Result<Program> {
+        let path = std::env::current_exe().map_err(Error::io("this program's own path"))?;
+        // As the operator has said it, or not: it may be another file by then.
+        let file = file.into_iter().flat_map(|file| [OsString::from("-config"), file.into()]);
+        let words = ["factory", WAIT].map(OsString::from);
+        let arguments = words.into_iter().chain(file).chain([title::room().into()]).collect();
+        Ok(Program { path, arguments })
+    }
+
+    /// Starts a shim that waits, in a session of its own.
+    fn start(&self) -> Result<(Child, UnixStream)> {
+        let failed = || Error::io("a shim that waits");
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed())?;
+        ours.set_nonblocking(true).map_err(failed())?;
+        let ours = UnixStream::from_std(ours).map_err(failed())?;
+        let theirs = OwnedFd::from(theirs);
+        let fd = theirs.as_raw_fd();
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+        // A shim's is containerd's.
+        command.env_remove(configuration::FILE_VARIABLE);
+        // SAFETY: setsid and what puts the descriptor in its place are async-signal-safe, and the closure touches
+        // nothing but the integer it captured.
+        unsafe { command.pre_exec(move || bootstrap::settle(fd, KEEPER_FD)) };
+        let child = command.spawn().map_err(failed())?;
+        Ok((child, ours))
+    }
 }
 
 /// A shim, its keeper's end of what connects them, and whom to tell.
@@ -315,15 +372,16 @@ impl Minded {
 
     /// Whether it became ready, and was taken.
     async fn wait_and_give(&mut self, given: &mut UnboundedReceiver<UnixStream>) -> bool {
+        let mut like = [0; Kept::LENGTH];
         let ready = tokio::select! {
-            said = self.shim.read_u8() => said.is_ok_and(|said| said == READY),
+            said = timeout(MAKING, self.shim.read_exact(&mut like)) => said.is_ok_and(|said| said.is_ok()),
             // The keeper ends.
             none = given.recv() => none.is_some(),
         };
         if !ready {
             return false;
         }
-        self.tell(Some(Stage::Ready));
+        self.tell(Some(Stage::Ready(like)));
         let stream = tokio::select! {
             stream = given.recv() => stream,
             // It has ended.

@@ -18,6 +18,8 @@ const LONGEST: u64 = 64 << 10;
 /// Whose shim the waiting one is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Order {
+    /// That of this program: another one may have taken its place since the shim began to wait.
+    pub(super) version: String,
     pub(super) namespace: String,
     pub(super) id: String,
     /// containerd's, for its log.
@@ -87,9 +89,9 @@ mod tests {
     use super::*;
 
     fn order(bundle: &str) -> Order {
-        let [namespace, id, address, events, cgroups] =
-            ["k8s.io", "p1", "/c.sock", "/c.sock.ttrpc", "0::/"].map(str::to_owned);
-        Order { namespace, id, debug: true, address, events, bundle: bundle.into(), cgroups }
+        let [version, namespace, id, address, events, cgroups] =
+            ["1", "k8s.io", "p1", "/c.sock", "/c.sock.ttrpc", "0::/"].map(str::to_owned);
+        Order { version, namespace, id, debug: true, address, events, bundle: bundle.into(), cgroups }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
         fd::{FromRawFd, OwnedFd},
         unix::net::{UnixListener, UnixStream as Conversation},
     },
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use tokio::{io::Interest, net::UnixStream};
 use vmm::Qemu;
 
 use super::{
-    KEEPER_FD, READY,
+    KEEPER_FD,
     order::{self, Order},
     title,
 };
@@ -48,7 +48,9 @@ pub(crate) fn wait(file: Option<&Path>) -> Result<()> {
     let log = logging::to(outlet.clone(), verbosity.clone());
     serve::log_panics(log.clone());
     serve::private_mounts()?;
-    let waiting = Waiting { outlet, verbosity, log };
+    // Its file may get another name while this waits.
+    let program = std::env::current_exe().map_err(Error::io("this program's own path"))?;
+    let waiting = Waiting { program, outlet, verbosity, log };
     serve::block_on(async {
         let keeper = UnixStream::from_std(keeper).map_err(Error::io("the keeper"))?;
         waiting.run(keeper, file).await
@@ -68,6 +70,7 @@ fn keeper() -> Result<std::os::unix::net::UnixStream> {
 }
 
 struct Waiting {
+    program: PathBuf,
     outlet: Outlet,
     verbosity: Verbosity,
     log: Logger,
@@ -84,7 +87,7 @@ impl Waiting {
             // It says nothing meanwhile: it has ended.
             _ = keeper.readable() => return Ok(()),
         };
-        keeper.try_write(&[READY]).map_err(Error::io("the keeper"))?;
+        keeper.try_write(ready.kept().name().as_bytes()).map_err(Error::io("the keeper"))?;
         let conversation = tokio::select! {
             conversation = taken(&keeper) => conversation,
             why = ready.lost() => return Err(Error::Unavailable(format!("the machine ended while it waited: {why}"))),
@@ -104,23 +107,34 @@ impl Waiting {
     fn become_it(&self, conversation: OwnedFd, ready: &Ready) -> Result<(Order, UnixListener)> {
         let conversation = Conversation::from(conversation);
         let (order, listener) = ordered(&conversation).map_err(Error::io("whoever asked for a shim"))?;
+        if order.version != env!("CARGO_PKG_VERSION") {
+            return Err(Error::FailedPrecondition(format!("a shim of version {} is wanted", order.version)));
+        }
         std::env::set_current_dir(&order.bundle).map_err(Error::io(order.bundle.display()))?;
         self.outlet.change(&order.bundle, &order.id)?;
         if order.debug {
             self.verbosity.raise();
         }
-        let mut all = ready.processes();
-        all.push(std::process::id());
+        let all: Vec<_> = std::iter::once(std::process::id()).chain(ready.processes()).collect();
         if let Err(why) = host_cgroup::follow(&order.cgroups, &all) {
             warn!(self.log, "the shim stays in its keeper's cgroup"; "why" => why.to_string());
         }
-        call_it(&order);
+        self.call_it(&order);
         hush().map_err(Error::os("standard error"))?;
         let listener = UnixListener::from(listener);
         listener.set_nonblocking(true).map_err(Error::io("listening socket"))?;
         writeln!(&conversation, "{}", std::process::id()).map_err(Error::io("whoever asked for a shim"))?;
         info!(self.log, "a shim that waited is the sandbox's");
         Ok((order, listener))
+    }
+
+    /// Has others see a shim as any.
+    fn call_it(&self, order: &Order) {
+        let words = ["-namespace", &order.namespace, "-id", &order.id, "-address", &order.address];
+        let debug = order.debug.then_some("-debug");
+        let words = words.into_iter().chain(debug).map(AsRef::as_ref);
+        let all: Vec<_> = std::iter::once(self.program.as_os_str()).chain(words).collect();
+        title::change(&all);
     }
 }
 
@@ -143,16 +157,6 @@ fn ordered(conversation: &Conversation) -> std::io::Result<(Order, OwnedFd)> {
     conversation.set_write_timeout(Some(PATIENCE))?;
     writeln!(&*conversation, "{}", std::process::id())?;
     Order::receive(conversation)
-}
-
-/// Has others see a shim as any.
-fn call_it(order: &Order) {
-    let program = std::env::current_exe().unwrap_or_default();
-    let words = ["-namespace", &order.namespace, "-id", &order.id, "-address", &order.address];
-    let debug = order.debug.then_some("-debug");
-    let words = words.into_iter().chain(debug).map(AsRef::as_ref);
-    let all: Vec<_> = std::iter::once(program.as_os_str()).chain(words).collect();
-    title::change(&all);
 }
 
 /// Nobody reads the standard error of a shim, and its keeper need not be there for ever.

@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use configuration::{Configuration, Loaded};
+use configuration::{Configuration, Loaded, VmCache};
+use oci_spec::runtime::Spec;
 use slog::{Drain, KV, Level, Logger, Never, OwnedKVList, Record, o};
 use vmm::Qemu;
 
@@ -62,8 +63,12 @@ impl Factory {
             ))
         };
         let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or_default()).collect();
-        if let [cache::WAIT, "-config", file, _] = words.as_slice() {
-            return Ok(Factory { action: Action::Wait, file: Some(PathBuf::from(file)) });
+        match words.as_slice() {
+            [cache::WAIT, _] => return Ok(Factory { action: Action::Wait, file: None }),
+            [cache::WAIT, "-config", file, _] => {
+                return Ok(Factory { action: Action::Wait, file: Some(PathBuf::from(file)) });
+            }
+            _ => {}
         }
         let (action, file) = match words.as_slice() {
             [action] => (*action, None),
@@ -103,7 +108,7 @@ pub(crate) fn run(factory: &Factory) -> Result<()> {
     let templates = store.as_ref().zip(templates);
     match factory.action {
         // The first that waits makes the template.
-        Action::Init if let Some(cache) = kept => cache::keep(&path, cache, &progress()),
+        Action::Init if let Some(cache) = kept => keep(&configuration, factory.file.as_deref(), cache),
         Action::Init => templates.map_or(Ok(()), |(store, directory)| init(&configuration, store, directory)),
         Action::Status => {
             templates.map_or(Ok(()), |(store, directory)| status(&configuration, store, directory))?;
@@ -112,6 +117,12 @@ pub(crate) fn run(factory: &Factory) -> Result<()> {
         Action::Destroy => templates.map_or(Ok(()), |(store, directory)| destroy(store, directory)),
         Action::Wait => Ok(()),
     }
+}
+
+fn keep(configuration: &Configuration, file: Option<&Path>, cache: &VmCache) -> Result<()> {
+    // What cannot be had is told here, and not by each shim that would wait.
+    boot::needs(configuration, &Spec::default(), &Logger::root(slog::Discard, o!()))?;
+    cache::keep(file, cache, &progress())
 }
 
 fn progress() -> Logger {

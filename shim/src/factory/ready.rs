@@ -4,7 +4,8 @@ use std::{fs, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 use agent_client::AgentClient;
 use configuration::{BindMount, Configuration};
-use slog::{Logger, info};
+use sha2::{Digest, Sha256};
+use slog::Logger;
 use vmm::{Hypervisor, Vm, VmSpec};
 
 use super::{Maker, key::Key, warm};
@@ -19,9 +20,40 @@ pub(crate) struct Ready {
     agent: AgentClient,
     tree: SharedTree,
     run_dir: RunDir,
-    key: Key,
+    kept: Kept,
     /// What [`Asleep`] has.
     user: Option<OwnedFd>,
+}
+
+/// What a machine that is kept ready is like. Any sandbox can have it that needs one like that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept(String);
+
+impl Kept {
+    /// As long as any, in bytes.
+    pub(crate) const LENGTH: usize = 64;
+
+    /// What a sandbox of that configuration needs whose machine is `spec`.
+    ///
+    /// # Errors
+    /// What nobody keeps ready, in the operator's terms.
+    pub(crate) fn of(configuration: &Configuration, spec: &VmSpec) -> Result<Kept> {
+        if let Some(what) = against(spec) {
+            return Err(Error::FailedPrecondition(format!(
+                "{what} cannot be had with machines that are kept ready: unset factory.vm_cache_number"
+            )));
+        }
+        let key = Key::of(spec).map_err(Error::Failed)?;
+        // Unlike a template such a machine has its monitor, and somebody who waits for its agent.
+        let limit = configuration.runtime.create_container_timeout;
+        let mut digest = Sha256::new();
+        digest.update(format!("{} {:?} {limit:?}", key.name, spec.extra_monitor));
+        Ok(Kept(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
 }
 
 impl Ready {
@@ -38,32 +70,32 @@ impl Ready {
         let run_dir = RunDir::create(run_dir)?;
         let tree = SharedTree::create(run_dir.path(), &[])?;
         let machine = boot::any_machine(configuration, "ready", run_dir.path(), log)?;
-        if let Some(what) = against(&machine.spec) {
-            return Err(Error::FailedPrecondition(format!(
-                "{what} cannot be had with machines that are kept ready: unset factory.vm_cache_number"
-            )));
-        }
-        let key = Key::of(&machine.spec).map_err(Error::Failed)?;
+        let kept = Kept::of(configuration, &machine.spec)?;
         let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
         let origin = maker.origin_of(&machine.spec).await;
         let (vm, agent) =
             boot::start(&maker, &machine.spec, origin, None, &Clock::start(log.clone())).await?;
-        // What is translated, read and cached once need not be again.
-        if let Err(why) = warm::up(&agent, &machine.storages).await {
-            info!(log, "the machine is not warm"; "why" => why.to_string());
-        }
+        // What is translated, read and cached once need not be again. What is left of a life that did not end would be in
+        // the way of the next.
+        let warm = warm::up(&agent, &machine.storages).await;
+        warm.map_err(|why| Error::Failed(format!("a first container in the machine: {why}")))?;
         vm.pause().await.map_err(|error| Error::Failed(format!("the machine is ready, but {error}")))?;
-        Ok(Ready { vm, agent, tree, run_dir, key, user: None })
+        Ok(Ready { vm, agent, tree, run_dir, kept, user: None })
     }
 
-    /// Whether it is what `spec` describes.
-    pub(crate) fn is(&self, spec: &VmSpec) -> bool {
-        against(spec).is_none() && Key::of(spec).is_ok_and(|key| key.name == self.key.name)
+    /// What it is like.
+    pub(crate) fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     /// The processes of the machine.
     pub(crate) fn processes(&self) -> Vec<u32> {
         pids(self.vm.as_ref())
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_there(&self) -> bool {
+        self.vm.exit().borrow().is_none()
     }
 
     /// Waits for its end, and says what that was.
@@ -116,9 +148,24 @@ pub(crate) struct Asleep {
     pub(crate) user: Option<OwnedFd>,
 }
 
-/// The processes of a machine.
+/// The processes of a machine, those that they have started themselves among them.
 pub(crate) fn pids(vm: &dyn Vm) -> Vec<u32> {
-    vm.processes().iter().map(|process| process.pid).collect()
+    let mut all: Vec<u32> = vm.processes().iter().map(|process| process.pid).collect();
+    let mut at = 0;
+    while let Some(process) = all.get(at) {
+        let children = children_of(*process);
+        all.extend(children);
+        at += 1;
+    }
+    all
+}
+
+fn children_of(process: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
 }
 
 /// What machines like that have of their sandboxes from the start.

@@ -1,13 +1,18 @@
 //! What a guest does once before it becomes a template: the first container costs a guest several times what later ones
 //! do, and drivers are there then.
 
+use std::time::Duration;
+
 use agent_client::{AgentClient, Error};
 use agent_protocol::{
     agent::{CreateContainerRequest, CreateSandboxRequest, KernelModule, Storage},
     convert::spec_to_wire,
 };
 use oci_spec::runtime::{RootBuilder, Spec};
+use tokio::time::timeout;
 
+/// How long all of it may take.
+const LIFE: Duration = Duration::from_secs(60);
 /// The sandbox and its container.
 const NAME: &str = "warm-up";
 /// Where the guest has the container's root file system.
@@ -37,8 +42,14 @@ const TRUE: &[u8] = &[
 /// Runs a container to its end and leaves nothing of it.
 ///
 /// # Errors
-/// The first call that failed; the sandbox is ended in any case.
+/// The first call that failed, and one that is not answered: the sandbox may be there still then.
 pub(super) async fn up(agent: &AgentClient, storages: &[Storage]) -> Result<(), Error> {
+    let late =
+        |_| Error::Protocol { call: "WaitProcess", what: format!("no end within {} s", LIFE.as_secs()) };
+    timeout(LIFE, live(agent, storages)).await.map_err(late)?
+}
+
+async fn live(agent: &AgentClient, storages: &[Storage]) -> Result<(), Error> {
     // Without a host name of its own: the guest would keep it for containers that have none.
     let sandbox = |kernel_modules| CreateSandboxRequest {
         sandbox_id: NAME.to_owned(),
@@ -69,7 +80,7 @@ async fn container(agent: &AgentClient) -> Result<(), Error> {
     agent.create_container(request).await?;
     agent.start_container(NAME).await?;
     agent.wait_process(NAME, "").await?;
-    agent.remove_container(NAME, std::time::Duration::ZERO).await
+    agent.remove_container(NAME, Duration::ZERO).await
 }
 
 /// A container like any: the usual mounts, capabilities, limits and hidden paths.

@@ -10,7 +10,7 @@ use std::{
 
 use agent_client::{AGENT_PORT, AgentClient, Code, Dialing, READY_PORT, Timeouts};
 use agent_protocol::agent::{CreateSandboxRequest, KernelModule};
-use configuration::{BindMount, Configuration};
+use configuration::Configuration;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use slog::{Logger, info, warn};
 use tokio::sync::watch;
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     container::{disks::SharedDisks, spec::Confinement},
     error::{Error, Result},
-    factory::{self, Asleep, Maker, Ready},
+    factory::{self, Asleep, Kept, Maker, Ready},
     hooks::ContainerHooks,
     management::Door,
     network::{self, Network},
@@ -69,8 +69,7 @@ pub(super) async fn boot(
     let configuration = plan.configuration;
     let path = run_dir::path_of(plan.namespace, plan.id);
     let machine = vm_spec::of(configuration, &plan, &path, log)?;
-    let (run_dir, tree, mut asleep) =
-        place(path, &configuration.runtime.bind_mounts, ready, &machine.spec, log).await?;
+    let (run_dir, tree, mut asleep) = place(path, configuration, ready, &machine.spec, log).await?;
     let network = Network::connect(plan.spec, plan.hooks, configuration, run_dir.path(), log).await?;
     clock.mark("network_joined");
     let resources = Resources::new(configuration, plan.spec, &machine.spec, log)?;
@@ -128,18 +127,21 @@ pub(super) async fn boot(
 /// The run directory of a sandbox, with what is in it; and the machine that is ready, if it is the sandbox's then.
 async fn place(
     path: PathBuf,
-    shown: &[BindMount],
+    configuration: &Configuration,
     ready: Option<Ready>,
     spec: &VmSpec,
     log: &Logger,
 ) -> Result<(RunDir, SharedTree, Option<Asleep>)> {
+    let shown = &configuration.runtime.bind_mounts;
     match ready {
-        Some(ready) if ready.is(spec) => {
+        Some(ready)
+            if ready.is_there() && Kept::of(configuration, spec).is_ok_and(|kept| kept == *ready.kept()) =>
+        {
             let (run_dir, tree, asleep) = ready.move_to(path, shown)?;
             return Ok((run_dir, tree, Some(asleep)));
         }
         Some(ready) => {
-            info!(log, "the machine that was kept ready is another than this sandbox needs");
+            info!(log, "the machine that was kept ready is another than this sandbox needs, or has ended");
             ready.end().await;
         }
         None => {}
@@ -249,6 +251,22 @@ pub(crate) fn any_machine(
     let plan =
         Plan { namespace: "factory", id, spec: &spec, hooks: None, provisions: &provisions, configuration };
     vm_spec::of(configuration, &plan, run_dir, log)
+}
+
+/// What a machine is like that a sandbox with that first container needs.
+///
+/// # Errors
+/// As of [`any_machine`], and what no machine has that is kept ready.
+pub(crate) fn needs(configuration: &Configuration, spec: &Spec, log: &Logger) -> Result<Kept> {
+    let plan = Plan {
+        namespace: "factory",
+        id: "ready",
+        spec,
+        hooks: None,
+        provisions: &Provisions::default(),
+        configuration,
+    };
+    Kept::of(configuration, &vm_spec::of(configuration, &plan, Path::new("/"), log)?.spec)
 }
 
 /// QEMU's words may not be about anything the operator wrote.

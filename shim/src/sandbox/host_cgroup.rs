@@ -36,8 +36,6 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// Those of version 1 that limit or count what a machine uses, and those of them that tell threads of a process apart.
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "cpuset", "memory", "blkio", "pids"];
 const OF_THREADS: [&str; 3] = ["cpu", "cpuacct", "cpuset"];
-/// Those that an init system keeps its services apart by.
-const OF_SERVICES: [&str; 2] = ["systemd", "unified"];
 /// Where a process finds where it is.
 const OWN: &str = "/proc/self/cgroup";
 /// The file, in the run directory, with the cgroups that are to be removed, one a line.
@@ -149,8 +147,13 @@ pub(crate) fn own() -> Result<String> {
 /// # Errors
 /// The first cgroup that could not be joined; all others were tried.
 pub(crate) fn follow(own: &str, processes: &[u32]) -> IoResult<()> {
-    let all = [&CONTROLLERS[..], &OF_SERVICES].concat();
-    let hierarchies = Hierarchy::all(Path::new(ROOT), Version::of_host(), &all, own);
+    let controllers = own.lines().filter_map(|line| line.split(':').nth(1));
+    let all = controllers.flat_map(|some| some.split(',')).map(|one| match one {
+        // That of version 2, beside those of version 1.
+        "" => "unified",
+        one => one.strip_prefix("name=").unwrap_or(one),
+    });
+    let hierarchies = Hierarchy::all(Path::new(ROOT), Version::of_host(), &all.collect::<Vec<_>>(), own);
     hierarchies.iter().map(|hierarchy| hierarchy.take(processes)).fold(Ok(()), IoResult::and)
 }
 

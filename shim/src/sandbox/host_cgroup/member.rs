@@ -31,8 +31,11 @@ impl Hierarchy {
     }
 
     /// Puts processes where that process is.
+    ///
+    /// # Errors
+    /// The first that could not be; all others were tried.
     pub(super) fn take(&self, processes: &[u32]) -> Result<()> {
-        processes.iter().try_for_each(|process| add(&self.home, *process))
+        processes.iter().map(|process| add_if_there(&self.home, *process)).fold(Ok(()), Result::and)
     }
 
     /// Whether it is of one of these controllers of version 1.
@@ -119,7 +122,7 @@ impl Member {
             return Ok(());
         }
         move_to(&self.cgroup)?;
-        started.iter().try_for_each(|process| add(&self.cgroup, *process))
+        started.iter().try_for_each(|process| add_if_there(&self.cgroup, *process))
     }
 
     /// Makes it and all above it.
@@ -160,6 +163,14 @@ fn inherit(cgroup: &Path, file: &str) -> Result<()> {
 /// Puts all threads of this process there.
 fn move_to(cgroup: &Path) -> Result<()> {
     add(cgroup, 0)
+}
+
+/// The same, of a process that may have ended.
+fn add_if_there(cgroup: &Path, process: u32) -> Result<()> {
+    match add(cgroup, process) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        added => added,
+    }
 }
 
 /// Puts all threads of a process there; 0 is this one.

@@ -79,7 +79,7 @@ async fn container(agent: &AgentClient) -> Result<(), Error> {
     };
     agent.create_container(request).await?;
     agent.start_container(NAME).await?;
-    agent.wait_process(NAME, "").await?;
+    agent.wait_process(NAME, NAME).await?;
     agent.remove_container(NAME, Duration::ZERO).await
 }
 

@@ -70,6 +70,8 @@ enum News {
 /// # Errors
 /// Why it cannot; another keeper may be there.
 pub(crate) fn keep(file: Option<&Path>, cache: &VmCache, log: &Logger) -> Result<()> {
+    let program = Program::of(file)?;
+    let _sign = Sign::put_up()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(Error::io("asynchronous runtime"))?.block_on(async {
         let endpoint = &cache.endpoint;
@@ -80,12 +82,7 @@ pub(crate) fn keep(file: Option<&Path>, cache: &VmCache, log: &Logger) -> Result
         let failed = || Error::io(endpoint.display().to_string());
         listener.set_nonblocking(true).map_err(failed())?;
         let listener = UnixListener::from_std(listener).map_err(failed())?;
-        let sign = Sign::put_up()?;
-        let kept = match Program::of(file) {
-            Ok(program) => Keeper::new(&program, cache, log).run(listener).await,
-            Err(error) => Err(error),
-        };
-        drop(sign);
+        let kept = Keeper::new(&program, cache, log).run(listener).await;
         let _ = fs::remove_file(endpoint);
         kept
     })

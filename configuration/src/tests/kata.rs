@@ -170,6 +170,18 @@ fn e3_machines_are_kept_ready_by_whom_either_table_names() {
 }
 
 #[test]
+fn e3_what_the_page_about_fast_starts_says_is_asked_for() {
+    let place = Place::new();
+    let page = include_str!("../../../docs/fast-starts.md");
+    let snippets: Vec<_> =
+        page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let [templates, cache] = &*snippets else { panic!("{snippets:?}") };
+    let factory = |text: &str| place.load_with(text).unwrap().configuration.factory;
+    assert!(factory(templates).templates.is_some() && factory(templates).cache.is_none());
+    assert!(factory(cache).cache.is_some() && factory(cache).templates.is_none());
+}
+
+#[test]
 fn keys_that_kata_does_not_have_choose_for_themselves_when_absent() {
     let hypervisor = Place::new().load_with("").unwrap().configuration.hypervisor;
     assert_eq!(hypervisor.accelerator, AcceleratorChoice::Auto);

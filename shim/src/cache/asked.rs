@@ -59,8 +59,8 @@ impl Taken {
 pub(crate) fn take(opts: &StartOpts, bundle: &Path, listener: &UnixListener) -> Option<Taken> {
     let any = opts.extensions.iter().find(|any| options::is_runtimes(any));
     // Without a keeper on this host there is nothing to find out, and a shim that waits has another environment.
-    let by_environment =
-        env::var_os(configuration::FILE_VARIABLE).is_some() && !any.is_some_and(options::name_a_file);
+    let by_environment = env::var_os(configuration::FILE_VARIABLE).is_some_and(|value| !value.is_empty())
+        && !any.is_some_and(options::name_a_file);
     if !run_dir::ready().exists() || by_environment {
         return None;
     }

@@ -95,9 +95,10 @@ impl Sign {
     fn put_up() -> Result<Sign> {
         let dir = run_dir::ready();
         fs::create_dir_all(&dir).map_err(Error::io(dir.display()))?;
-        sweep(&dir);
         let sign = dir.join(format!("keeper-{}", std::process::id()));
         fs::write(&sign, "").map_err(Error::io(sign.display()))?;
+        // With the sign in it the directory stays.
+        sweep(&dir);
         Ok(Sign(sign))
     }
 }
@@ -189,6 +190,8 @@ impl Keeper<'_> {
         info!(self.log, "ends, and with it the machines that nobody has taken");
         // Nobody is to wait for an answer.
         drop(listener);
+        self.news.1.close();
+        while self.news.1.try_recv().is_ok() {}
         // What is not dropped belongs to sandboxes.
         self.shims.retain(|_, (stage, _)| matches!(stage, Stage::Starting));
         let ended = async { while self.tasks.join_next().await.is_some() {} };
@@ -308,7 +311,9 @@ impl Program {
     fn of(file: Option<&Path>) -> Result<Program> {
         let path = std::env::current_exe().map_err(Error::io("this program's own path"))?;
         // As the operator has said it, or not: it may be another file by then.
-        let file = file.into_iter().flat_map(|file| [OsString::from("-config"), file.into()]);
+        let variable = std::env::var_os(configuration::FILE_VARIABLE).filter(|value| !value.is_empty());
+        let file = file.map(OsString::from).or(variable);
+        let file = file.into_iter().flat_map(|file| [OsString::from("-config"), file]);
         let words = ["factory", WAIT].map(OsString::from);
         let arguments = words.into_iter().chain(file).chain([title::room().into()]).collect();
         Ok(Program { path, arguments })
@@ -324,7 +329,7 @@ impl Program {
         let fd = theirs.as_raw_fd();
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
-        // A shim's is containerd's.
+        // Named above; that of a shim is containerd's.
         command.env_remove(configuration::FILE_VARIABLE);
         // SAFETY: setsid and what puts the descriptor in its place are async-signal-safe, and the closure touches
         // nothing but the integer it captured.
@@ -350,7 +355,8 @@ impl Minded {
             tokio::spawn(self.let_go(dir));
             return;
         }
-        drop(self.shim);
+        // Whoever is given it from now on hears at once that it is not there.
+        drop((self.shim, given));
         if timeout(END, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }

@@ -74,7 +74,7 @@ impl Ready {
         let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
         let origin = maker.origin_of(&machine.spec).await;
         let (vm, agent) =
-            boot::start(&maker, &machine.spec, origin, None, &Clock::start(log.clone())).await?;
+            boot::start_anyhow(&maker, &machine.spec, origin, None, &Clock::start(log.clone())).await?;
         // What is translated, read and cached once need not be again. What is left of a life that did not end would be in
         // the way of the next.
         let warm = warm::up(&agent, &machine.storages).await;

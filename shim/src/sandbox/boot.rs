@@ -13,7 +13,7 @@ use agent_protocol::agent::{CreateSandboxRequest, KernelModule};
 use configuration::Configuration;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use slog::{Logger, info, warn};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use vmm::{
     BootError, Hypervisor, Listener, Vm, VmSpec,
     spec::{Boot, Origin},
@@ -39,6 +39,9 @@ const LONGEST_HOSTNAME: usize = 64;
 /// Where this host's random numbers come from, and how many bytes of them a copy gets.
 const RANDOM: &str = "/dev/urandom";
 const SEED: usize = 512;
+
+/// How long a machine that was ready may take to go on. Another one boots in less than a guest has for a call.
+const WAKING: Duration = Duration::from_secs(10);
 
 /// What a sandbox is made from.
 pub(super) struct Plan<'a> {
@@ -90,7 +93,7 @@ pub(super) async fn boot(
     };
     let (vm, agent) = match awake {
         Some(awake) => awake,
-        None => start_anyhow(&maker, &machine.spec, origin, &network, &clock).await?,
+        None => start_anyhow(&maker, &machine.spec, origin, Some(&network), &clock).await?,
     };
     network.tell(&agent, log).await.map_err(in_containerds_terms)?;
     clock.mark("network_told");
@@ -164,7 +167,8 @@ async fn wake(
         network.plug_into(vm.as_ref()).await?;
         make_different(&agent).await
     };
-    match woken.await {
+    let late = || Error::DeadlineExceeded(format!("it does not answer within {} s", WAKING.as_secs()));
+    match timeout(WAKING, woken).await.unwrap_or_else(|_| Err(late())) {
         Ok(()) => {
             clock.mark("agent_answered");
             Some((vm, agent))
@@ -178,17 +182,20 @@ async fn wake(
 }
 
 /// Starts the machine from where it is to start, or by itself if that fails.
-async fn start_anyhow(
+///
+/// # Errors
+/// As of [`start`].
+pub(crate) async fn start_anyhow(
     maker: &Maker<'_>,
     spec: &VmSpec,
     origin: Origin,
-    network: &Network,
+    network: Option<&Network>,
     clock: &Clock,
 ) -> Result<MachineAndAgent> {
-    match start(maker, spec, origin.clone(), Some(network), clock).await {
+    match start(maker, spec, origin.clone(), network, clock).await {
         Err(error) if origin != Origin::Boot => {
             maker.discard(&origin, &error.to_string());
-            start(maker, spec, Origin::Boot, Some(network), clock).await
+            start(maker, spec, Origin::Boot, network, clock).await
         }
         started => started,
     }

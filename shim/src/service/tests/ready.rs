@@ -1,8 +1,10 @@
 //! Sandboxes that find their machine ready.
 
+use std::time::Duration;
+
 use containerd_shim_protos::ttrpc::Code;
 
-use crate::fakes::on_fakes;
+use crate::fakes::{Boot, later, on_fakes};
 
 #[test]
 fn e3_the_machine_that_is_ready_is_the_sandboxs_with_numbers_a_clock_and_a_place_of_its_own() {
@@ -32,6 +34,38 @@ fn e3_a_machine_that_is_ready_and_of_no_use_is_replaced() {
         shim.guest.refuses("ReseedRandomDev", Code::INTERNAL, "no");
         assert_eq!(shim.again_with("c1", Some(ready)).await, ["boot", "boot"]);
         assert!(shim.nothing_is_left());
+    });
+}
+
+#[test]
+fn e3_a_machine_that_is_ready_and_does_not_go_on_is_replaced_in_time() {
+    on_fakes(async |shim| {
+        let ready = shim.ready().await;
+        shim.guest.never_answers("ReseedRandomDev");
+        let replaced = shim.again_with("c1", Some(ready));
+        let time_passes = async {
+            while shim.guest.asked(&["ReseedRandomDev"]).is_empty() {
+                tokio::task::yield_now().await;
+            }
+            later(Duration::from_secs(11)).await;
+            std::future::pending::<()>().await;
+        };
+        let origins = tokio::select! {
+            origins = replaced => origins,
+            () = time_passes => unreachable!("it waits for ever"),
+        };
+        assert_eq!(origins, ["boot", "boot"]);
+    });
+}
+
+#[test]
+fn e3_a_template_of_no_use_keeps_no_machine_from_being_ready() {
+    on_fakes(async |shim| {
+        let directory = shim.dir.path().join("templates");
+        shim.configure(&format!("[factory]\nenable_template = true\ntemplate_path = {directory:?}"));
+        shim.machine.boots(Boot::CopiesDie);
+        drop(shim.ready().await);
+        assert_eq!(shim.machine.origins(), ["template", "copy", "boot"]);
     });
 }
 

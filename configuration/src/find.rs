@@ -20,6 +20,12 @@ const USUAL: [&str; 2] =
 /// The variable of the environment that may name the file.
 pub const FILE_VARIABLE: &str = "KATA_CONF_FILE";
 
+/// What it names, if anything.
+#[must_use]
+pub fn file_of_environment() -> Option<PathBuf> {
+    env::var_os(FILE_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 /// Where to look for the main file.
 pub(crate) struct Search {
     named: Option<Named>,
@@ -35,10 +41,9 @@ struct Named {
 
 impl Search {
     pub(crate) fn of_this_machine(explicit: Option<&Path>) -> Self {
-        let variable = env::var_os(FILE_VARIABLE).filter(|value| !value.is_empty());
-        let named = match (explicit, variable) {
+        let named = match (explicit, file_of_environment()) {
             (Some(path), _) => Some(Named { path: path.to_owned(), by: "the runtime's ConfigPath option" }),
-            (None, Some(path)) => Some(Named { path: path.into(), by: FILE_VARIABLE }),
+            (None, Some(path)) => Some(Named { path, by: FILE_VARIABLE }),
             (None, None) => None,
         };
         Self { named, usual: USUAL.map(PathBuf::from).to_vec(), owner: 0 }

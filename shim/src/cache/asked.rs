@@ -1,7 +1,7 @@
 //! Asking a keeper, without a runtime: for a shim, or how it stands.
 
 use std::{
-    env, fs,
+    fs,
     io::{BufRead, BufReader, Read, Write},
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -59,8 +59,8 @@ impl Taken {
 pub(crate) fn take(opts: &StartOpts, bundle: &Path, listener: &UnixListener) -> Option<Taken> {
     let any = opts.extensions.iter().find(|any| options::is_runtimes(any));
     // Without a keeper on this host there is nothing to find out, and a shim that waits has another environment.
-    let by_environment = env::var_os(configuration::FILE_VARIABLE).is_some_and(|value| !value.is_empty())
-        && !any.is_some_and(options::name_a_file);
+    let by_environment =
+        configuration::file_of_environment().is_some() && !any.is_some_and(options::name_a_file);
     if !run_dir::ready().exists() || by_environment {
         return None;
     }
@@ -101,7 +101,10 @@ fn told(opts: &StartOpts, bundle: &Path, why: &std::io::Error) {
 /// Nobody keeps machines there.
 pub(crate) fn status(endpoint: &Path) -> crate::error::Result<String> {
     let failed = |error| {
-        Error::FailedPrecondition(format!("no machines are kept ready at {}: {error}", endpoint.display()))
+        Error::FailedPrecondition(format!(
+            "no machines are kept ready at {}: {error}; `factory init` keeps them for as long as it runs",
+            endpoint.display()
+        ))
     };
     let mut stream = reach(endpoint).map_err(failed)?;
     let mut text = String::new();

@@ -76,7 +76,10 @@ pub(crate) fn keep(file: Option<&Path>, cache: &VmCache, log: &Logger) -> Result
     runtime.map_err(Error::io("asynchronous runtime"))?.block_on(async {
         let endpoint = &cache.endpoint;
         let Some(listener) = bootstrap::listen(endpoint)? else {
-            let what = format!("{}: another process keeps machines ready there", endpoint.display());
+            let what = format!(
+                "{}: another process keeps machines ready there: end it, or set another vm_cache_endpoint",
+                endpoint.display()
+            );
             return Err(Error::FailedPrecondition(what));
         };
         let failed = || Error::io(endpoint.display().to_string());
@@ -311,9 +314,8 @@ impl Program {
     fn of(file: Option<&Path>) -> Result<Program> {
         let path = std::env::current_exe().map_err(Error::io("this program's own path"))?;
         // As the operator has said it, or not: it may be another file by then.
-        let variable = std::env::var_os(configuration::FILE_VARIABLE).filter(|value| !value.is_empty());
-        let file = file.map(OsString::from).or(variable);
-        let file = file.into_iter().flat_map(|file| [OsString::from("-config"), file]);
+        let file = file.map(Path::to_path_buf).or_else(configuration::file_of_environment);
+        let file = file.into_iter().flat_map(|file| [OsString::from("-config"), file.into()]);
         let words = ["factory", WAIT].map(OsString::from);
         let arguments = words.into_iter().chain(file).chain([title::room().into()]).collect();
         Ok(Program { path, arguments })

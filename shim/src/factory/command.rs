@@ -114,7 +114,11 @@ pub(crate) fn run(factory: &Factory) -> Result<()> {
             templates.map_or(Ok(()), |(store, directory)| status(&configuration, store, directory))?;
             kept.map_or(Ok(()), |cache| cache::status(&cache.endpoint).map(|text| say(text.trim())))
         }
-        Action::Destroy => templates.map_or(Ok(()), |(store, directory)| destroy(store, directory)),
+        Action::Destroy if let Some((store, directory)) = templates => destroy(store, directory),
+        Action::Destroy => {
+            say("no templates; machines that are kept ready end with their `factory init`");
+            Ok(())
+        }
         Action::Wait => Ok(()),
     }
 }

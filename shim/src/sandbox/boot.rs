@@ -184,7 +184,7 @@ async fn wake(
 /// Starts the machine from where it is to start, or by itself if that fails.
 ///
 /// # Errors
-/// As of [`start`].
+/// Why it did not come up, in the operator's terms.
 pub(crate) async fn start_anyhow(
     maker: &Maker<'_>,
     spec: &VmSpec,
@@ -208,10 +208,7 @@ fn plugs_root_disks(configuration: &Configuration) -> bool {
 }
 
 /// Starts the machine and waits for its agent.
-///
-/// # Errors
-/// Why it did not come up, in the operator's terms.
-pub(crate) async fn start(
+async fn start(
     maker: &Maker<'_>,
     spec: &VmSpec,
     origin: Origin,
@@ -253,11 +250,7 @@ pub(crate) fn any_machine(
     run_dir: &Path,
     log: &Logger,
 ) -> Result<MachinePlan> {
-    let spec = Spec::default();
-    let provisions = Provisions::default();
-    let plan =
-        Plan { namespace: "factory", id, spec: &spec, hooks: None, provisions: &provisions, configuration };
-    vm_spec::of(configuration, &plan, run_dir, log)
+    planned(configuration, id, &Spec::default(), run_dir, log)
 }
 
 /// What a machine is like that a sandbox with that first container needs.
@@ -265,15 +258,20 @@ pub(crate) fn any_machine(
 /// # Errors
 /// As of [`any_machine`], and what no machine has that is kept ready.
 pub(crate) fn needs(configuration: &Configuration, spec: &Spec, log: &Logger) -> Result<Kept> {
-    let plan = Plan {
-        namespace: "factory",
-        id: "ready",
-        spec,
-        hooks: None,
-        provisions: &Provisions::default(),
-        configuration,
-    };
-    Kept::of(configuration, &vm_spec::of(configuration, &plan, Path::new("/"), log)?.spec)
+    let machine = planned(configuration, "ready", spec, Path::new("/"), log)?;
+    Kept::of(configuration, &machine.spec)
+}
+
+fn planned(
+    configuration: &Configuration,
+    id: &str,
+    spec: &Spec,
+    run_dir: &Path,
+    log: &Logger,
+) -> Result<MachinePlan> {
+    let provisions = Provisions::default();
+    let plan = Plan { namespace: "factory", id, spec, hooks: None, provisions: &provisions, configuration };
+    vm_spec::of(configuration, &plan, run_dir, log)
 }
 
 /// QEMU's words may not be about anything the operator wrote.

@@ -18,8 +18,12 @@ crate::listed![
     containers_see_each_others_processes_when_the_pod_says_so,
     c19_a_container_that_runs_out_of_memory_is_told_of_and_the_others_live,
     e7_a_pods_annotation_that_is_not_allowed_fails_it_by_name,
-    ten_pods_at_once_all_come_up_and_go,
 ];
+
+/// What leaves others no processor to be in time with.
+pub(crate) fn crowds() -> Vec<crate::Listed> {
+    vec![("ten_pods_at_once_all_come_up_and_go", ten_pods_at_once_all_come_up_and_go)]
+}
 
 /// How long an end may take to be seen by CRI.
 const SEEN: Duration = Duration::from_secs(30);

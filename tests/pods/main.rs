@@ -37,8 +37,7 @@ macro_rules! listed {
 }
 pub(crate) use listed;
 
-/// Cases that leave others no processor to be in time with.
-const CROWDS: &[&str] = &["ten_pods_at_once_all_come_up_and_go"];
+/// The machine, for one case alone or for several.
 static PLACE: RwLock<()> = RwLock::new(());
 
 fn main() -> ExitCode {
@@ -58,9 +57,8 @@ fn main() -> ExitCode {
     if by_sandbox_api() {
         files.push(("sandboxes", sandboxes::listed()));
     }
-    let trial = |file: &str, (name, body): Listed| {
+    let trial = |file: &str, (name, body): Listed, crowds: bool| {
         let world = world.clone();
-        let crowds = CROWDS.contains(&name);
         let body = move || {
             let _alone = crowds.then(|| PLACE.write().unwrap_or_else(PoisonError::into_inner));
             let _among_others = (!crowds).then(|| PLACE.read().unwrap_or_else(PoisonError::into_inner));
@@ -68,8 +66,11 @@ fn main() -> ExitCode {
         };
         Trial::test(format!("{file}::{name}"), body)
     };
-    let all = files.into_iter().flat_map(|(file, cases)| cases.into_iter().map(move |case| (file, case)));
-    run(&arguments, all.map(|(file, case)| trial(file, case)).collect()).exit_code()
+    let all =
+        files.into_iter().flat_map(|(file, cases)| cases.into_iter().map(move |case| (file, case, false)));
+    let crowds = containers::crowds().into_iter().map(|case| ("containers", case, true));
+    run(&arguments, all.chain(crowds).map(|(file, case, crowds)| trial(file, case, crowds)).collect())
+        .exit_code()
 }
 
 fn in_world(world: &OnceLock<Result<PodWorld>>, body: fn(&PodWorld) -> Result<()>) -> Result<()> {

@@ -85,11 +85,17 @@ pub(crate) fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<bool> {
 
 /// Descriptors for the processes that `pid` started and that are still its children.
 pub(crate) fn children(pid: u32) -> Vec<OwnedFd> {
+    children_of(pid).into_iter().filter_map(|child| open_pidfd(child).ok()).collect()
+}
+
+/// The processes that `pid` started, by any of its threads, and that are still its children; none if it is not there.
+#[must_use]
+pub fn children_of(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    let numbers =
-        lists.flat_map(|list| list.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<u32>>());
-    numbers.filter_map(|child| open_pidfd(child).ok()).collect()
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<u32>>())
+        .collect()
 }
 
 /// Waits until the process behind `pidfd` has ended, whoever may reap it.

@@ -43,7 +43,7 @@ mod vsock;
 
 pub use error::{BootError, NydusdError, PathError, PathProblem, QmpError, StopError, Unwell};
 pub use exit::{How, VmExit, Who};
-pub use identity::Process;
+pub use identity::{Process, children_of};
 pub use memory_file::make_sparse;
 pub use nydusd::MOUNT_POINT as NYDUSD_MOUNT_POINT;
 pub use qemu::Qemu;

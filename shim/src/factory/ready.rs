@@ -153,19 +153,11 @@ pub(crate) fn pids(vm: &dyn Vm) -> Vec<u32> {
     let mut all: Vec<u32> = vm.processes().iter().map(|process| process.pid).collect();
     let mut at = 0;
     while let Some(process) = all.get(at) {
-        let children = children_of(*process);
+        let children = vmm::children_of(*process);
         all.extend(children);
         at += 1;
     }
     all
-}
-
-fn children_of(process: u32) -> Vec<u32> {
-    let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    lists
-        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-        .collect()
 }
 
 /// What machines like that have of their sandboxes from the start.

@@ -27,6 +27,13 @@ pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 /// Parent of all containers' cgroups.
 pub(crate) const PARENT: &str = "/sys/fs/cgroup/kata";
 
+/// The cgroup that holds a process.
+pub(crate) fn of_process(pid: Pid) -> io::Result<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    path.map(|path| Path::new(ROOT).join(path)).ok_or_else(|| io::Error::other("no cgroup of version 2"))
+}
+
 /// How long freezing, or the end of killed processes, may take.
 const SETTLE: Duration = Duration::from_secs(10);
 

@@ -2,11 +2,14 @@
 //! agent over a Unix socket.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, IoSliceMut},
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-        unix::net::UnixListener,
+        unix::{
+            fs::{MetadataExt, OpenOptionsExt},
+            net::UnixListener,
+        },
     },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -17,9 +20,7 @@ use nix::{
     unistd::{Uid, fchown},
 };
 
-use tokio::io::Interest;
-
-use crate::{error::Error, readiness};
+use crate::error::Error;
 
 /// Where the sockets are; short, because so is the path of a socket.
 const SOCKETS: &str = "/run/agent/consoles";
@@ -56,16 +57,6 @@ impl Console {
         let sent = self.listener.accept().and_then(|(stream, _)| take(&stream));
         sent.map_err(Error::system("receive a terminal"))
     }
-
-    /// The terminal that is to be sent.
-    pub(crate) async fn received(&self) -> Result<OwnedFd, Error> {
-        let received = async {
-            let listener = readiness::watch(self.listener.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
-            let (stream, _) = listener.async_io(Interest::READABLE, |_| self.listener.accept()).await?;
-            readiness::watch(stream.into(), Interest::READABLE)?.async_io(Interest::READABLE, take).await
-        };
-        received.await.map_err(Error::system("receive a terminal"))
-    }
 }
 
 impl Drop for Console {
@@ -75,8 +66,8 @@ impl Drop for Console {
     }
 }
 
-/// The descriptor that `stream` brings.
-fn take(stream: &impl AsRawFd) -> io::Result<OwnedFd> {
+/// The descriptor that has come by `stream`; does not wait.
+pub(crate) fn take(stream: &impl AsRawFd) -> io::Result<OwnedFd> {
     let mut name = [0; 256];
     let mut parts = [IoSliceMut::new(&mut name)];
     let mut space = nix::cmsg_space!([libc::c_int; 1]);
@@ -91,19 +82,41 @@ fn take(stream: &impl AsRawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Makes a terminal of the devpts that this process' root has: its master and its device.
+pub(crate) fn open() -> io::Result<(OwnedFd, OwnedFd)> {
+    const MULTIPLEXER: libc::dev_t = libc::makedev(5, 2);
+    let master = File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/pts/ptmx")?;
+    if master.metadata()?.rdev() != MULTIPLEXER {
+        return Err(io::Error::other("/dev/pts/ptmx is no terminal multiplexer"));
+    }
+    let unlocked: libc::c_int = 0;
+    // SAFETY: reads a number that outlives the call.
+    if unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let master = OwnedFd::from(master);
+    let device = device(&master)?;
+    Ok((master, device))
+}
+
 /// Gives the device at the other end of `master` to the user `uid`, who can then open it by its name.
 pub(crate) fn give_to(master: &OwnedFd, uid: u32) -> Result<(), Error> {
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: passes two numbers and returns a new descriptor or -1. It works across mount namespaces.
-    let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-    if fd < 0 {
-        return Err(Error::system("open a terminal")(io::Error::last_os_error()));
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    let device = unsafe { OwnedFd::from_raw_fd(fd) };
+    let device = device(master).map_err(Error::system("open a terminal"))?;
     // Its group stays: devpts gives every terminal to the group that may write messages on them.
     fchown(device.as_fd(), Some(Uid::from_raw(uid)), None)
         .map_err(Error::system("give a terminal to its user"))
+}
+
+/// The other end of `master`, even from another mount namespace.
+fn device(master: &OwnedFd) -> io::Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: passes two numbers and returns a new descriptor or -1.
+    let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Sets the size of a terminal; the processes in its foreground learn of it.

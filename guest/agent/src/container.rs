@@ -134,7 +134,7 @@ impl Container {
         let slot = self.execs.reserve(&id)?;
         let description = self.describe(request)?;
         let init = self.init.pid();
-        let made = making::exec(reaper, &self.id, init, &self.spec, description, connections).await?;
+        let made = making::exec(reaper, &self.cgroup, init, &self.spec, &description, connections).await?;
         slot.fill(made);
         Ok(())
     }

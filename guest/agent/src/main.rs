@@ -30,6 +30,7 @@ mod reaper;
 mod rpc;
 mod runtime;
 mod sandbox;
+mod scheduling;
 mod server;
 mod stdio;
 mod storage;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Error> {
     boot::run()?;
+    scheduling::behind_the_pod();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

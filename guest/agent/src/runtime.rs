@@ -1,15 +1,18 @@
-//! Containers and their processes, made with libcontainer. Everything here runs in a worker, except
-//! [`spec`] and [`disks`], which only compute, and [`let_go`].
+//! Containers and their processes. The first process of each is made with libcontainer, in a worker; others join it by
+//! [`join`]. [`spec`] and [`disks`] only compute.
 
 pub(crate) mod disks;
 mod executor;
 mod home;
+pub(crate) mod join;
+mod privileges;
+mod program;
 pub(crate) mod spec;
 mod sysctl;
 pub(crate) mod users;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read},
     os::{
         fd::{AsRawFd, OwnedFd, RawFd},
@@ -25,7 +28,7 @@ use libcontainer::{
     syscall::syscall::SyscallType,
 };
 use nix::{fcntl::OFlag, unistd::pipe2};
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::Spec;
 
 use crate::{
     error::{Error, chain},
@@ -33,7 +36,7 @@ use crate::{
     id::Id,
     stdio::ChildStdio,
 };
-use executor::{Executor, Late};
+use executor::Executor;
 
 /// Where libcontainer keeps its state.
 const STATE: &str = "/run/agent/containers";
@@ -44,7 +47,7 @@ pub(crate) const BUNDLES: &str = "/run/kata-containers";
 /// Where a process between clone and exec says why it cannot go on. It is closed by a successful exec.
 pub(crate) struct Failure {
     pub(crate) reader: OwnedFd,
-    writer: OwnedFd,
+    pub(crate) writer: OwnedFd,
 }
 
 impl Failure {
@@ -73,7 +76,7 @@ pub(crate) struct Create<'a> {
     pub(crate) id: &'a Id,
     /// Changed by the worker for itself.
     pub(crate) spec: &'a mut Spec,
-    pub(crate) stdio: ChildStdio,
+    pub(crate) stdio: ChildStdio<PathBuf>,
     pub(crate) failure: Failure,
 }
 
@@ -94,7 +97,7 @@ impl Create<'_> {
         self.spec
             .save(bundle.join("config.json"))
             .map_err(|error| format!("write the configuration of {}: {}", self.id, chain(&error)))?;
-        let executor = Executor::new(self.failure.writer.as_raw_fd(), None, homeless);
+        let executor = Executor::new(self.failure.writer.as_raw_fd(), homeless);
         let built = self
             .stdio
             .attach(ContainerBuilder::new(self.id.to_string(), SyscallType::default()))
@@ -111,64 +114,6 @@ impl Create<'_> {
             Err(error) => Err(self.failure.explain(&error)),
         }
     }
-}
-
-/// A process to be made in a running container.
-pub(crate) struct Exec<'a> {
-    pub(crate) container: &'a Id,
-    /// The first process of that container.
-    pub(crate) init: i32,
-    /// As [`spec::adapt_process`] leaves it. Changed by the worker for itself.
-    pub(crate) process: &'a mut Process,
-    /// The configuration of the container it joins.
-    pub(crate) spec: &'a Spec,
-    pub(crate) stdio: ChildStdio,
-    pub(crate) failure: Failure,
-    /// Its program waits for a byte from here, if there is one.
-    pub(crate) go: Option<OwnedFd>,
-}
-
-impl Exec<'_> {
-    pub(crate) fn fds(&self) -> Vec<RawFd> {
-        let own = self.stdio.fds().into_iter().chain(self.failure.fds());
-        own.chain(self.go.as_ref().map(AsRawFd::as_raw_fd)).collect()
-    }
-
-    /// Makes it and has it execute its program, when it may. Returns its id.
-    pub(crate) fn run(self) -> Result<String, String> {
-        let late = Late::take_from(self.process, self.spec);
-        let homeless = home::stand_in(self.process);
-        let executor = Executor::new(self.failure.writer.as_raw_fd(), late, homeless)
-            .waits_for(self.go.as_ref().map(AsRawFd::as_raw_fd));
-        let description = Path::new(STATE).join(self.container).join(format!("exec-{}", std::process::id()));
-        write_json(&description, self.process)?;
-        let built = self
-            .stdio
-            .attach(ContainerBuilder::new(self.container.to_string(), SyscallType::default()))
-            .with_executor(executor)
-            .with_root_path(STATE)
-            .and_then(|builder| {
-                builder.as_tenant().with_process(Some(&description)).with_detach(true).build()
-            });
-        // It goes with the container's directory in any case.
-        let _ = fs::remove_file(&description);
-        match built {
-            Ok(process) => pid(Some(process.as_raw())),
-            Err(error) => {
-                let dir = check_working_dir(self.init, self.process.cwd());
-                Err(dir.err().unwrap_or_else(|| self.failure.explain(&error)))
-            }
-        }
-    }
-}
-
-/// The library says no more than that a system call failed, so a process that could not enter its working
-/// directory is told by a look at that directory, from where its container sees it.
-fn check_working_dir(init: i32, cwd: &Path) -> Result<(), String> {
-    let root = Path::new("/proc").join(init.to_string()).join("root");
-    files::open_in(&root, cwd, OFlag::O_PATH | OFlag::O_DIRECTORY)
-        .map(drop)
-        .map_err(|error| format!("chdir to cwd ({cwd:?}): {error}"))
 }
 
 /// As far as the library is concerned the container has started: the state is the agent's to keep, and [`let_go`]
@@ -216,11 +161,6 @@ fn pid(pid: Option<i32>) -> Result<String, String> {
     pid.map(|pid| pid.to_string()).ok_or_else(|| "libcontainer told no process id".to_owned())
 }
 
-fn write_json(path: &Path, process: &Process) -> Result<(), String> {
-    let text = serde_json::to_vec(process).map_err(|error| error.to_string())?;
-    fs::write(path, text).map_err(|error| format!("write {}: {error}", path.display()))
-}
-
 /// The working directory is made if the image lacks it, as runc does. A root that cannot be written to says
 /// so when the process gets there.
 fn make_working_dir(spec: &Spec) {
@@ -233,6 +173,8 @@ fn make_working_dir(spec: &Spec) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use libcontainer::notify_socket::NotifyListener;
 
     use super::*;

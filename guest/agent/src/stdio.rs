@@ -12,7 +12,10 @@ mod pump;
 mod stream;
 
 use std::{
-    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -38,28 +41,45 @@ use stream::{End, Pumped, Stream};
 /// What a pipe holds, in bytes, so that one call of the host carries more than the 64 KiB of the default.
 const PIPE_SIZE: libc::c_int = 256 * 1024;
 
-/// The process' side, handed to a worker.
-pub(crate) enum ChildStdio {
-    Pipes {
-        stdin: OwnedFd,
-        stdout: OwnedFd,
-        stderr: OwnedFd,
-    },
-    /// The socket the terminal is sent back through.
-    Terminal(PathBuf),
+/// The process' side, handed to the fork that makes it. `T` is where the terminal is sent, if it has one.
+pub(crate) enum ChildStdio<T> {
+    Pipes(Pipes),
+    Terminal(T),
 }
 
-impl ChildStdio {
+/// The process' ends, or the agent's.
+pub(crate) struct Pipes {
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+impl Pipes {
+    fn fds(&self) -> Vec<RawFd> {
+        [&self.stdin, &self.stdout, &self.stderr].map(AsRawFd::as_raw_fd).to_vec()
+    }
+}
+
+impl ChildStdio<OwnedFd> {
     pub(crate) fn fds(&self) -> Vec<RawFd> {
         match self {
-            Self::Pipes { stdin, stdout, stderr } => [stdin, stdout, stderr].map(AsRawFd::as_raw_fd).to_vec(),
+            Self::Pipes(pipes) => pipes.fds(),
+            Self::Terminal(socket) => vec![socket.as_raw_fd()],
+        }
+    }
+}
+
+impl ChildStdio<PathBuf> {
+    pub(crate) fn fds(&self) -> Vec<RawFd> {
+        match self {
+            Self::Pipes(pipes) => pipes.fds(),
             Self::Terminal(_) => Vec::new(),
         }
     }
 
     pub(crate) fn attach(self, builder: ContainerBuilder) -> ContainerBuilder {
         match self {
-            Self::Pipes { stdin, stdout, stderr } => {
+            Self::Pipes(Pipes { stdin, stdout, stderr }) => {
                 builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr)
             }
             Self::Terminal(socket) => builder.with_console_socket(Some(socket)),
@@ -95,63 +115,54 @@ pub(crate) struct Prepared {
 }
 
 enum Ends {
-    Pipes {
-        stdin: OwnedFd,
-        stdout: OwnedFd,
-        stderr: OwnedFd,
-    },
+    Pipes(Pipes),
+    /// Where the library sends the terminal of a container's first process.
     Terminal(Console),
-    /// A terminal that is there.
-    Received(OwnedFd),
+    /// Where a process that joins a container sends its own.
+    Socket(OwnedFd),
 }
 
-/// Makes pipes, or the socket a terminal comes from. `owner` may open the streams again by their names in
-/// `/proc/self/fd`.
-pub(crate) fn prepare(
-    terminal: bool,
+/// Pipes. `owner` may open them again by their names in `/proc/self/fd`.
+pub(crate) fn prepare<T>(
     owner: (u32, u32),
     connections: Connections,
-) -> Result<(ChildStdio, Prepared), Error> {
-    if terminal {
-        let console = Console::listen()?;
-        let child = ChildStdio::Terminal(console.path().to_owned());
-        return Ok((child, Prepared { ends: Ends::Terminal(console), connections }));
-    }
+) -> Result<(ChildStdio<T>, Prepared), Error> {
     let [stdin, stdout, stderr] = [pipe(owner)?, pipe(owner)?, pipe(owner)?];
-    let child = ChildStdio::Pipes { stdin: stdin.0, stdout: stdout.1, stderr: stderr.1 };
-    let ends = Ends::Pipes { stdin: stdin.1, stdout: stdout.0, stderr: stderr.0 };
-    Ok((child, Prepared { ends, connections }))
+    let child = Pipes { stdin: stdin.0, stdout: stdout.1, stderr: stderr.1 };
+    let ends = Pipes { stdin: stdin.1, stdout: stdout.0, stderr: stderr.0 };
+    Ok((ChildStdio::Pipes(child), Prepared { ends: Ends::Pipes(ends), connections }))
+}
+
+/// A socket by whose path the library sends a terminal.
+pub(crate) fn prepare_console(connections: Connections) -> Result<(ChildStdio<PathBuf>, Prepared), Error> {
+    let console = Console::listen()?;
+    let child = ChildStdio::Terminal(console.path().to_owned());
+    Ok((child, Prepared { ends: Ends::Terminal(console), connections }))
+}
+
+/// A socket for a terminal that its process makes.
+pub(crate) fn prepare_terminal(connections: Connections) -> Result<(ChildStdio<OwnedFd>, Prepared), Error> {
+    let (ours, childs) = UnixStream::pair().map_err(Error::system("make a socket for a terminal"))?;
+    let ends = Ends::Socket(ours.into());
+    Ok((ChildStdio::Terminal(childs.into()), Prepared { ends, connections }))
 }
 
 impl Prepared {
-    /// The streams of the process that has now been made. What goes by connections begins to.
+    /// The streams of the process that has now been made. What goes by connections begins to. A terminal that the
+    /// library has made is given to `owner`.
     pub(crate) fn complete(self, owner: (u32, u32)) -> Result<Stdio, Error> {
         match self.ends {
-            Ends::Pipes { stdin, stdout, stderr } => pipes(stdin, stdout, stderr, self.connections),
+            Ends::Pipes(Pipes { stdin, stdout, stderr }) => pipes(stdin, stdout, stderr, self.connections),
             Ends::Terminal(console) => {
                 let master = console.receive()?;
                 console::give_to(&master, owner.0)?;
                 terminal(master, self.connections)
             }
-            Ends::Received(master) => terminal(master, self.connections),
+            Ends::Socket(socket) => {
+                let master = console::take(&socket).map_err(Error::system("receive a terminal"))?;
+                terminal(master, self.connections)
+            }
         }
-    }
-
-    /// Returns when a process that is being made has its terminal, owned by `owner` and of `size`, rows and columns.
-    /// Never returns where there is none to come.
-    pub(crate) async fn terminal_is_there(
-        &mut self,
-        owner: (u32, u32),
-        size: Option<(u32, u32)>,
-    ) -> Result<(), Error> {
-        let Ends::Terminal(console) = &self.ends else { return std::future::pending().await };
-        let master = console.received().await?;
-        console::give_to(&master, owner.0)?;
-        if let Some((rows, columns)) = size {
-            console::resize(&master, rows, columns)?;
-        }
-        self.ends = Ends::Received(master);
-        Ok(())
     }
 }
 
@@ -276,7 +287,7 @@ mod tests {
     use nix::{pty::openpty, sys::termios, unistd::read};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::UnixStream,
+        net::UnixStream as Socket,
         time::timeout,
     };
 
@@ -286,21 +297,22 @@ mod tests {
         (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw())
     }
 
-    fn pipes() -> (ChildStdio, Stdio) {
+    fn pipes() -> (Pipes, Stdio) {
         pipes_with(Connections::default())
     }
 
-    fn pipes_with(connections: Connections) -> (ChildStdio, Stdio) {
-        let (child, prepared) = prepare(false, me(), connections).unwrap();
+    fn pipes_with(connections: Connections) -> (Pipes, Stdio) {
+        let (child, prepared) = prepare::<OwnedFd>(me(), connections).unwrap();
+        let ChildStdio::Pipes(child) = child else { panic!("asked for pipes") };
         (child, prepared.complete(me()).unwrap())
     }
 
-    fn connection() -> (UnixStream, Option<Box<dyn Connection>>) {
-        let (host, guest) = UnixStream::pair().unwrap();
+    fn connection() -> (Socket, Option<Box<dyn Connection>>) {
+        let (host, guest) = Socket::pair().unwrap();
         (host, Some(Box::new(guest)))
     }
 
-    async fn all(mut host: UnixStream) -> Vec<u8> {
+    async fn all(mut host: Socket) -> Vec<u8> {
         let mut got = Vec::new();
         timeout(Duration::from_secs(10), host.read_to_end(&mut got)).await.unwrap().unwrap();
         got
@@ -309,7 +321,7 @@ mod tests {
     #[tokio::test]
     async fn output_arrives_apart_and_ends_when_its_writers_do() {
         let (child, stdio) = pipes();
-        let ChildStdio::Pipes { stdin, stdout, stderr } = child else { panic!("asked for pipes") };
+        let Pipes { stdin, stdout, stderr } = child;
         File::from(stdout).write_all(b"out").unwrap();
         File::from(stderr).write_all(b"err").unwrap();
         assert_eq!(stdio.read_stdout(2).await.unwrap(), b"ou");
@@ -326,7 +338,7 @@ mod tests {
     #[tokio::test]
     async fn input_waits_for_room_and_ends_when_closed() {
         let (child, stdio) = pipes();
-        let ChildStdio::Pipes { stdin, .. } = &child else { panic!("asked for pipes") };
+        let stdin = &child.stdin;
         let much = vec![7; 4 * 1024 * 1024];
         let len = stdio.write_stdin(&much).await.unwrap();
         assert!(len > 0 && len < much.len());
@@ -356,7 +368,7 @@ mod tests {
     async fn connections_carry_output_apart_and_end_with_it() {
         let ((out, stdout), (err, stderr)) = (connection(), connection());
         let (child, stdio) = pipes_with(Connections { stdin: None, stdout, stderr });
-        let ChildStdio::Pipes { stdin, stdout, stderr } = child else { panic!("asked for pipes") };
+        let Pipes { stdin, stdout, stderr } = child;
         let much: Vec<u8> = (0..2_000_000).map(|at: u32| at as u8).collect();
         let wanted = much.clone();
         let writer = std::thread::spawn(move || File::from(stdout).write_all(&much).unwrap());
@@ -378,7 +390,7 @@ mod tests {
         for by_call in [false, true] {
             let (mut host, stdin) = connection();
             let (child, stdio) = pipes_with(Connections { stdin, ..Connections::default() });
-            let ChildStdio::Pipes { stdin, .. } = &child else { panic!("asked for pipes") };
+            let stdin = &child.stdin;
             host.write_all(b"in").await.unwrap();
             assert!(matches!(stdio.write_stdin(b"x").await, Err(Error::State(_))));
             if by_call {
@@ -397,7 +409,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_is_not_made_hangs_up() {
         let (host, stdout) = connection();
-        drop(prepare(false, me(), Connections { stdout, ..Connections::default() }).unwrap());
+        drop(prepare::<OwnedFd>(me(), Connections { stdout, ..Connections::default() }).unwrap());
         assert!(all(host).await.is_empty());
     }
 

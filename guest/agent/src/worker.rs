@@ -19,7 +19,7 @@ use nix::{
     unistd::{ForkResult, Pid, fork, pipe2, read, write},
 };
 
-use crate::{error::Error, reaper::Reaper};
+use crate::{error::Error, reaper::Reaper, scheduling};
 
 /// Longest message a worker sends back, in bytes: fits the pipe, so its one write never blocks.
 const MAX_REPORT: usize = 16 * 1024;
@@ -122,11 +122,8 @@ fn work<F>(sender: &OwnedFd, kept: Vec<RawFd>, job: F) -> !
 where
     F: FnOnce() -> Result<String, String>,
 {
-    IS_WORKER.store(true, Ordering::Relaxed);
-    let outcome = restore_signals()
-        .and_then(|()| close_all_but(kept))
-        .map_err(|error| format!("prepare a worker: {error}"))
-        .and_then(|()| {
+    let outcome =
+        leave_the_agent(kept).map_err(|error| format!("prepare a worker: {error}")).and_then(|()| {
             catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err("the worker panicked".to_owned()))
         });
     let (tag, mut text) = match outcome {
@@ -139,6 +136,15 @@ where
     let _ = write(sender, &text);
     // SAFETY: ends the process without running the agent's own exit handlers.
     unsafe { libc::_exit(0) }
+}
+
+/// What every fork of the agent does first: it is scheduled and signalled as any process, and has no file of the agent's
+/// but the standard three and `kept`.
+pub(crate) fn leave_the_agent(kept: Vec<RawFd>) -> io::Result<()> {
+    IS_WORKER.store(true, Ordering::Relaxed);
+    scheduling::as_any()?;
+    restore_signals()?;
+    close_all_but(kept)
 }
 
 /// Containers must not inherit the agent's ways with signals: Rust ignores SIGPIPE, the event loop handles

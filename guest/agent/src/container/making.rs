@@ -1,22 +1,19 @@
 //! From a description to a process with streams.
 
-use std::{os::fd::OwnedFd, pin::pin, time::Duration};
+use std::{os::fd::OwnedFd, time::Duration};
 
-use nix::{
-    fcntl::OFlag,
-    unistd::{Pid, pipe2, read, write},
-};
+use nix::unistd::{Pid, read};
 use oci_spec::runtime::{Process as Description, Spec};
 use tokio::io::Interest;
 
 use crate::{
-    cgroup::Cgroup,
+    cgroup::{self, Cgroup},
     error::Error,
     id::Id,
     process::Process,
     readiness,
     reaper::Reaper,
-    runtime::{Create, Exec, Failure},
+    runtime::{Create, Failure, join::Exec},
     stdio::{self, Prepared, arrivals::Connections},
     worker::{self, Report},
 };
@@ -55,8 +52,12 @@ pub(super) async fn init(
     spec: &mut Spec,
     connections: Connections,
 ) -> Result<(Process, Failed), Error> {
-    let (child, prepared) = streams(description(spec)?, connections)?;
-    let (owner, size) = (owner(description(spec)?), size(description(spec)?));
+    let process = description(spec)?;
+    let (owner, size) = (owner(process), size(process));
+    let (child, prepared) = match process.terminal() {
+        Some(true) => stdio::prepare_console(connections)?,
+        _ => stdio::prepare(owner, connections)?,
+    };
     let failure = Failure::new()?;
     let failed = failure.reader.try_clone().map_err(Error::system("duplicate a pipe"))?;
     let create = Create { id, spec: &mut *spec, stdio: child, failure };
@@ -73,56 +74,31 @@ pub(super) async fn init(
 /// Makes a process in a running container, and has it execute its program.
 pub(super) async fn exec(
     reaper: &Reaper,
-    container: &Id,
+    cgroup: &Cgroup,
     init: Pid,
     spec: &Spec,
-    mut description: Description,
+    description: &Description,
     connections: Connections,
 ) -> Result<Process, Error> {
-    let (child, mut prepared) = streams(&description, connections)?;
-    // A terminal is the library's to make, so its owner and its size come late: not later than the program, though.
-    let gate = description.terminal().unwrap_or(false).then(gate).transpose()?;
-    let (go, gate) = gate.unzip();
-    let (owner, size) = (owner(&description), size(&description));
-    let exec = Exec {
-        container,
-        init: init.as_raw(),
-        process: &mut description,
-        spec,
-        stdio: child,
-        failure: Failure::new()?,
-        go,
+    let owner = owner(description);
+    let (stdio, prepared) = match description.terminal() {
+        Some(true) => stdio::prepare_terminal(connections)?,
+        _ => stdio::prepare(owner, connections)?,
     };
-    let what = format!("make a process in container {container}");
-    let fds = exec.fds();
-    let mut made = pin!(worker::run(reaper, &what, &fds, MAKE, move || exec.run()));
-    let report = tokio::select! {
-        report = &mut made => report?,
-        there = prepared.terminal_is_there(owner, size) => {
-            // Without the byte the program does not run, and the worker says so.
-            let opened = there.map(|()| gate.map(|gate| write(gate, &[1])));
-            let report = made.await;
-            opened?;
-            report?
-        }
-    };
-    complete(reaper, &report, prepared, owner, size)
-}
-
-/// The two ends of what a program waits at.
-fn gate() -> Result<(OwnedFd, OwnedFd), Error> {
-    pipe2(OFlag::O_CLOEXEC).map_err(Error::system("make a pipe to a process"))
+    let Failure { reader, writer } = Failure::new()?;
+    let pid = Exec { cgroup, init, process: description, spec, stdio, failure: writer }.start()?;
+    // First of all, so that its end is not lost.
+    let exit = reaper.claim(pid);
+    if let Err(error) = Failed(reader).unless_executed("make a process").await {
+        // It has ended, or hangs where a signal may still end it.
+        let _ = cgroup::send(pid, libc::SIGKILL);
+        return Err(error);
+    }
+    Ok(Process::new(pid, exit, prepared.complete(owner)?))
 }
 
 fn description(spec: &Spec) -> Result<&Description, Error> {
     spec.process().as_ref().ok_or_else(|| Error::invalid("spec.process: missing"))
-}
-
-fn streams(
-    description: &Description,
-    connections: Connections,
-) -> Result<(stdio::ChildStdio, Prepared), Error> {
-    stdio::prepare(description.terminal().unwrap_or(false), owner(description), connections)
 }
 
 /// Rows and columns of the terminal, if they are given.

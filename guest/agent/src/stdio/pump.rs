@@ -12,8 +12,11 @@ use tokio::{
     sync::oneshot,
 };
 
-/// Most bytes read at a time: what a pipe holds by default, and what one packet of a vsock does.
+/// Bytes read at a time at first: what a pipe holds by default, and what one packet of a vsock does.
 const CHUNK: usize = 64 * 1024;
+/// Bytes read at a time of a stream that filled the last chunk: all that a process' pipe holds, as each read of a full
+/// pipe lets its writer go on.
+const MOST: usize = super::PIPE_SIZE as usize;
 
 /// From the process to the host. Ends with what it reads from, when all of it has been written; then hangs up.
 ///
@@ -71,9 +74,10 @@ pub(super) async fn input(
 /// Reads into `chunk` what there is; nothing at the end. The chunk takes up memory only while there is something to
 /// move: most streams are idle most of the time.
 async fn read(from: &mut (impl AsyncRead + Unpin), chunk: &mut Vec<u8>) -> io::Result<()> {
+    let room = if chunk.len() < CHUNK { CHUNK } else { MOST };
     poll_fn(|cx| {
         chunk.clear();
-        chunk.reserve_exact(CHUNK);
+        chunk.reserve_exact(room);
         let polled = pin!(from.read_buf(chunk)).poll(cx);
         if polled.is_pending() {
             *chunk = Vec::new();

@@ -101,8 +101,8 @@ matrix: guest build ## e2e and whole machines again with a newer containerd and 
 	KATA_TEST_SANDBOX_API=1 $(MAKE) --no-print-directory e2e SUITE="--test pods"
 
 .PHONY: bench
-bench: guest build ## measure starts, execs, streams and memory; the report goes to target/bench
-	$(AS_ROOT) env KATA_TEST_SHIM=$(SHIM) cargo run --quiet --release --locked --package tests --bin bench
+bench: guest build ## measure starts, execs, streams and memory, or some PARTS; the report goes to target/bench
+	$(AS_ROOT) env KATA_TEST_SHIM=$(SHIM) cargo run --quiet --release --locked --package tests --bin bench -- $(PARTS)
 
 .PHONY: demo
 demo: ## one pod in a virtual machine, everything set up (IMAGE=<OCI archive> CMD="program args" for your own)

@@ -1,12 +1,14 @@
 //! What a start, an exec, a stream and a pod cost, all from one run: a table, and target/bench/report.json.
 //!
-//! `make bench`, or `cargo run --release -p tests --bin bench`. Set `KATA_BENCH_ROUNDS` for more than three cold
-//! starts. What a runtime is compared with is measured in the same run on the same machine: runc, and the bare vsock.
+//! `make bench`, or `cargo run --release -p tests --bin bench`; `make bench PARTS="running guest"` measures some
+//! of it. Set `KATA_BENCH_ROUNDS` for more than three cold starts. What a runtime is compared with is measured in the same
+//! run on the same machine: runc, and the bare vsock.
 
 mod guest;
 mod measure;
 mod pods;
 mod report;
+mod streams;
 mod templates;
 mod translation;
 
@@ -16,12 +18,12 @@ use report::Report;
 use tests::{Result, World, mounts};
 
 fn main() -> ExitCode {
-    let mut args = std::env::args().skip(1);
-    if args.next().as_deref() == Some(guest::SOURCE) {
-        // Inside the guest this program is the other end of the bare stream.
-        return status(guest::source(args));
+    let mut args = std::env::args().skip(1).peekable();
+    if args.next_if(|arg| arg == guest::PEER).is_some() {
+        // Inside the guest this program is the other end of a bare stream.
+        return status(guest::peer(args));
     }
-    status(bench())
+    status(bench(&args.collect::<Vec<_>>()))
 }
 
 fn status(result: Result<()>) -> ExitCode {
@@ -34,11 +36,11 @@ fn status(result: Result<()>) -> ExitCode {
     }
 }
 
-fn bench() -> Result<()> {
+fn bench(asked: &[String]) -> Result<()> {
     mounts::like_a_hosts()?;
     let world = World::new()?;
     let mut report = Report::default();
-    let measured = measure::all(&world, &mut report);
+    let measured = measure::all(&world, asked, &mut report);
     let finished = world.finish();
     measured.and(finished)?;
     report.print();

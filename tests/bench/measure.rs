@@ -2,21 +2,19 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::ConnectResponse;
 use tests::bundle::{process, spec};
 use tests::shim::TaskClient;
-use tests::stdio::Fifos;
 use tests::{Case, Context, Failure, Result, World, check_eq};
 
-use crate::guest::{self, rate};
+use crate::guest;
 use crate::report::{Report, median, say};
-use crate::{pods, templates};
+use crate::{pods, streams, templates};
 
 const EXECS: usize = 30;
-const STREAM: usize = 64 << 20;
 
 /// The phases of a start in their order, and what is in the line that the shim logs when each is reached.
 const PHASES: [(&str, &str); 6] = [
@@ -30,21 +28,28 @@ const PHASES: [(&str, &str); 6] = [
     ("started", "phase=started"),
 ];
 
-/// Measures everything into `report`.
-pub(crate) fn all(world: &World, report: &mut Report) -> Result<()> {
-    let step = |what: &str| say(&format!("measuring {what} ..."));
-    step("the shim's start action");
-    world.case(|case| start_action(case, report))?;
-    step("cold starts");
-    world.case(|case| cold_starts(case, report))?;
-    step("starts from a template");
-    world.case(|case| templates::measure(case, report))?;
-    step("execs, streams and memory");
-    world.case(|case| running_pod(case, report))?;
-    step("a guest without a shim");
-    world.case(|case| guest::measure(case, report))?;
-    step("pods");
-    pods::measure(report)
+/// Measures into `report` the parts that are asked for by name, or all.
+pub(crate) fn all(world: &World, asked: &[String], report: &mut Report) -> Result<()> {
+    type Part<'a> = &'a dyn Fn(&mut Report) -> Result<()>;
+    let parts: [(&str, Part<'_>); 6] = [
+        ("action", &|report| world.case(|case| start_action(case, report))),
+        ("cold", &|report| world.case(|case| cold_starts(case, report))),
+        ("templates", &|report| world.case(|case| templates::measure(case, report))),
+        ("running", &|report| world.case(|case| running_pod(case, report))),
+        ("guest", &|report| world.case(|case| guest::measure(case, report))),
+        ("pods", &pods::measure),
+    ];
+    let names = parts.map(|(name, _)| name);
+    if let Some(unknown) = asked.iter().find(|asked| !names.contains(&asked.as_str())) {
+        return Err(Failure::new(format!("{unknown}: not one of {}", names.join(", "))));
+    }
+    for (name, part) in
+        parts.iter().filter(|(name, _)| asked.is_empty() || asked.iter().any(|asked| asked == name))
+    {
+        say(&format!("measuring {name} ..."));
+        part(report)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn rounds() -> usize {
@@ -138,26 +143,28 @@ fn running_pod(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let idle = pss_kib(shim)?;
 
     report.heading("A running container");
-    report.add("exec_p50_ms", exec_p50(case, "pod")?, "ctr task exec of true, until it returns");
-    report.add("runc_exec_p50_ms", exec_p50(case, "process")?, "the same with runc");
+    let [own, runc] = exec_p50(case, ["pod", "process"])?;
+    report.add("exec_p50_ms", own, "ctr task exec of true, until it returns");
+    report.add("runc_exec_p50_ms", runc, "the same with runc, in turn");
     report.add("exec_api_p50_ms", exec_api_p50(case, &task)?, "Exec, Start, Wait and Delete alone");
-    report.add("stdout_mb_s", stdout(case, &task)?, "from the process to the FIFO's reader");
-    report.add("stdin_mb_s", stdin(case, &task)?, "from the FIFO's writer to the process");
+    streams::measure(case, &task, report)?;
 
     report.heading("Memory");
     report.add("shim_pss_kib", idle, "the shim after the start");
-    report.add("shim_pss_after_stream_kib", pss_kib(shim)?, "the shim after execs and streams");
-    report.add(
-        "pod_pss_kib",
-        family(shim).into_iter().filter_map(|pid| pss_kib(pid).ok()).sum(),
-        "all of the pod",
-    );
+    report.add("shim_pss_after_stream_kib", pss_kib(shim)?, "the shim after execs, and 1 GiB of streams");
+    report.add("pod_pss_kib", family_pss_kib(shim), "all of the pod");
     Ok(())
 }
 
-fn exec_p50(case: &Case<'_>, id: &str) -> Result<f64> {
-    let exec = |_| Ok(millis(case.exec(id, &[], &["true"])?.exits(0)?.took));
-    Ok(median((0..EXECS).map(exec).collect::<Result<Vec<f64>>>()?))
+/// In turn, as what a machine gives changes from moment to moment.
+fn exec_p50(case: &Case<'_>, ids: [&str; 2]) -> Result<[f64; 2]> {
+    let mut times = [const { Vec::new() }; 2];
+    for _ in 0..EXECS {
+        for (id, times) in ids.iter().zip(&mut times) {
+            times.push(millis(case.exec(id, &[], &["true"])?.exits(0)?.took));
+        }
+    }
+    Ok(times.map(median))
 }
 
 fn exec_api_p50(case: &Case<'_>, task: &TaskClient) -> Result<f64> {
@@ -174,42 +181,6 @@ fn exec_api_p50(case: &Case<'_>, task: &TaskClient) -> Result<f64> {
     Ok(median((0..EXECS).map(exec).collect::<Result<Vec<f64>>>()?))
 }
 
-fn stdout(case: &Case<'_>, task: &TaskClient) -> Result<f64> {
-    let stdio = Fifos::new(&case.dir(), "out")?;
-    let count = format!("count={}", STREAM >> 16);
-    let process =
-        process(&spec(case.world, &case.namespace, &task.id, &[]), &["dd", "if=/dev/zero", "bs=64k", &count]);
-    task.exec("out", &process, Some(&stdio))?;
-    task.start("out")?;
-    let began = Instant::now();
-    let (out, _) = stdio.collect(tests::case::PATIENCE)?;
-    let took = began.elapsed();
-    check_eq!(out.len(), STREAM, "bytes of stdout");
-    task.wait("out")?;
-    task.delete("out")?;
-    Ok(rate(STREAM, took))
-}
-
-fn stdin(case: &Case<'_>, task: &TaskClient) -> Result<f64> {
-    let stdio = Fifos::new(&case.dir(), "in")?;
-    let process =
-        process(&spec(case.world, &case.namespace, &task.id, &[]), &["dd", "of=/dev/null", "bs=64k"]);
-    task.exec("in", &process, Some(&stdio))?;
-    task.start("in")?;
-    let began = Instant::now();
-    let mut input = stdio.input()?;
-    let chunk = vec![0; 1 << 20];
-    for _ in 0..STREAM / chunk.len() {
-        input.write_all(&chunk)?;
-    }
-    drop(input);
-    task.close_stdin("in")?;
-    check_eq!(task.wait("in")?, 0, "status");
-    let took = began.elapsed();
-    task.delete("in")?;
-    Ok(rate(STREAM, took))
-}
-
 /// Proportional set size in KiB: a page shared by n processes counts 1/n.
 pub(crate) fn pss_kib(pid: u32) -> Result<f64> {
     let mut text = String::new();
@@ -219,8 +190,13 @@ pub(crate) fn pss_kib(pid: u32) -> Result<f64> {
     Ok(number.parse()?)
 }
 
+/// That of a shim and all it has started, in KiB.
+pub(crate) fn family_pss_kib(shim: u32) -> f64 {
+    family(shim).into_iter().filter_map(|pid| pss_kib(pid).ok()).sum()
+}
+
 /// A process and all that descend from it.
-pub(crate) fn family(first: u32) -> Vec<u32> {
+fn family(first: u32) -> Vec<u32> {
     let mut all = vec![first];
     let mut next = 0;
     while let Some(&pid) = all.get(next) {

@@ -8,7 +8,7 @@ use tests::pods::{Pod, PodWorld};
 use tests::{Context, Result, check_eq};
 
 use crate::guest::rate;
-use crate::measure::{family, millis, pss_kib, rounds};
+use crate::measure::{family_pss_kib, millis, rounds};
 use crate::report::{Report, median, percentile};
 
 const EXECS: usize = 30;
@@ -132,6 +132,5 @@ fn crowd(world: &PodWorld, ids: &mut Vec<String>, report: &mut Report) -> Result
 }
 
 fn pod_pss_kib(world: &PodWorld, id: &str) -> Result<f64> {
-    let shim = world.shim_of(id)?;
-    Ok(family(shim).into_iter().filter_map(|pid| pss_kib(pid).ok()).sum())
+    Ok(family_pss_kib(world.shim_of(id)?))
 }

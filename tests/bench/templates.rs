@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use containerd_shim_protos::api::ConnectResponse;
 use tests::case::PATIENCE;
 use tests::command::run;
 use tests::keeper::Keeper;
 use tests::{Case, Result, operator};
 
+use crate::measure::family_pss_kib;
 use crate::report::{Report, median, percentile};
 
 /// Starts one after the other, and starts at once.
@@ -68,7 +70,14 @@ fn copies(case: &Case<'_>, report: &mut Report) -> Result<()> {
     report.add("template_start_s", median(starts.clone()), "the median of 64 in a row");
     report.add("template_start_p99_s", percentile(starts, 99), "all but one in a hundred are as fast");
     report.add("concurrent8_s", at_once(case, &file)?, "eight at once, until the last returns");
+    report.add("idle_pod_pss_kib", idle(case, &file)?, "a sandbox with a container that sleeps, all of it");
     kept(case, report, &templates)
+}
+
+fn idle(case: &Case<'_>, file: &Path) -> Result<f64> {
+    case.container("idle").configured(file).detach(["sleep", "100000"])?;
+    let shim = case.shim_of("idle")?.plain::<ConnectResponse>("Connect")?.shim_pid;
+    Ok(family_pss_kib(shim))
 }
 
 /// A start whose machine is there before it: a copy of the same template that is kept ready, one at a time.

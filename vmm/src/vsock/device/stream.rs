@@ -15,11 +15,11 @@ use tokio::{
 };
 
 /// Bytes a guest may send before the program on the host has taken them.
-pub(super) const ROOM: u32 = 512 * 1024;
+pub(super) const ROOM: u32 = 256 * 1024;
 /// Bytes the host's program may be ahead of the guest.
-const AHEAD: usize = 256 * 1024;
+const AHEAD: usize = 64 * 1024;
 /// The guest is told that there is room again when it is this much.
-const WORTH_TELLING: u32 = ROOM / 2;
+const WORTH_TELLING: u32 = ROOM / 4;
 
 /// What the device and the program share.
 #[derive(Debug, Default)]

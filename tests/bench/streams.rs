@@ -1,0 +1,157 @@
+//! What a process' streams carry, beside a bare vsock in the same minute: a round of each after the other, as what a
+//! machine gives to one of them changes from moment to moment.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use tests::bundle::{process, spec};
+use tests::case::PATIENCE;
+use tests::machine::Machine;
+use tests::shim::TaskClient;
+use tests::stdio::Fifos;
+use tests::{Case, Context, Result, check_eq};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Runtime;
+use vmm::{Listener, Stream};
+
+use crate::guest::{CHUNK, PORT, rate, rootfs, run};
+use crate::report::{Report, median};
+
+/// Bytes of each stream: with all rounds, 512 MiB through the shim each way.
+const LENGTH: usize = 64 << 20;
+const ROUNDS: usize = 8;
+
+/// Measures all streams, of the process by execs in the task's container.
+pub(crate) fn measure(case: &Case<'_>, task: &TaskClient, report: &mut Report) -> Result<()> {
+    let mut bare = Bare::boot(case)?;
+    let measured = rounds(case, task, &mut bare);
+    bare.end()?;
+    let [stdout, stdin, from_guest, to_guest] = measured?;
+    report.add("stdout_mb_s", stdout, "from the process to the FIFO's reader");
+    report.add("stdin_mb_s", stdin, "from the FIFO's writer to the process");
+    report.add("bare_vsock_mb_s", from_guest, "guest to host with nothing of ours in between");
+    report.add("bare_vsock_in_mb_s", to_guest, "host to guest, the same");
+    report.add("stdout_of_bare", stdout / from_guest, "the part of it that stdout comes to");
+    report.add("stdin_of_bare", stdin / to_guest, "the part of it that stdin comes to");
+    Ok(())
+}
+
+fn rounds(case: &Case<'_>, task: &TaskClient, bare: &mut Bare) -> Result<[f64; 4]> {
+    let mut rates = [const { Vec::new() }; 4];
+    for _ in 0..ROUNDS {
+        rates[0].push(stdout(case, task)?);
+        rates[2].push(bare.send(case)?);
+        rates[1].push(stdin(case, task)?);
+        rates[3].push(bare.take(case)?);
+    }
+    Ok(rates.map(median))
+}
+
+fn stdout(case: &Case<'_>, task: &TaskClient) -> Result<f64> {
+    let stdio = Fifos::new(&case.dir(), "out")?;
+    let (size, count) = (format!("bs={CHUNK}"), format!("count={}", LENGTH / CHUNK));
+    let program = ["dd", "if=/dev/zero", &size, &count];
+    task.exec("out", &process(&spec(case.world, &case.namespace, &task.id, &[]), &program), Some(&stdio))?;
+    task.start("out")?;
+    let began = Instant::now();
+    let (out, _) = stdio.collect(PATIENCE)?;
+    let took = began.elapsed();
+    check_eq!(out.len(), LENGTH, "bytes of stdout");
+    task.wait("out")?;
+    task.delete("out")?;
+    Ok(rate(LENGTH, took))
+}
+
+fn stdin(case: &Case<'_>, task: &TaskClient) -> Result<f64> {
+    let stdio = Fifos::new(&case.dir(), "in")?;
+    let program = ["dd", "of=/dev/null", &format!("bs={CHUNK}")];
+    task.exec("in", &process(&spec(case.world, &case.namespace, &task.id, &[]), &program), Some(&stdio))?;
+    task.start("in")?;
+    let began = Instant::now();
+    let mut input = stdio.input()?;
+    let chunk = vec![0; 1 << 20];
+    for _ in 0..LENGTH / chunk.len() {
+        input.write_all(&chunk)?;
+    }
+    drop(input);
+    task.close_stdin("in")?;
+    check_eq!(task.wait("in")?, 0, "status");
+    let took = began.elapsed();
+    task.delete("in")?;
+    Ok(rate(LENGTH, took))
+}
+
+/// A guest without a shim, in which a container connects back and does nothing but send or take.
+struct Bare {
+    runtime: Runtime,
+    machine: Machine,
+    connections: Listener,
+    made: usize,
+}
+
+impl Bare {
+    fn boot(case: &Case<'_>) -> Result<Bare> {
+        let share = case.dir().join("bare");
+        rootfs(&share.join("rootfs"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let machine = runtime.block_on(Machine::boot(case, share, |_| {}))?;
+        let connections =
+            runtime.block_on(async { machine.vm.vsock().listen(PORT).context("the device") })?;
+        Ok(Bare { runtime, machine, connections, made: 0 })
+    }
+
+    /// The guest sends.
+    fn send(&mut self, case: &Case<'_>) -> Result<f64> {
+        self.round(case, LENGTH, async |stream: &mut dyn Stream| drain(stream, LENGTH).await)
+    }
+
+    /// The guest takes.
+    fn take(&mut self, case: &Case<'_>) -> Result<f64> {
+        self.round(case, 0, async |stream: &mut dyn Stream| {
+            let began = Instant::now();
+            stream.write_all(&vec![0; LENGTH]).await?;
+            stream.shutdown().await?;
+            // It hangs up when it has taken all.
+            while stream.read(&mut [0]).await? > 0 {}
+            Ok(began.elapsed())
+        })
+    }
+
+    fn round(
+        &mut self,
+        case: &Case<'_>,
+        sent: usize,
+        measure: impl AsyncFnOnce(&mut dyn Stream) -> Result<Duration>,
+    ) -> Result<f64> {
+        self.made += 1;
+        let id = format!("bare-{}", self.made);
+        let Bare { runtime, machine, connections, .. } = self;
+        let round = async {
+            run(&machine.agent, case, &id, sent).await?;
+            let mut stream = connections.recv().await.context("the guest's connection")?.stream;
+            let took = measure(stream.as_mut()).await?;
+            drop(stream);
+            machine.agent.remove_container(&id, Duration::ZERO).await?;
+            Ok(rate(LENGTH, took))
+        };
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, round).await? })
+    }
+
+    fn end(self) -> Result<()> {
+        self.runtime.block_on(self.machine.end())
+    }
+}
+
+/// How long it takes until so many bytes have come.
+async fn drain(stream: &mut dyn Stream, length: usize) -> Result<Duration> {
+    let began = Instant::now();
+    let mut buffer = vec![0; CHUNK];
+    let mut all = 0;
+    while all < length {
+        match stream.read(&mut buffer).await? {
+            0 => check_eq!(all, length, "bytes that came from the guest"),
+            more => all += more,
+        }
+    }
+    Ok(began.elapsed())
+}

@@ -57,6 +57,12 @@ impl Cgroup {
         &self.path
     }
 
+    /// Makes it, with its limits.
+    pub(crate) fn make(&self, limits: Option<&LinuxResources>) -> Result<(), Error> {
+        fs::create_dir_all(&self.path).map_err(Error::system(format!("make {}", self.path.display())))?;
+        limits.map_or(Ok(()), |limits| self.update(limits))
+    }
+
     /// Sends `signal`, which may be a real-time one, to every process in it. SIGKILL leaves no fork alive.
     pub(crate) fn signal(&self, signal: i32) -> Result<(), Error> {
         if signal == libc::SIGKILL {

@@ -21,12 +21,11 @@ use crate::{
     id::Id,
     process::Process,
     reaper::Reaper,
-    runtime::{self, spec, users},
+    runtime::{spec, users},
     stdio::arrivals::Connections,
-    worker,
 };
 use execs::Execs;
-use making::{Failed, MAKE};
+use making::Unstarted;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -42,8 +41,8 @@ pub(crate) struct Container {
     cgroup: Cgroup,
     init: Arc<Process>,
     execs: Execs,
-    /// Told by the first process if it cannot execute its program; taken by `start`.
-    failed: Mutex<Option<Failed>>,
+    /// Taken by `start`.
+    unstarted: Mutex<Option<Unstarted>>,
     /// Held, across awaits, by whoever changes the phase, and shared by those who rely on it.
     phase: RwLock<Phase>,
 }
@@ -57,7 +56,7 @@ impl Container {
         connections: Connections,
     ) -> Result<Self, Error> {
         let cgroup = Cgroup::of(&id);
-        let (init, failed) = making::init(reaper, &id, &mut spec, connections).await?;
+        let (init, unstarted) = making::init(reaper, &id, &cgroup, &mut spec, connections).await?;
         // Before the container's program can run.
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
@@ -68,7 +67,7 @@ impl Container {
             cgroup,
             init: Arc::new(init),
             execs: Execs::default(),
-            failed: Mutex::new(Some(failed)),
+            unstarted: Mutex::new(Some(unstarted)),
             phase: RwLock::new(Phase::Created),
         })
     }
@@ -102,16 +101,10 @@ impl Container {
         if self.init.has_ended() {
             return Err(Error::state(format!("container {}: its process has ended", self.id)));
         }
-        let what = format!("start container {}", self.id);
-        if self.spec.hooks().is_some() {
-            worker::run(reaper, &what, &[], MAKE, || runtime::start(&self.id)).await?;
-        } else {
-            runtime::let_go(&self.id).map_err(Error::system(what.clone()))?;
-        }
+        let unstarted = self.unstarted.lock().unwrap_or_else(PoisonError::into_inner).take();
         *phase = Phase::Running;
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match failed {
-            Some(failed) => failed.unless_executed(&what).await,
+        match unstarted {
+            Some(unstarted) => unstarted.start(reaper, &self.id, self.spec.hooks().is_some()).await,
             None => Ok(()),
         }
     }

@@ -1,8 +1,11 @@
 //! From a description to a process with streams.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    time::Duration,
+};
 
-use nix::unistd::{Pid, read};
+use nix::unistd::{Pid, read, write};
 use oci_spec::runtime::{Process as Description, Spec};
 use tokio::io::Interest;
 
@@ -13,19 +16,24 @@ use crate::{
     process::Process,
     readiness,
     reaper::Reaper,
-    runtime::{Create, Failure, join::Exec},
+    runtime::{
+        Failure,
+        first::First,
+        join::Exec,
+        library::{self, Create},
+    },
     stdio::{self, Prepared, arrivals::Connections},
     worker::{self, Report},
 };
 
 /// How long the making of a container or process may take, on the slowest of emulated machines.
-pub(super) const MAKE: Duration = Duration::from_secs(60);
+const MAKE: Duration = Duration::from_secs(60);
 
 /// Longest message of a process that cannot execute its program, in bytes.
 const MAX_MESSAGE: usize = 4096;
 
 /// The reading end of [`Failure`].
-pub(super) struct Failed(OwnedFd);
+struct Failed(OwnedFd);
 
 impl Failed {
     /// Returns once the process has executed its program, or ended without.
@@ -33,7 +41,7 @@ impl Failed {
     /// # Errors
     ///
     /// [`Error::Worker`] with the reason it gave.
-    pub(super) async fn unless_executed(self, what: &str) -> Result<(), Error> {
+    async fn unless_executed(self, what: &str) -> Result<(), Error> {
         let pipe = readiness::watch(self.0, Interest::READABLE).map_err(Error::system(what))?;
         let mut message = vec![0; MAX_MESSAGE];
         let said = pipe.async_io(Interest::READABLE, |pipe| Ok(read(pipe, &mut message)?));
@@ -43,15 +51,104 @@ impl Failed {
             len => Err(Error::Worker(String::from_utf8_lossy(&message[..len]).into_owned())),
         }
     }
+
+    /// The reason of a process that has ended without its program.
+    async fn reason(self, what: &str) -> Error {
+        let ended = || Error::Worker(format!("{what}: its first process has ended"));
+        self.unless_executed(what).await.err().unwrap_or_else(ended)
+    }
+}
+
+/// What a container that is made, and not yet started, waits for.
+pub(super) struct Unstarted {
+    failed: Failed,
+    /// None where the library waits by its own way.
+    gate: Option<OwnedFd>,
+}
+
+impl Unstarted {
+    /// Lets the container's program run, unless hooks of the library's have to see to that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Worker`] with the process' own words if it could not.
+    pub(super) async fn start(self, reaper: &Reaper, id: &Id, hooked: bool) -> Result<(), Error> {
+        let what = format!("start container {id}");
+        match &self.gate {
+            // A process that is gone has said why.
+            Some(gate) => drop(write(gate, &[1])),
+            None if hooked => drop(worker::run(reaper, &what, &[], MAKE, || library::start(id)).await?),
+            None => library::let_go(id).map_err(Error::system(what.clone()))?,
+        }
+        self.failed.unless_executed(&what).await
+    }
 }
 
 /// Makes the first process of a container, and the container with it.
 pub(super) async fn init(
     reaper: &Reaper,
     id: &Id,
+    cgroup: &Cgroup,
     spec: &mut Spec,
     connections: Connections,
-) -> Result<(Process, Failed), Error> {
+) -> Result<(Process, Unstarted), Error> {
+    let made = if library::makes(spec) {
+        by_library(reaper, id, spec, connections).await
+    } else {
+        first(reaper, id, cgroup, spec, connections).await
+    };
+    if made.is_err() {
+        // Of what was made in part something may be left.
+        let _ = cgroup.signal(libc::SIGKILL);
+    }
+    made
+}
+
+async fn first(
+    reaper: &Reaper,
+    id: &Id,
+    cgroup: &Cgroup,
+    spec: &mut Spec,
+    connections: Connections,
+) -> Result<(Process, Unstarted), Error> {
+    let what = format!("create container {id}");
+    let process = description(spec)?;
+    let owner = owner(process);
+    let (stdio, prepared) = match process.terminal() {
+        Some(true) => stdio::prepare_terminal(connections)?,
+        _ => stdio::prepare(owner, connections)?,
+    };
+    cgroup.make(spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()))?;
+    let Failure { reader, writer } = Failure::new()?;
+    let (ours, childs) = UnixStream::pair().map_err(Error::system(what.clone()))?;
+    let pid = First { cgroup, spec, stdio, failure: writer, gate: childs }.start()?;
+    // First of all, so that its end is not lost.
+    let exit = reaper.claim(pid);
+    let failed = Failed(reader);
+    match opened(ours, &what).await? {
+        Some(gate) => {
+            Ok((Process::new(pid, exit, prepared.complete(owner)?), Unstarted { failed, gate: Some(gate) }))
+        }
+        None => Err(failed.reason(&what).await),
+    }
+}
+
+/// The gate, when the process is at its other end; none if the process has ended.
+async fn opened(gate: UnixStream, what: &str) -> Result<Option<OwnedFd>, Error> {
+    gate.set_nonblocking(true).map_err(Error::system(what))?;
+    let gate = readiness::watch(gate.into(), Interest::READABLE).map_err(Error::system(what))?;
+    let there = gate.async_io(Interest::READABLE, |gate| Ok(read(gate, &mut [0])?));
+    let timeout = |_| Error::Timeout { what: what.to_owned(), after: MAKE };
+    let there = tokio::time::timeout(MAKE, there).await.map_err(timeout)?;
+    Ok(matches!(there, Ok(1)).then(|| gate.into_inner()))
+}
+
+async fn by_library(
+    reaper: &Reaper,
+    id: &Id,
+    spec: &mut Spec,
+    connections: Connections,
+) -> Result<(Process, Unstarted), Error> {
     let process = description(spec)?;
     let (owner, size) = (owner(process), size(process));
     let (child, prepared) = match process.terminal() {
@@ -62,13 +159,9 @@ pub(super) async fn init(
     let failed = failure.reader.try_clone().map_err(Error::system("duplicate a pipe"))?;
     let create = Create { id, spec: &mut *spec, stdio: child, failure };
     let what = format!("create container {id}");
-    let made = worker::run(reaper, &what, &create.fds(), MAKE, move || create.run()).await;
-    let completed = made.and_then(|report| complete(reaper, &report, prepared, owner, size));
-    if completed.is_err() {
-        // The library cleans up after its own errors, but not after ours and not after a deadline.
-        let _ = Cgroup::of(id).signal(libc::SIGKILL);
-    }
-    Ok((completed?, Failed(failed)))
+    let made = worker::run(reaper, &what, &create.fds(), MAKE, move || create.run()).await?;
+    let process = complete(reaper, &made, prepared, owner, size)?;
+    Ok((process, Unstarted { failed: Failed(failed), gate: None }))
 }
 
 /// Makes a process in a running container, and has it execute its program.

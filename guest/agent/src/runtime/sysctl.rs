@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Linux, Spec};
 
 /// Applies the settings under `net` and takes them out of the configuration.
 pub(super) fn apply_network(spec: &mut Spec) -> Result<(), String> {
@@ -11,12 +11,20 @@ pub(super) fn apply_network(spec: &mut Spec) -> Result<(), String> {
     let Some(all) = linux.sysctl_mut().take() else { return Ok(()) };
     let (network, rest): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|(key, _)| key.replace('/', ".").starts_with("net."));
-    for (key, value) in &network {
-        let path = path(key).ok_or_else(|| format!("sysctl {key:?}: not a name of a setting"))?;
-        fs::write(path, value).map_err(|error| format!("sysctl {key}={value}: {error}"))?;
-    }
+    network.iter().try_for_each(|(key, value)| set(key, value))?;
     linux.set_sysctl(Some(rest.into_iter().collect()));
     Ok(())
+}
+
+/// Applies the settings of the namespaces that a container has of its own, from within them, by the agent's view of /proc.
+/// That they are such has been validated.
+pub(super) fn apply_own(linux: &Linux) -> Result<(), String> {
+    linux.sysctl().iter().flatten().try_for_each(|(key, value)| set(key, value))
+}
+
+fn set(key: &str, value: &str) -> Result<(), String> {
+    let path = path(key).ok_or_else(|| format!("sysctl {key:?}: not a name of a setting"))?;
+    fs::write(path, value).map_err(|error| format!("sysctl {key}={value}: {error}"))
 }
 
 /// The file of a setting. With slashes as separators, dots belong to names of interfaces.

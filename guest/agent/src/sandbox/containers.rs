@@ -20,7 +20,7 @@ use crate::{
     id::Id,
     reaper::Reaper,
     runtime::{
-        self, disks,
+        self, disks, library,
         spec::{self, Shared},
         users,
     },
@@ -166,9 +166,10 @@ pub(super) async fn clean_up(reaper: &Reaper, id: &Id) -> Result<(), Error> {
         cgroup.signal(libc::SIGKILL)?;
         cgroup.emptied().await?;
     }
-    let owned = id.clone();
-    let what = format!("remove container {id}");
-    worker::run(reaper, &what, &[], REMOVE, move || runtime::delete(&owned)).await?;
+    if library::knows(id) {
+        let what = format!("remove container {id}");
+        worker::run(reaper, &what, &[], REMOVE, || library::delete(id)).await?;
+    }
     cgroup.remove()
 }
 

@@ -10,7 +10,7 @@ use libcontainer::workload::{self, ExecutorError, ExecutorSetEnvsError, Executor
 use nix::unistd::write;
 use oci_spec::runtime::{Process, Spec};
 
-use super::{
+use crate::runtime::{
     home,
     program::{Program, look_up},
 };

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tests::bundle::{process, spec};
+use tests::case::PATIENCE;
 use tests::world::SHARED;
-use tests::{Case, Failure, Result, check, check_eq};
+use tests::{Case, Failure, Result, check, check_eq, eventually};
 
 use crate::listed;
 
@@ -20,6 +21,7 @@ listed! {
         an_exec_of_a_file_that_is_no_program_fails_and_the_container_runs_on,
         an_exec_in_a_missing_directory_fails_and_the_container_runs_on,
         an_exec_is_killed_by_its_own_id,
+        an_exec_in_a_container_that_has_divided_its_cgroup_is_where_its_first_process_is,
         eight_execs_at_once_get_their_own_output,
     ],
     ours: []
@@ -122,6 +124,25 @@ fn runs_on(shared: &Case<'_>) -> Result<()> {
     let list = shared.ctr(["task", "ls"])?.out();
     check!(list.contains("RUNNING"), "the container does not run: {list}");
     shared.exec(SHARED, &[], &["true"])?.exits(0).map(|_| ())
+}
+
+/// As an init system does, which then holds no process in the container's own cgroup.
+fn an_exec_in_a_container_that_has_divided_its_cgroup_is_where_its_first_process_is(
+    case: &Case<'_>,
+) -> Result<()> {
+    let divide = "mkdir -p /tmp/cgroup; mount -t cgroup2 none /tmp/cgroup; cd /tmp/cgroup; mkdir inner; \
+        echo $$ >inner/cgroup.procs; echo +pids >cgroup.subtree_control && echo divided; exec sleep 1000";
+    let divided = case.container("divided").flags(["--privileged"]).start(["sh", "-ec", divide])?;
+    eventually(PATIENCE, || {
+        let told = case.exec("divided", &[], &["cat", "/tmp/cgroup/cgroup.subtree_control"])?.exits(0)?;
+        check!(told.out().contains("pids"), "controllers: {}", told.out());
+        Ok(())
+    })?;
+    let output = case.exec("divided", &[], &["cat", "/proc/self/cgroup"])?.exits(0)?;
+    check_eq!(output.out(), "0::/inner\n", "the exec's cgroup");
+    case.ctr(["task", "kill", "-s", "KILL", "divided"])?.exits(0)?;
+    divided.wait(PATIENCE)?.exits(137)?;
+    Ok(())
 }
 
 fn an_exec_is_killed_by_its_own_id(case: &Case<'_>) -> Result<()> {

@@ -6,8 +6,9 @@
 //! act     storages, containers, processes, streams   -> sandbox, container, process, stdio
 //! ```
 //!
-//! The agent has one thread. Whatever blocks or forks, and that is all of libcontainer, runs in a
-//! short-lived forked worker (see `worker`), so streams and waits never stand still behind it.
+//! The agent has one thread, and never blocks it: a container's process is a fork of the agent from its first step on (see
+//! `runtime`), and whatever else blocks runs in a short-lived forked worker (see `worker`), so streams and waits never stand
+//! still behind it.
 
 mod boot;
 mod cgroup;

@@ -26,7 +26,7 @@ const MAX_REPORT: usize = 16 * 1024;
 
 static IS_WORKER: AtomicBool = AtomicBool::new(false);
 
-/// Whether this process is a worker, or one of the processes it has forked.
+/// Whether this process is a fork of the agent, or of one.
 pub(crate) fn is_worker() -> bool {
     IS_WORKER.load(Ordering::Relaxed)
 }

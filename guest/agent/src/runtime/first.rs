@@ -144,11 +144,13 @@ impl Making<'_> {
         for path in linux.readonly_paths().iter().flatten() {
             make_readonly(Path::new(path)).map_err(said(&format!("make {path} read-only")))?;
         }
+        let Some(masked) = linux.masked_paths().as_ref().filter(|paths| !paths.is_empty()) else {
+            return Ok(());
+        };
         let null = null_device().map_err(said("open /dev/null"))?;
-        for path in linux.masked_paths().iter().flatten() {
-            mask(Path::new(path), &null, system).map_err(|why| format!("mask {path}: {why}"))?;
-        }
-        Ok(())
+        masked.iter().try_for_each(|path| {
+            mask(Path::new(path), &null, system).map_err(|why| format!("mask {path}: {why}"))
+        })
     }
 
     /// Until it is let go.

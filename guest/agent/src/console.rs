@@ -7,7 +7,7 @@ use std::{
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
         unix::{
-            fs::{MetadataExt, OpenOptionsExt},
+            fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
             net::UnixListener,
         },
     },
@@ -85,8 +85,11 @@ pub(crate) fn take(stream: &impl AsRawFd) -> io::Result<OwnedFd> {
 /// Makes a terminal of the devpts that this process' root has: its master and its device.
 pub(crate) fn open() -> io::Result<(OwnedFd, OwnedFd)> {
     const MULTIPLEXER: libc::dev_t = libc::makedev(5, 2);
-    let master = File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/pts/ptmx")?;
-    if master.metadata()?.rdev() != MULTIPLEXER {
+    // A pipe in its place would keep us waiting.
+    let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
+    let master = File::options().read(true).write(true).custom_flags(flags).open("/dev/pts/ptmx")?;
+    let meta = master.metadata()?;
+    if !meta.file_type().is_char_device() || meta.rdev() != MULTIPLEXER {
         return Err(io::Error::other("/dev/pts/ptmx is no terminal multiplexer"));
     }
     let unlocked: libc::c_int = 0;

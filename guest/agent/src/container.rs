@@ -127,7 +127,8 @@ impl Container {
         let slot = self.execs.reserve(&id)?;
         let description = self.describe(request)?;
         let init = self.init.pid();
-        let made = making::exec(reaper, &self.cgroup, init, &self.spec, &description, connections).await?;
+        let made =
+            making::exec(reaper, &self.id, &self.cgroup, init, &self.spec, &description, connections).await?;
         slot.fill(made);
         Ok(())
     }

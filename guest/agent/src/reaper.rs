@@ -55,6 +55,13 @@ impl Reaper {
         receiver
     }
 
+    /// The exit of `pid`, a fork of this process that it has made since it last looked for ends.
+    pub(crate) fn adopt(&self, pid: Pid) -> watch::Receiver<Option<ExitStatus>> {
+        // An earlier process of that id, whose end nobody has asked for.
+        self.state().unclaimed.remove(&pid);
+        self.claim(pid)
+    }
+
     pub(crate) fn worker_started(&self) {
         self.state().workers += 1;
     }
@@ -126,6 +133,17 @@ mod tests {
         reaper.ended(Pid::from_raw(8), 1);
         reaper.worker_done();
         assert_eq!(*reaper.claim(Pid::from_raw(8)).borrow(), None);
+    }
+
+    #[test]
+    fn a_fork_is_not_taken_for_one_that_ended_before_it() {
+        let reaper = Reaper::default();
+        reaper.worker_started();
+        reaper.ended(Pid::from_raw(7), 42);
+        let exit = reaper.adopt(Pid::from_raw(7));
+        assert_eq!(*exit.borrow(), None);
+        reaper.ended(Pid::from_raw(7), 1);
+        assert_eq!(*exit.borrow(), Some(1));
     }
 
     #[test]

@@ -28,6 +28,9 @@ use crate::{error::Error, files, id::Id};
 /// Where bundles are, and, by the host's conventions, everything that comes from it.
 pub(crate) const BUNDLES: &str = "/run/kata-containers";
 
+/// What a process says on the pipe of its [`Failure`] right before it executes its program.
+pub(crate) const EXECUTES: u8 = 0;
+
 /// Where a process between clone and exec says why it cannot go on. It is closed by a successful exec.
 pub(crate) struct Failure {
     pub(crate) reader: OwnedFd,

@@ -102,6 +102,10 @@ impl Sandbox {
         }
     }
 
+    pub(crate) fn reaper(&self) -> &Reaper {
+        &self.reaper
+    }
+
     /// Ends and removes everything. A step that fails does not keep the others from being tried.
     pub(crate) async fn destroy(&self) -> Result<(), Error> {
         let mut first = Ok(());

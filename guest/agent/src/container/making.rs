@@ -1,13 +1,14 @@
 //! From a description to a process with streams.
 
 use std::{
+    io,
     os::{fd::OwnedFd, unix::net::UnixStream},
     time::Duration,
 };
 
 use nix::unistd::{Pid, read, write};
 use oci_spec::runtime::{Process as Description, Spec};
-use tokio::io::Interest;
+use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     cgroup::{self, Cgroup},
@@ -17,7 +18,7 @@ use crate::{
     readiness,
     reaper::Reaper,
     runtime::{
-        Failure,
+        EXECUTES, Failure,
         first::First,
         join::Exec,
         library::{self, Create},
@@ -43,19 +44,29 @@ impl Failed {
     /// [`Error::Worker`] with the reason it gave.
     async fn unless_executed(self, what: &str) -> Result<(), Error> {
         let pipe = readiness::watch(self.0, Interest::READABLE).map_err(Error::system(what))?;
-        let mut message = vec![0; MAX_MESSAGE];
-        let said = pipe.async_io(Interest::READABLE, |pipe| Ok(read(pipe, &mut message)?));
         let timeout = |_| Error::Timeout { what: what.to_owned(), after: MAKE };
-        match tokio::time::timeout(MAKE, said).await.map_err(timeout)?.map_err(Error::system(what))? {
-            0 => Ok(()),
-            len => Err(Error::Worker(String::from_utf8_lossy(&message[..len]).into_owned())),
+        let said = tokio::time::timeout(MAKE, to_the_end(&pipe)).await.map_err(timeout)?;
+        let said = said.map_err(Error::system(what))?;
+        match said.strip_prefix(&[EXECUTES]).unwrap_or(&said) {
+            [] if said.is_empty() => {
+                Err(Error::Worker(format!("{what}: the process ended before its program ran")))
+            }
+            [] => Ok(()),
+            reason => Err(Error::Worker(String::from_utf8_lossy(reason).into_owned())),
         }
     }
+}
 
-    /// The reason of a process that has ended without its program.
-    async fn reason(self, what: &str) -> Error {
-        let ended = || Error::Worker(format!("{what}: its first process has ended"));
-        self.unless_executed(what).await.err().unwrap_or_else(ended)
+/// All that is said until the other end closes, or as much as anybody reads.
+async fn to_the_end(pipe: &AsyncFd<OwnedFd>) -> io::Result<Vec<u8>> {
+    let mut said = Vec::new();
+    let mut part = vec![0; MAX_MESSAGE];
+    loop {
+        let len = pipe.async_io(Interest::READABLE, |pipe| Ok(read(pipe, &mut part)?)).await?;
+        said.extend_from_slice(&part[..len]);
+        if len == 0 || said.len() >= MAX_MESSAGE {
+            return Ok(said);
+        }
     }
 }
 
@@ -122,14 +133,13 @@ async fn first(
     let Failure { reader, writer } = Failure::new()?;
     let (ours, childs) = UnixStream::pair().map_err(Error::system(what.clone()))?;
     let pid = First { cgroup, spec, stdio, failure: writer, gate: childs }.start()?;
-    // First of all, so that its end is not lost.
-    let exit = reaper.claim(pid);
+    let exit = reaper.adopt(pid);
     let failed = Failed(reader);
     match opened(ours, &what).await? {
         Some(gate) => {
             Ok((Process::new(pid, exit, prepared.complete(owner)?), Unstarted { failed, gate: Some(gate) }))
         }
-        None => Err(failed.reason(&what).await),
+        None => Err(failed.unless_executed(&what).await.err().unwrap_or_else(|| Error::state(what))),
     }
 }
 
@@ -167,6 +177,7 @@ async fn by_library(
 /// Makes a process in a running container, and has it execute its program.
 pub(super) async fn exec(
     reaper: &Reaper,
+    id: &Id,
     cgroup: &Cgroup,
     init: Pid,
     spec: &Spec,
@@ -179,15 +190,20 @@ pub(super) async fn exec(
         _ => stdio::prepare(owner, connections)?,
     };
     let Failure { reader, writer } = Failure::new()?;
-    let pid = Exec { cgroup, init, process: description, spec, stdio, failure: writer }.start()?;
-    // First of all, so that its end is not lost.
-    let exit = reaper.claim(pid);
-    if let Err(error) = Failed(reader).unless_executed("make a process").await {
-        // It has ended, or hangs where a signal may still end it.
-        let _ = cgroup::send(pid, libc::SIGKILL);
-        return Err(error);
+    let pid = Exec { id, cgroup, init, process: description, spec, stdio, failure: writer }.start()?;
+    let exit = reaper.adopt(pid);
+    let what = format!("make a process in container {id}");
+    let executed = Failed(reader).unless_executed(&what).await;
+    match executed.and_then(|()| prepared.complete(owner)) {
+        Ok(stdio) => Ok(Process::new(pid, exit, stdio)),
+        Err(error) => {
+            // Whether it hangs, or runs without streams; unless its id is another's by now.
+            if exit.borrow().is_none() {
+                let _ = cgroup::send(pid, libc::SIGKILL);
+            }
+            Err(error)
+        }
     }
-    Ok(Process::new(pid, exit, prepared.complete(owner)?))
 }
 
 fn description(spec: &Spec) -> Result<&Description, Error> {

@@ -198,7 +198,8 @@ impl AgentService for Agent {
     }
 
     async fn resize_volume(&self, _: &TtrpcContext, request: ResizeVolumeRequest) -> Result<Empty> {
-        to_the_end(async move { volume::resize(&request).await }).await?;
+        let sandbox = self.sandbox.clone();
+        to_the_end(async move { volume::resize(sandbox.reaper(), &request).await }).await?;
         Ok(Empty::new())
     }
 

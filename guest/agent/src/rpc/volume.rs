@@ -22,7 +22,7 @@ use nix::{
 use protobuf::MessageField;
 use tokio::time::{Instant, sleep};
 
-use crate::{error::Error, runtime::BUNDLES};
+use crate::{error::Error, reaper::Reaper, runtime::BUNDLES, worker};
 
 nix::ioctl_write_ptr!(ext4_resize, b'f', 16, u64);
 
@@ -30,6 +30,8 @@ nix::ioctl_write_ptr!(ext4_resize, b'f', 16, u64);
 const SECTOR: u64 = 512;
 /// How long a disk may take to show its new size: the hypervisor tells the driver, which tells the block layer.
 const GROWN: Duration = Duration::from_secs(10);
+/// How long a file system may take to grow.
+const GROWING: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_millis(20);
 
 fn checked(path: &str) -> Result<&Path, Error> {
@@ -68,7 +70,7 @@ pub(super) fn stats(request: &VolumeStatsRequest) -> Result<VolumeStatsResponse,
 }
 
 /// Has the file system of a volume grow to so many bytes, while it is in use.
-pub(super) async fn resize(request: &ResizeVolumeRequest) -> Result<(), Error> {
+pub(super) async fn resize(reaper: &Reaper, request: &ResizeVolumeRequest) -> Result<(), Error> {
     let path = checked(&request.volume_guest_path)?;
     let volume = File::open(path).map_err(Error::system(format!("open {}", path.display())))?;
     let kind = fstatfs(&volume).map_err(Error::system(format!("look at {}", path.display())))?;
@@ -79,11 +81,14 @@ pub(super) async fn resize(request: &ResizeVolumeRequest) -> Result<(), Error> {
     disk_has_grown(&volume, request.size).await?;
     let (what, blocks) = (format!("grow {} to {} bytes", path.display(), request.size), request.size / block);
     // Takes its time on a large disk, and others are to be answered meanwhile.
-    let grown = tokio::task::spawn_blocking(move || grow(&volume, blocks)).await;
-    grown.map_err(|error| Error::Worker(error.to_string()))?.map_err(|error| match error {
-        Errno::EINVAL => Error::state(format!("{what}: it is larger already, or cannot grow")),
-        other => Error::system(what)(other),
-    })
+    let job = || Ok(grow(&volume, blocks).err().map_or(0, |error| error as i32).to_string());
+    let told = worker::run(reaper, &what, &[volume.as_raw_fd()], GROWING, job).await?.text;
+    match told.parse().map(Errno::from_raw) {
+        Ok(Errno::UnknownErrno) => Ok(()),
+        Ok(Errno::EINVAL) => Err(Error::state(format!("{what}: it is larger already, or cannot grow"))),
+        Ok(other) => Err(Error::system(what)(other)),
+        Err(_) => Err(Error::Worker(format!("{what}: a worker told {told:?}"))),
+    }
 }
 
 fn grow(volume: &File, blocks: u64) -> Result<(), Errno> {
@@ -126,6 +131,6 @@ mod tests {
     async fn only_what_is_on_a_disk_of_the_pods_can_grow() {
         let request =
             ResizeVolumeRequest { volume_guest_path: "/etc".into(), size: 1 << 30, ..Default::default() };
-        assert!(matches!(resize(&request).await, Err(Error::Invalid(_))));
+        assert!(matches!(resize(&Reaper::default(), &request).await, Err(Error::Invalid(_))));
     }
 }

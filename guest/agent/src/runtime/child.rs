@@ -1,6 +1,7 @@
 //! The steps of a fork of the agent on its way to be a container's process, wherever it was born.
 
 use std::{
+    convert::Infallible,
     fs,
     io::{self, IoSlice},
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -43,9 +44,11 @@ pub(super) struct Ready<'a> {
 
 impl Ready<'_> {
     /// Returns only with what went wrong.
-    pub(super) fn execute(self, system: &dyn Syscall) -> Result<std::convert::Infallible, String> {
-        self.privileges.at_last(system)?;
-        self.program.execute()
+    pub(super) fn execute(self, failure: &OwnedFd, system: &dyn Syscall) -> Result<Infallible, String> {
+        // Should anything of ours, or of the library's, be open still.
+        system.close_range(0).map_err(told("close what is not the program's"))?;
+        self.privileges.at_last()?;
+        self.program.execute(failure)
     }
 }
 
@@ -140,7 +143,9 @@ impl<'a> Child<'a> {
             self.enter_directory_as_user()?;
         }
         check_directory()?;
-        Ok(Ready { program: self.program()?, privileges })
+        let program = self.program()?;
+        privileges.before_waiting(system)?;
+        Ok(Ready { program, privileges })
     }
 }
 

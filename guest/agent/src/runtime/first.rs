@@ -12,7 +12,7 @@ use std::{
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::{
-            fs::{MetadataExt, OpenOptionsExt},
+            fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
             net::UnixStream,
         },
     },
@@ -30,7 +30,7 @@ use nix::{
     sys::statvfs::{FsFlags, statvfs},
     unistd::{Pid, read, sethostname, setsid, write},
 };
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Spec};
 
 use super::{
     child::{Child, said, told},
@@ -80,7 +80,7 @@ impl First<'_> {
             let mut kept = stdio.fds();
             kept.extend([gate.as_raw_fd(), failure.as_raw_fd()]);
             worker::leave_the_agent(kept).map_err(said("leave the agent"))?;
-            Making { spec, stdio: &stdio, gate: &gate }.make()
+            Making { spec, stdio: &stdio, gate: &gate, failure: &failure }.make()
         })
     }
 }
@@ -90,6 +90,7 @@ struct Making<'a> {
     spec: &'a mut Spec,
     stdio: &'a ChildStdio<OwnedFd>,
     gate: &'a UnixStream,
+    failure: &'a OwnedFd,
 }
 
 impl Making<'_> {
@@ -97,13 +98,14 @@ impl Making<'_> {
     fn make(&mut self) -> Result<Infallible, String> {
         let system = create_syscall();
         sysctl::apply_network(self.spec)?;
-        Validator::validate_spec(self.spec).map_err(|error| chain(&error))?;
+        Validator::validate_spec(self.spec).map_err(told("the configuration"))?;
         make_working_dir(self.spec);
         let process = self.spec.process().as_ref().ok_or("spec.process: missing")?;
         let linux = self.spec.linux().as_ref().ok_or("spec.linux: missing")?;
         let child = Child { process, container: self.spec, stdio: self.stdio };
         child.limits(system.as_ref())?;
-        namespaces::make(self.spec).map_err(said("make namespaces"))?;
+        check_sources(self.spec)?;
+        namespaces::make(self.spec)?;
         self.name()?;
         sysctl::apply_own(linux)?;
         setsid().map_err(said("begin a session"))?;
@@ -114,7 +116,7 @@ impl Making<'_> {
         self.protect(linux, system.as_ref())?;
         let ready = child.ready(system.as_ref())?;
         self.wait()?;
-        ready.execute(system.as_ref())
+        ready.execute(self.failure, system.as_ref())
     }
 
     /// A host name of its own.
@@ -131,9 +133,9 @@ impl Making<'_> {
         let root = self.spec.root().as_ref().ok_or("spec.root: missing")?.path();
         let root = fs::canonicalize(root).map_err(said(&format!("find the root {}", root.display())))?;
         let rootfs = RootFS::new();
-        rootfs.prepare_rootfs(self.spec, &root, false, true).map_err(|error| chain(&error))?;
+        rootfs.prepare_rootfs(self.spec, &root, false, true).map_err(told("make the root"))?;
         system.pivot_rootfs(&root).map_err(told("enter the root"))?;
-        rootfs.adjust_root_mount_propagation(linux).map_err(|error| chain(&error))
+        rootfs.adjust_root_mount_propagation(linux).map_err(told("set the propagation of mounts"))
     }
 
     /// What of the root the container may not write to, and what it may not see.
@@ -163,12 +165,31 @@ impl Making<'_> {
     }
 }
 
+/// The library does not say which of them it did not find.
+fn check_sources(spec: &Spec) -> Result<(), String> {
+    let is_bind = |mount: &&Mount| mount.options().iter().flatten().any(|option| option.ends_with("bind"));
+    spec.mounts().iter().flatten().filter(is_bind).try_for_each(|mount| match mount.source() {
+        Some(source) => fs::metadata(source).map(drop).map_err(said(&format!(
+            "mount {} on {}",
+            source.display(),
+            mount.destination().display()
+        ))),
+        None => Err(format!("mount on {}: source: missing", mount.destination().display())),
+    })
+}
+
 /// In the container's own root, and on nothing that a link of the image leads to.
 fn mount_console(terminal: &OwnedFd, system: &dyn Syscall) -> Result<(), String> {
     const CONSOLE: &str = "/dev/console";
     let mut target = File::options();
-    target.create(true).truncate(false).write(true).mode(0o666).custom_flags(libc::O_NOFOLLOW);
-    target.open(CONSOLE).map_err(said(&format!("make {CONSOLE}")))?;
+    // Whatever an image has there is not opened.
+    target.create_new(true).write(true).mode(0o666);
+    match target.open(CONSOLE) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(said(&format!("make {CONSOLE}"))(error));
+        }
+        _ => {}
+    }
     system
         .mount_from_fd(terminal, Path::new(CONSOLE))
         .map_err(told(&format!("mount the terminal on {CONSOLE}")))
@@ -219,7 +240,8 @@ fn mask(path: &Path, null: &OwnedFd, system: &dyn Syscall) -> Result<(), String>
 /// The container's own, which has to be one, or what is masked by it would be anything.
 fn null_device() -> io::Result<OwnedFd> {
     let null = File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open("/dev/null")?;
-    if null.metadata()?.rdev() != libc::makedev(1, 3) {
+    let meta = null.metadata()?;
+    if !meta.file_type().is_char_device() || meta.rdev() != libc::makedev(1, 3) {
         return Err(io::Error::other("it is no null device"));
     }
     Ok(null.into())

@@ -14,7 +14,7 @@ use oci_spec::runtime::Process;
 
 use crate::files::MAX_TEXT;
 
-/// Keeps libcontainer from looking. Never seen by the process: see [`super::executor`].
+/// Keeps libcontainer from looking. Never seen by the process: see [`super::library`].
 const STAND_IN: &str = "HOME=/";
 
 /// Whether an entry of an environment sets HOME.

@@ -27,12 +27,14 @@ use super::{
 use crate::{
     cgroup::{self, Cgroup},
     error::Error,
+    id::Id,
     stdio::ChildStdio,
     worker,
 };
 
 /// What becomes a process of a running container.
 pub(crate) struct Exec<'a> {
+    pub(crate) id: &'a Id,
     pub(crate) cgroup: &'a Cgroup,
     /// The first process of the container, whose end has not been seen yet, so that the id is still its own.
     pub(crate) init: Pid,
@@ -50,7 +52,7 @@ impl Exec<'_> {
     /// Starts the process, a child of the agent, and returns its id. What keeps it from executing its program it says
     /// on `failure`.
     pub(crate) fn start(self) -> Result<Pid, Error> {
-        let refused = |what: &str| Error::system(format!("make a process: {what}"));
+        let refused = |what: &str| Error::system(format!("make a process in container {}: {what}", self.id));
         let init = pidfd(self.init).map_err(refused("find the container's first process"))?;
         let namespaces = namespaces::all(self.spec);
         // The namespace of processes is entered by being born there.
@@ -91,6 +93,6 @@ impl Exec<'_> {
         }
         setsid().map_err(said("begin a session"))?;
         child.streams()?;
-        child.ready(system.as_ref())?.execute(system.as_ref())
+        child.ready(system.as_ref())?.execute(&self.failure, system.as_ref())
     }
 }

@@ -25,15 +25,21 @@ pub(super) fn shared(spec: &Spec, kind: LinuxNamespaceType) -> Option<&Path> {
 }
 
 /// Joins what the container shares and makes the others, except that of processes, which its children are born in.
-pub(super) fn make(spec: &Spec) -> io::Result<()> {
+pub(super) fn make(spec: &Spec) -> Result<(), String> {
     let mut own = CloneFlags::empty();
     for namespace in listed(spec).filter(|namespace| namespace.typ() != LinuxNamespaceType::Pid) {
         match namespace.path() {
-            Some(path) => setns(File::open(path)?, flag(namespace.typ()))?,
+            Some(path) => {
+                join(path).map_err(|error| format!("join the namespace {}: {error}", path.display()))?
+            }
             None => own |= flag(namespace.typ()),
         }
     }
-    Ok(unshare(own)?)
+    unshare(own).map_err(|error| format!("make namespaces ({own:?}): {error}"))
+}
+
+fn join(path: &Path) -> io::Result<()> {
+    Ok(setns(File::open(path)?, CloneFlags::empty())?)
 }
 
 fn flag(kind: LinuxNamespaceType) -> CloneFlags {

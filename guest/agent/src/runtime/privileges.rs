@@ -1,4 +1,4 @@
-//! The privileges a process that joins a container gives up, in their order.
+//! The privileges a container's process gives up, in their order.
 //!
 //! Without `no_new_privileges` a filter of system calls has to be in place before the capability to install it is gone;
 //! with it the filter comes last, so that it need not allow what only we call.
@@ -44,13 +44,25 @@ impl<'a> Privileges<'a> {
         if self.filter_first() { Ok(()) } else { self.drop_capabilities(system) }
     }
 
-    /// What goes right before the program is executed.
-    pub(super) fn at_last(&self, system: &dyn Syscall) -> Result<(), String> {
-        if let Some(filter) = self.filter {
-            initialize_seccomp(filter)
-                .map_err(|error| format!("install the seccomp filter: {}", chain(&error)))?;
+    /// What goes when it is found. From here on the process waits to be let go, with no more than its program will have.
+    pub(super) fn before_waiting(&self, system: &dyn Syscall) -> Result<(), String> {
+        if self.filter_first() {
+            self.install().and_then(|()| self.drop_capabilities(system))
+        } else {
+            Ok(())
         }
-        if self.filter_first() { self.drop_capabilities(system) } else { Ok(()) }
+    }
+
+    /// What goes right before the program is executed.
+    pub(super) fn at_last(&self) -> Result<(), String> {
+        if self.filter_first() { Ok(()) } else { self.install() }
+    }
+
+    fn install(&self) -> Result<(), String> {
+        let Some(filter) = self.filter else { return Ok(()) };
+        initialize_seccomp(filter)
+            .map(drop)
+            .map_err(|error| format!("install the seccomp filter: {}", chain(&error)))
     }
 
     fn filter_first(&self) -> bool {

@@ -3,12 +3,13 @@
 use std::{
     convert::Infallible,
     ffi::{CString, NulError},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
 use nix::{
     errno::Errno,
-    unistd::{AccessFlags, access, execve},
+    unistd::{AccessFlags, access, execve, write},
 };
 use oci_spec::runtime::Process;
 
@@ -31,8 +32,10 @@ impl Program {
         Ok(Self { shown, path, args, env })
     }
 
-    /// Returns only with what went wrong.
-    pub(super) fn execute(&self) -> Result<Infallible, String> {
+    /// Returns only with what went wrong. `failure`, the writing end of [`super::Failure`], has heard by then that it came to
+    /// this.
+    pub(super) fn execute(&self, failure: impl AsFd) -> Result<Infallible, String> {
+        let _ = write(failure, &[super::EXECUTES]);
         execve(&self.path, &self.args, &self.env)
             .map_err(|error| format!("exec: {:?}: {}", self.shown, describe(error)))
     }

@@ -57,7 +57,10 @@ impl Executor {
 impl workload::Executor for Executor {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
-        match Program::find(process, &self.environment(process)).and_then(|program| program.execute()) {
+        // SAFETY: the pipe stays open until this process executes or ends.
+        let failure = unsafe { BorrowedFd::borrow_raw(self.failure) };
+        let found = Program::find(process, &self.environment(process));
+        match found.and_then(|program| program.execute(failure)) {
             Err(text) => Err(ExecutorError::Other(self.tell(text))),
         }
     }

@@ -103,6 +103,7 @@ impl Checker<'_> {
             internetworking_model: model,
             static_resources: raw.static_sandbox_resource_mgmt,
             sandbox_cgroup_only: raw.sandbox_cgroup_only,
+            pins_vcpus: raw.enable_vcpus_pinning,
         }
     }
 

@@ -126,5 +126,6 @@ pub(crate) struct RawRuntime {
     pub(crate) disable_new_netns: bool,
     pub(crate) static_sandbox_resource_mgmt: bool,
     pub(crate) sandbox_cgroup_only: bool,
+    pub(crate) enable_vcpus_pinning: bool,
     pub(crate) sandbox_bind_mounts: Vec<String>,
 }

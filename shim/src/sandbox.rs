@@ -235,12 +235,14 @@ impl Sandbox {
         drop(self.user.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// Puts the machine's processors into the cgroup that they are to be in.
+    /// Puts the machine's processors into the cgroup, and on the CPUs, that they are to be in.
     async fn place_processors(&self) {
-        let Some(cgroup) = &self.cgroup else { return };
-        if let Err(why) = cgroup.place_processors(self.vm.as_ref()).await {
+        if let Some(cgroup) = &self.cgroup
+            && let Err(why) = cgroup.place_processors(self.vm.as_ref()).await
+        {
             warn!(self.log, "the machine's processors are not in the pod's cgroup"; "why" => why);
         }
+        self.resources.pin(self.vm.as_ref()).await;
     }
 
     /// # Errors

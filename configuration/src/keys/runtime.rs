@@ -11,7 +11,7 @@ pub(super) const KEYS: &[Key] = &[
     text("guest_selinux_label", "", "SELinux label of containers inside the guest, where those have one; empty means their own"),
     flag("sandbox_cgroup_only", false, "run everything of a pod in the pod's own cgroup"),
     choice("internetworking_model", InternetworkingModel::WORDS, "tcfilter", "how the pod's network reaches the guest; default is tcfilter"),
-    flag("enable_vcpus_pinning", false, "bind each virtual CPU to one of the pod's CPUs").later(),
+    flag("enable_vcpus_pinning", false, "bind each virtual CPU to one of the CPUs that the containers' cpusets have, if there are as many"),
     flag("enable_tracing", false, "the shim sends trace spans").later(),
     text("jaeger_endpoint", "", "where trace spans go").later(),
     text("jaeger_user", "", "user name for that place").later(),

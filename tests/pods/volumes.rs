@@ -221,9 +221,16 @@ fn device_of_a_container(pod: &Pod<'_>, file: &str) -> Result<()> {
 
 /// A storage driver leaves a note of the device rather than mount it.
 fn direct_volume(pod: &Pod<'_>, file: &str) -> Result<()> {
-    run(Command::new("mke2fs").args(["-q", "-t", "ext4", file]), Duration::from_secs(10))?.exits(0)?;
+    // What was there before the volume came to this group.
+    let before = pod.world.dir().join("before");
+    fs::create_dir_all(before.join("deep/er"))?;
+    fs::write(before.join("deep/er/file"), "")?;
+    fs::set_permissions(before.join("deep/er/file"), Permissions::from_mode(0o600))?;
+    symlink("/", before.join("link"))?;
+    let mut mke2fs = Command::new("mke2fs");
+    run(mke2fs.args(["-q", "-t", "ext4", "-d"]).arg(&before).arg(file), Duration::from_secs(10))?.exits(0)?;
     let dir = volume(pod.world, "kubernetes.io~csi", "database")?;
-    let _note = Note::of(&dir, file)?;
+    let note = Note::of(&dir, file)?;
     let volume = || vec![mount(&dir, "/data")];
     let (one, two) = (with(pod, "one", volume())?, with(pod, "two", volume())?);
     pod.sh(&one, "echo -n kept > /data/file; sync")?;
@@ -233,11 +240,20 @@ fn direct_volume(pod: &Pod<'_>, file: &str) -> Result<()> {
         "it"
     );
     check!(fs::read_dir(&dir)?.next().is_none(), "the host has not mounted it");
+    let groups = "stat -c '%g %a' /data/deep/er /data/deep/er/file; stat -c %g /data/link";
+    check_eq!(pod.sh(&two, groups)?, "4242 2775\n4242 660\n4242", "groups of all that is in it");
+    pod.sh(&two, "chgrp 0 /data/deep/er/file")?;
     pod.end(&one)?;
     check_eq!(pod.sh(&two, "cat /data/file")?, "kept", "what one of its containers still has");
     pod.end(&two)?;
+    note.write(file, serde_json::json!({"fsGroup": "4242", "fsGroupChangePolicy": "OnRootMismatch"}))?;
     let again = with(pod, "again", volume())?;
     check_eq!(pod.sh(&again, "cat /data/file")?, "kept", "what the disk has");
+    check_eq!(
+        pod.sh(&again, "stat -c %g /data /data/deep/er/file")?,
+        "4242\n0",
+        "groups where the root's is right, and is all that is looked at"
+    );
     pod.end(&again)
 }
 
@@ -253,12 +269,16 @@ impl Note {
         let name = URL_SAFE.encode(volume.to_string_lossy().as_bytes());
         let note = Note(Path::new("/run/kata-containers/shared/direct-volumes").join(name));
         fs::create_dir_all(&note.0)?;
+        note.write(device, serde_json::json!({"fsGroup": "4242"}))?;
+        Ok(note)
+    }
+
+    fn write(&self, device: &str, metadata: serde_json::Value) -> Result<()> {
         let text = serde_json::json!({
             "volume-type": "block", "device": device, "fstype": "ext4",
-            "metadata": {"fsGroup": "4242"}, "options": ["noatime"]
+            "metadata": metadata, "options": ["noatime"]
         });
-        fs::write(note.0.join("mountInfo.json"), text.to_string())?;
-        Ok(note)
+        Ok(fs::write(self.0.join("mountInfo.json"), text.to_string())?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the host has the guest mount, for the sandbox or for one container.
 
+mod group;
 mod options;
 mod plan;
 
@@ -14,6 +15,9 @@ use plan::Plan;
 
 /// How long mounting may take; a share answers as soon as the host's side does.
 const MOUNT: Duration = Duration::from_secs(30);
+/// The same where all files of a volume are given to a group. The host waits less long, as its operator says; a create that
+/// comes after that finds what was done meanwhile.
+const GIVE: Duration = Duration::from_secs(600);
 
 /// Everything mounted, by mount point, with the number of users of each.
 ///
@@ -52,7 +56,18 @@ impl Mounts {
             .map(|plan| plan.mount_point().to_owned())
             .collect();
         if !missing.is_empty() {
-            worker::run(reaper, "mount storages", &[], MOUNT, move || plan::mount_all(&missing)).await?;
+            let deadline = if missing.iter().any(Plan::has_a_group) { GIVE } else { MOUNT };
+            let all: Vec<PathBuf> = missing.iter().rev().map(|plan| plan.mount_point().to_owned()).collect();
+            let mounted =
+                worker::run(reaper, "mount storages", &[], deadline, move || plan::mount_all(&missing));
+            if let Err(error) = mounted.await {
+                // One that was ended at its deadline leaves what it has mounted; the error is the one to tell.
+                if matches!(error, Error::Timeout { .. }) {
+                    let unmount = move || plan::unmount_all(&all);
+                    let _ = worker::run(reaper, "unmount storages", &[], MOUNT, unmount).await;
+                }
+                return Err(error);
+            }
         }
         // A container may be made anew, and finds what the one before it has left: the pod is one more user.
         for point in points.iter().chain(&kept) {

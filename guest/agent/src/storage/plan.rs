@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{PermissionsExt, chown},
+    os::unix::fs::PermissionsExt,
     path::{Component, Path, PathBuf},
 };
 
@@ -14,7 +14,10 @@ use nix::{
     sys::statfs::statfs,
 };
 
-use super::options::{self, Options};
+use super::{
+    group::Group,
+    options::{self, Options},
+};
 use crate::{
     error::{Error, chain},
     modules,
@@ -33,7 +36,7 @@ const LOCAL_MODE: &str = "mode";
 pub(super) struct Plan {
     action: Action,
     mount_point: PathBuf,
-    group: Option<u32>,
+    group: Option<Group>,
     is_the_pods: bool,
 }
 
@@ -51,6 +54,12 @@ enum Action {
     },
 }
 
+impl Action {
+    fn is_read_only(&self) -> bool {
+        matches!(self, Action::Mount { options, .. } if options.flags.contains(MsFlags::MS_RDONLY))
+    }
+}
+
 impl Plan {
     pub(super) fn new(storage: &Storage) -> Result<Self, Error> {
         let refused = |what: &str| {
@@ -60,8 +69,9 @@ impl Plan {
         if !is_allowed(&mount_point) {
             return Err(refused(&format!("the mount point is not an absolute path below {BUNDLES}")));
         }
-        let group = storage.fs_group.as_ref().map(|group| group.group_id);
         let action = action(storage).map_err(|what| refused(&what))?;
+        // Nothing can be changed where nothing can be written.
+        let group = storage.fs_group.as_ref().filter(|_| !action.is_read_only()).map(Group::of);
         Ok(Self { action, mount_point, group, is_the_pods: storage.driver == "ephemeral" })
     }
 
@@ -75,6 +85,11 @@ impl Plan {
     /// Whether it is there for as long as the pod, whoever of its containers uses it.
     pub(super) fn is_the_pods(&self) -> bool {
         self.is_the_pods
+    }
+
+    /// Whether it takes as long as the volume has files.
+    pub(super) fn has_a_group(&self) -> bool {
+        self.group.is_some()
     }
 
     pub(super) fn mount_point(&self) -> &Path {
@@ -97,7 +112,7 @@ impl Plan {
                 attach(source, &self.mount_point, kind, options)?;
             }
         }
-        self.group.map_or(Ok(()), |group| give_to_group(&self.mount_point, group))
+        Ok(())
     }
 
     /// A file can only be bound over a file.
@@ -180,19 +195,16 @@ fn attach(source: &str, target: &Path, kind: &str, options: &Options) -> io::Res
     Ok(())
 }
 
-/// Files made in the directory later belong to the group, too.
-fn give_to_group(dir: &Path, group: u32) -> io::Result<()> {
-    chown(dir, None, Some(group))?;
-    let mode = fs::metadata(dir)?.permissions().mode();
-    fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o2070))
-}
-
 /// Mounts all in order, or none.
 pub(super) fn mount_all(plans: &[Plan]) -> Result<String, String> {
     for (index, plan) in plans.iter().enumerate() {
-        if let Err(error) = plan.mount() {
+        let mounted = plan.mount();
+        // One that could not be given to its group is a mount, too.
+        let made = if mounted.is_ok() { index + 1 } else { index };
+        let given = mounted.and_then(|()| plan.group.map_or(Ok(()), |group| group.take(&plan.mount_point)));
+        if let Err(error) = given {
             let done: Vec<PathBuf> =
-                plans[..index].iter().rev().map(|plan| plan.mount_point.clone()).collect();
+                plans[..made].iter().rev().map(|plan| plan.mount_point.clone()).collect();
             // The first error is the one to tell.
             let _ = unmount_all(&done);
             return Err(format!("mount {:?}: {error}", plan.mount_point));
@@ -271,6 +283,16 @@ mod tests {
             ("blk", "02/03", SHARED),
         ] {
             assert!(Plan::new(&storage(driver, source, point, &[])).is_err(), "{driver} {source} {point}");
+        }
+    }
+
+    #[test]
+    fn d16_a_volume_that_cannot_be_written_to_is_given_to_no_group() {
+        for (options, given) in [(&["ro"][..], false), (&["noatime"], true)] {
+            let mut volume = storage("blk", "/dev/vdb", SHARED, options);
+            volume.fs_group =
+                Some(agent_protocol::agent::FSGroup { group_id: 7, ..Default::default() }).into();
+            assert_eq!(Plan::new(&volume).unwrap().has_a_group(), given, "{options:?}");
         }
     }
 }

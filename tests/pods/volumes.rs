@@ -18,6 +18,7 @@ crate::listed![
     d13_a_configmap_that_changes_is_seen_within_two_seconds,
     d14_d15_memory_that_containers_share_is_the_pods,
     d16_d17_block_volumes_are_disks_of_the_machine_for_as_long_as_they_are_used,
+    d16_storage_drivers_assign_measure_and_grow_volumes_by_a_command,
 ];
 
 /// How long an update of a volume may take to be seen.
@@ -255,6 +256,51 @@ fn direct_volume(pod: &Pod<'_>, file: &str) -> Result<()> {
         "groups where the root's is right, and is all that is looked at"
     );
     pod.end(&again)
+}
+
+fn d16_storage_drivers_assign_measure_and_grow_volumes_by_a_command(world: &PodWorld) -> Result<()> {
+    let image = world.dir().join("by-command.img");
+    let disk = LoopDevice::of(&image)?;
+    run(Command::new("mke2fs").args(["-q", "-t", "ext4", &disk.file]), Duration::from_secs(10))?.exits(0)?;
+    let dir = volume(world, "kubernetes.io~csi", "by-command")?;
+    let ask = |action: &str, more: &[&str]| {
+        let mut command = world.shim_command();
+        command.args(["direct-volume", action, "--volume-path"]).arg(&dir).args(more);
+        run(&mut command, Duration::from_secs(90))
+    };
+    let total = || -> Result<u64> {
+        let said = ask("stats", &[])?.exits(0)?.out();
+        let stats: serde_json::Value = serde_json::from_str(&said)?;
+        stats["usage"][0]["total"].as_u64().context(said)
+    };
+    let refused = |action: &str, more: &[&str], words: &str| -> Result<()> {
+        let output = ask(action, more)?;
+        check!(output.status != 0 && output.err().contains(words), "{words} in {output:?}");
+        Ok(())
+    };
+    refused("add", &["--mount-info", r#"{"volume-type": "block"}"#], "missing field `device`")?;
+    refused("stats", &[], "no volume of that path was added")?;
+    let info = serde_json::json!({"volume-type": "block", "device": disk.file, "fstype": "ext4"}).to_string();
+    // Takes it away whatever happens.
+    let _note = Note::of(&dir, &disk.file)?;
+    ask("add", &["--mount-info", &info])?.exits(0)?;
+    refused("stats", &[], "no sandbox has this volume in use")?;
+    world.pod(world.config(), |pod| {
+        let container = with(pod, "keeper", vec![mount(&dir, "/data")])?;
+        let before = total()?;
+        check!((4 << 20..8 << 20).contains(&before), "{before} bytes in all");
+        let size = ["--size", "16777216"];
+        refused("resize", &size, "8388608")?;
+        disk.grow(&image, 16 << 20)?;
+        ask("resize", &size)?.exits(0)?;
+        let after = total()?;
+        check!(after > before + (6 << 20), "from {before} to {after} bytes");
+        pod.sh(&container, "head -c 10m /dev/zero > /data/file && sync")?;
+        pod.end(&container)
+    })?;
+    ask("remove", &[])?.exits(0)?;
+    refused("stats", &[], "no volume of that path was added")?;
+    disk.detach()
 }
 
 /// A storage driver's note of a volume; taken away when dropped.

@@ -128,6 +128,11 @@ impl PodWorld {
         self.containerd.socket()
     }
 
+    /// The shim's program, for what people and storage drivers call it with.
+    pub fn shim_command(&self) -> Command {
+        Command::new(&self.assets.shim)
+    }
+
     /// A directory of this world.
     pub fn dir(&self) -> &Path {
         self.dir.path()

@@ -3,6 +3,7 @@
 mod group;
 mod options;
 mod plan;
+mod sub_path;
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 

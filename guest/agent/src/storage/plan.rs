@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, chown},
     path::{Component, Path, PathBuf},
 };
 
@@ -17,6 +17,7 @@ use nix::{
 use super::{
     group::Group,
     options::{self, Options},
+    sub_path::SubPath,
 };
 use crate::{
     error::{Error, chain},
@@ -26,10 +27,11 @@ use crate::{
 
 /// Kinds of storage this agent mounts, by the protocol's name of their driver.
 pub(crate) const DRIVERS: &[&str] =
-    &["9p", "virtio-fs", "ephemeral", "tmpfs", "local", "bind", "overlayfs", "blk", "scsi"];
+    &["9p", "virtio-fs", "ephemeral", "tmpfs", "local", "bind", "overlayfs", "blk", "scsi", "sub-path"];
 
 /// Options of a plain directory; they are no business of a file system.
 const LOCAL_MODE: &str = "mode";
+const LOCAL_GROUP: &str = "fsgid";
 
 /// A storage that makes sense.
 #[derive(Debug)]
@@ -42,8 +44,10 @@ pub(super) struct Plan {
 
 #[derive(Debug)]
 enum Action {
-    /// A directory of the guest, with its file mode.
-    Directory(u32),
+    /// A directory of the guest, with its file mode and, maybe, its group.
+    Directory(u32, Option<u32>),
+    /// Part of what is mounted already.
+    SubPath(SubPath),
     /// What the kernel mounts when somebody goes there.
     Arrive,
     Mount {
@@ -98,10 +102,12 @@ impl Plan {
 
     fn mount(&self) -> io::Result<()> {
         match &self.action {
-            Action::Directory(mode) => {
+            Action::Directory(mode, group) => {
                 fs::create_dir_all(&self.mount_point)?;
+                chown(&self.mount_point, None, *group)?;
                 fs::set_permissions(&self.mount_point, fs::Permissions::from_mode(*mode))?;
             }
+            Action::SubPath(part) => part.mount_on(&self.mount_point)?,
             // What is no directory is no file system; what is missing is missed by whoever wants it.
             Action::Arrive => drop(fs::metadata(self.mount_point.join("."))),
             Action::Mount { source, kind, options, modules } => {
@@ -142,7 +148,8 @@ fn is_allowed(mount_point: &Path) -> bool {
 
 fn action(storage: &Storage) -> Result<Action, String> {
     let (kind, modules, wants_source): (&str, &'static [&'static str], bool) = match storage.driver.as_str() {
-        "local" => return local(&storage.options).map(Action::Directory),
+        "local" => return local(&storage.options),
+        "sub-path" => return sub_path(storage).map(Action::SubPath),
         "9p" => ("9p", &["9pnet_virtio", "9p"], true),
         "virtio-fs" => ("virtiofs", &["virtiofs"], true),
         "ephemeral" | "tmpfs" => ("tmpfs", &[], false),
@@ -172,12 +179,21 @@ fn block_kind(storage: &Storage) -> Result<&str, String> {
     Err(format!("source {:?}: wants a device below /dev", storage.source))
 }
 
-fn local(options: &[String]) -> Result<u32, String> {
+fn local(options: &[String]) -> Result<Action, String> {
     let text = options::value(options, LOCAL_MODE).unwrap_or("0755");
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o7777)
-        .ok_or_else(|| format!("mode {text:?}: wants an octal file mode"))
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777);
+    let mode = mode.ok_or_else(|| format!("mode {text:?}: wants an octal file mode"))?;
+    let group = options::value(options, LOCAL_GROUP)
+        .map(|text| text.parse().map_err(|_| format!("{LOCAL_GROUP} {text:?}: wants the number of a group")));
+    Ok(Action::Directory(mode, group.transpose()?))
+}
+
+fn sub_path(storage: &Storage) -> Result<SubPath, String> {
+    let part = SubPath::parse(&storage.source, &storage.driver_options, &storage.options)?;
+    if !is_allowed(part.volume()) {
+        return Err(format!("source {:?}: wants a volume below {BUNDLES}", storage.source));
+    }
+    Ok(part)
 }
 
 fn attach(source: &str, target: &Path, kind: &str, options: &Options) -> io::Result<()> {
@@ -268,8 +284,12 @@ mod tests {
     #[test]
     fn a_local_directory_has_the_mode_asked_for() {
         let plan = Plan::new(&storage("local", "", SHARED, &["mode=0777"])).unwrap();
-        assert!(matches!(plan.action, Action::Directory(0o777)));
-        assert!(Plan::new(&storage("local", "", SHARED, &["mode=abc"])).is_err());
+        assert!(matches!(plan.action, Action::Directory(0o777, None)));
+        let plan = Plan::new(&storage("local", "", SHARED, &["mode=2777", "fsgid=4242"])).unwrap();
+        assert!(matches!(plan.action, Action::Directory(0o2777, Some(4242))));
+        for wrong in ["mode=abc", "fsgid=wheel"] {
+            assert!(Plan::new(&storage("local", "", SHARED, &[wrong])).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -281,6 +301,7 @@ mod tests {
             ("9p", "x", "/run/kata-containers/../../etc"),
             ("9p", "x", "/run/kata-containers"),
             ("blk", "02/03", SHARED),
+            ("sub-path", SHARED, SHARED),
         ] {
             assert!(Plan::new(&storage(driver, source, point, &[])).is_err(), "{driver} {source} {point}");
         }

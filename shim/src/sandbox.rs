@@ -9,6 +9,7 @@
 
 pub(crate) mod boot;
 pub(crate) mod host_cgroup;
+mod keeping;
 mod only;
 pub(crate) mod options;
 mod provisions;
@@ -44,6 +45,7 @@ use crate::{
     thread,
 };
 use host_cgroup::HostCgroup;
+use keeping::Keeper;
 pub(crate) use only::{Making, OnlySandbox, Prepared};
 use provisions::Provided;
 pub(crate) use provisions::{Provisions, RESOLVER};
@@ -80,6 +82,7 @@ pub(crate) struct Sandbox {
     /// Whether the guest takes streams on connections of their own.
     offer: Offer,
     confinement: Confinement,
+    keeper: Keeper,
     plugs_root_disks: bool,
     shared_disks: SharedDisks,
     provided: Provided,

@@ -57,18 +57,7 @@ impl Mounts {
             .map(|plan| plan.mount_point().to_owned())
             .collect();
         if !missing.is_empty() {
-            let deadline = if missing.iter().any(Plan::has_a_group) { GIVE } else { MOUNT };
-            let all: Vec<PathBuf> = missing.iter().rev().map(|plan| plan.mount_point().to_owned()).collect();
-            let mounted =
-                worker::run(reaper, "mount storages", &[], deadline, move || plan::mount_all(&missing));
-            if let Err(error) = mounted.await {
-                // One that was ended at its deadline leaves what it has mounted; the error is the one to tell.
-                if matches!(error, Error::Timeout { .. }) {
-                    let unmount = move || plan::unmount_all(&all);
-                    let _ = worker::run(reaper, "unmount storages", &[], MOUNT, unmount).await;
-                }
-                return Err(error);
-            }
+            mount_all(reaper, missing).await?;
         }
         // A container may be made anew, and finds what the one before it has left: the pod is one more user.
         for point in points.iter().chain(&kept) {
@@ -115,4 +104,23 @@ impl Mounts {
         worker::run(reaper, "remount storages", &[], MOUNT, move || plan::remount_all(&plans)).await?;
         Ok(())
     }
+}
+
+/// Mounts all, or none, and logs what there is to say of it.
+async fn mount_all(reaper: &Reaper, plans: Vec<Plan>) -> Result<(), Error> {
+    let deadline = if plans.iter().any(Plan::has_a_group) { GIVE } else { MOUNT };
+    let points: Vec<PathBuf> = plans.iter().rev().map(|plan| plan.mount_point().to_owned()).collect();
+    match worker::run(reaper, "mount storages", &[], deadline, move || plan::mount_all(&plans)).await {
+        Ok(report) if report.text.is_empty() => {}
+        Ok(report) => ::log::warn!("{}", report.text),
+        Err(error) => {
+            // One that was ended at its deadline leaves what it has mounted; the error is the one to tell.
+            if matches!(error, Error::Timeout { .. }) {
+                let unmount = move || plan::unmount_all(&points);
+                let _ = worker::run(reaper, "unmount storages", &[], MOUNT, unmount).await;
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
 }

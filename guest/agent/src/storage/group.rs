@@ -27,6 +27,30 @@ use nix::{
 const FILE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IRGRP).union(Mode::S_IWGRP);
 const DIRECTORY: Mode = FILE.union(Mode::S_IXUSR).union(Mode::S_IXGRP).union(Mode::S_ISGID);
 
+/// Files that the kernel keeps as they are, such as immutable ones, and those of file systems without groups. As for
+/// kubelet, they are no reason not to have the volume.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    count: u64,
+    first: Option<(PathBuf, Errno)>,
+}
+
+impl Kept {
+    fn note(&mut self, path: &Path, taken: Result<(), Errno>) {
+        if let Err(error) = taken {
+            self.count += 1;
+            self.first.get_or_insert_with(|| (path.to_owned(), error));
+        }
+    }
+
+    /// In words, if there are any.
+    pub(super) fn told(&self, root: &Path) -> Option<String> {
+        let (path, error) = self.first.as_ref()?;
+        let (path, why) = (root.join(path), error.desc());
+        Some(format!("{} files of a volume are not its group's, first {}: {why}", self.count, path.display()))
+    }
+}
+
 /// Whom a volume's files are to belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Group {
@@ -45,8 +69,9 @@ impl Group {
     /// Gives it what is at `root`.
     ///
     /// # Errors
-    /// Names the file that could not be had or changed.
-    pub(super) fn take(self, root: &Path) -> io::Result<()> {
+    /// Names the file or directory that could not be opened.
+    pub(super) fn take(self, root: &Path) -> io::Result<Kept> {
+        let mut kept = Kept::default();
         let told = |path: &Path, error: Errno| {
             let what = format!("give {} to group {}: {}", path.display(), self.id, error.desc());
             io::Error::new(io::Error::from(error).kind(), what)
@@ -56,19 +81,25 @@ impl Group {
         let file = file.map_err(of_root)?;
         let state = fstat(&file).map_err(of_root)?;
         if self.trusts_root && self.has(&state) {
-            return Ok(());
+            return Ok(kept);
         }
         let mut left: Vec<PathBuf> = is(&state, SFlag::S_IFDIR).then(PathBuf::new).into_iter().collect();
         while let Some(directory) = left.pop() {
-            let inner = self.take_inside(&file, &directory);
+            let inner = self.take_inside(&file, &directory, &mut kept);
             left.extend(inner.map_err(|(path, error)| told(&root.join(path), error))?);
         }
         // The last, so that a volume whose change was interrupted does not look right.
-        self.take_one(&file, &state).map_err(of_root)
+        kept.note(Path::new(""), self.take_one(&file, &state));
+        Ok(kept)
     }
 
     /// Gives it what is in a directory below `root`; returns the directories there.
-    fn take_inside(self, root: &OwnedFd, directory: &Path) -> Result<Vec<PathBuf>, (PathBuf, Errno)> {
+    fn take_inside(
+        self,
+        root: &OwnedFd,
+        directory: &Path,
+        kept: &mut Kept,
+    ) -> Result<Vec<PathBuf>, (PathBuf, Errno)> {
         let of_directory = |error| (directory.to_owned(), error);
         let here = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
         let listed = inside(root, here, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
@@ -80,23 +111,17 @@ impl Group {
             names.map_err(of_directory)?.iter().filter(|name| ![c".", c".."].contains(&name.as_c_str()))
         {
             let path = directory.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
-            match self.take_entry(&entries, name) {
-                Ok(true) => directories.push(path),
-                Ok(false) => {}
+            match opened(&entries, name) {
+                Ok((file, state)) => {
+                    kept.note(&path, self.take_one(&file, &state));
+                    directories.extend(is(&state, SFlag::S_IFDIR).then_some(path));
+                }
                 // What is mounted there is not the volume's.
                 Err(Errno::EXDEV) => {}
                 Err(error) => return Err((path, error)),
             }
         }
         Ok(directories)
-    }
-
-    /// Returns whether it is a directory.
-    fn take_entry(self, directory: &Dir, name: &CStr) -> Result<bool, Errno> {
-        let file = inside(directory, name, OFlag::O_PATH)?;
-        let state = fstat(&file)?;
-        self.take_one(&file, &state)?;
-        Ok(is(&state, SFlag::S_IFDIR))
     }
 
     fn take_one(self, file: &OwnedFd, state: &FileStat) -> Result<(), Errno> {
@@ -125,6 +150,12 @@ fn wanted(state: &FileStat) -> Mode {
 
 fn is(state: &FileStat, kind: SFlag) -> bool {
     SFlag::from_bits_truncate(state.st_mode) & SFlag::S_IFMT == kind
+}
+
+fn opened(directory: &Dir, name: &CStr) -> Result<(OwnedFd, FileStat), Errno> {
+    let file = inside(directory, name, OFlag::O_PATH)?;
+    let state = fstat(&file)?;
+    Ok((file, state))
 }
 
 /// Opens what is at `path` in a directory, itself if it is a link, if no link and no other mount is on the way.
@@ -251,6 +282,20 @@ mod tests {
             }
         });
         in_mounts_of_its_own.join().unwrap();
+    }
+
+    #[test]
+    fn what_the_kernel_keeps_as_it_is_is_counted_and_told() {
+        let mut kept = Kept::default();
+        kept.note(Path::new("one"), Ok(()));
+        assert_eq!(kept.told(Path::new("/volume")), None);
+        kept.note(Path::new("two"), Err(Errno::EPERM));
+        kept.note(Path::new("three"), Err(Errno::EROFS));
+        let told = kept.told(Path::new("/volume")).unwrap();
+        assert!(
+            told.starts_with("2 files") && told.contains("/volume/two: Operation not permitted"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -121,6 +121,12 @@ impl Plan {
         Ok(())
     }
 
+    /// Gives it to its group, if it has one. Returns what there is to say of it.
+    fn give(&self) -> io::Result<Option<String>> {
+        let Some(group) = self.group else { return Ok(None) };
+        Ok(group.take(&self.mount_point)?.told(&self.mount_point))
+    }
+
     /// A file can only be bound over a file.
     fn make_mount_point(&self, source: &str, options: &Options) -> io::Result<()> {
         if options.flags.contains(MsFlags::MS_BIND) && !fs::metadata(source)?.is_dir() {
@@ -211,22 +217,25 @@ fn attach(source: &str, target: &Path, kind: &str, options: &Options) -> io::Res
     Ok(())
 }
 
-/// Mounts all in order, or none.
+/// Mounts all in order, or none. Returns what there is to say of it.
 pub(super) fn mount_all(plans: &[Plan]) -> Result<String, String> {
+    let mut told = Vec::new();
     for (index, plan) in plans.iter().enumerate() {
         let mounted = plan.mount();
         // One that could not be given to its group is a mount, too.
         let made = if mounted.is_ok() { index + 1 } else { index };
-        let given = mounted.and_then(|()| plan.group.map_or(Ok(()), |group| group.take(&plan.mount_point)));
-        if let Err(error) = given {
-            let done: Vec<PathBuf> =
-                plans[..made].iter().rev().map(|plan| plan.mount_point.clone()).collect();
-            // The first error is the one to tell.
-            let _ = unmount_all(&done);
-            return Err(format!("mount {:?}: {error}", plan.mount_point));
+        match mounted.and_then(|()| plan.give()) {
+            Ok(words) => told.extend(words),
+            Err(error) => {
+                let done: Vec<PathBuf> =
+                    plans[..made].iter().rev().map(|plan| plan.mount_point.clone()).collect();
+                // The first error is the one to tell.
+                let _ = unmount_all(&done);
+                return Err(format!("mount {:?}: {error}", plan.mount_point));
+            }
         }
     }
-    Ok(String::new())
+    Ok(told.join("; "))
 }
 
 /// Unmounts all, and tells the first error only then. What is no mount, such as a plain directory, stays. A share that

@@ -414,7 +414,7 @@ impl Sandbox {
         let sandbox = Arc::downgrade(self);
         runtime.spawn(async move {
             // The CPUs may be another's from now on.
-            if let Some(sandbox) = sandbox.upgrade() {
+            if let Some(sandbox) = sandbox.upgrade().filter(|sandbox| sandbox.is_up().is_ok()) {
                 sandbox.resources.pin(sandbox.vm.as_ref()).await;
             }
             sleep(GRACE).await;

@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use vmm::spec::SpecError;
 
 use crate::Configuration;
-use crate::choice::InternetworkingModel;
+use crate::choice::{EmptyDirMode, InternetworkingModel};
 use crate::finding::{Finding, Origin};
 use crate::host::Host;
 use crate::kernel_line;
@@ -55,6 +55,7 @@ pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Repor
 
 const KERNEL_PARAMS: &str = "hypervisor.qemu.kernel_params";
 const BIND_MOUNTS: &str = "runtime.sandbox_bind_mounts";
+const EMPTY_DIRS: &str = "runtime.emptydir_mode";
 const NO_NETNS: &str = "runtime.disable_new_netns";
 const GUEST_LABEL: &str = "runtime.guest_selinux_label";
 
@@ -93,6 +94,11 @@ impl Checker<'_> {
             let what = format!("goes with internetworking_model = \"none\", not {:?}", model.word());
             self.problem(NO_NETNS, what);
         }
+        if raw.emptydir_mode != EmptyDirMode::SharedFs {
+            let (word, only) = (raw.emptydir_mode.word(), EmptyDirMode::SharedFs.word());
+            let what = format!("{word:?}: the guest makes no file systems on disks; {only:?} is possible");
+            self.problem(EMPTY_DIRS, what);
+        }
         let bind_mounts = self.bind_mounts(&raw.sandbox_bind_mounts);
         Runtime {
             bind_mounts,
@@ -103,6 +109,8 @@ impl Checker<'_> {
             internetworking_model: model,
             static_resources: raw.static_sandbox_resource_mgmt,
             sandbox_cgroup_only: raw.sandbox_cgroup_only,
+            pins_vcpus: raw.enable_vcpus_pinning,
+            guest_empty_dirs: !raw.disable_guest_empty_dir,
         }
     }
 

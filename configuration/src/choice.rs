@@ -131,6 +131,18 @@ choice! {
 }
 
 choice! {
+    /// `emptydir_mode`: what emptyDir volumes are in the guest that are not of memory.
+    EmptyDirMode {
+        /// Directories of the shared file system.
+        SharedFs = "shared-fs",
+        /// File systems on disks, which the guest encrypts.
+        BlockEncrypted = "block-encrypted",
+        /// File systems on disks.
+        BlockPlain = "block-plain",
+    }
+}
+
+choice! {
     /// `rootfs_type`: the file system of the guest image.
     FsType {
         /// ext4, the default.

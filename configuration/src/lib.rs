@@ -38,8 +38,8 @@ use std::path::{Path, PathBuf};
 
 pub use agent::{Agent, KernelModule};
 pub use choice::{
-    AcceleratorChoice, BlockAio, ExtraMonitor, FsType, InternetworkingModel, MachineType, SharedFs,
-    VirtioFsCache, VsockChoice,
+    AcceleratorChoice, BlockAio, EmptyDirMode, ExtraMonitor, FsType, InternetworkingModel, MachineType,
+    SharedFs, VirtioFsCache, VsockChoice,
 };
 pub use factory::{Factory, VmCache};
 pub use find::{FILE_VARIABLE, file_of_environment};

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::choice::{
-    AcceleratorChoice, BlockAio, ExtraMonitor, FsType, InternetworkingModel, MachineType, SharedFs,
-    VirtioFsCache, VsockChoice,
+    AcceleratorChoice, BlockAio, EmptyDirMode, ExtraMonitor, FsType, InternetworkingModel, MachineType,
+    SharedFs, VirtioFsCache, VsockChoice,
 };
 
 #[derive(Debug, Deserialize)]
@@ -126,5 +126,8 @@ pub(crate) struct RawRuntime {
     pub(crate) disable_new_netns: bool,
     pub(crate) static_sandbox_resource_mgmt: bool,
     pub(crate) sandbox_cgroup_only: bool,
+    pub(crate) enable_vcpus_pinning: bool,
+    pub(crate) disable_guest_empty_dir: bool,
+    pub(crate) emptydir_mode: EmptyDirMode,
     pub(crate) sandbox_bind_mounts: Vec<String>,
 }

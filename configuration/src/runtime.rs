@@ -26,6 +26,10 @@ pub struct Runtime {
     pub bind_mounts: Vec<BindMount>,
     /// Everything of a sandbox is in a cgroup of its own, in the pod's.
     pub sandbox_cgroup_only: bool,
+    /// Each virtual CPU is bound to one of the CPUs that containers' sets of CPUs have, if there are as many.
+    pub pins_vcpus: bool,
+    /// A pod's emptyDir volumes of disks are in the root file system of its own container.
+    pub guest_empty_dirs: bool,
 }
 
 /// A file or directory of the host's that guests see.

@@ -12,6 +12,7 @@ use containerd_shim_protos::{
 };
 
 use crate::{
+    container::direct::command::DirectVolume,
     error::{Error, Result},
     factory::Factory,
     ids,
@@ -20,8 +21,7 @@ use crate::{
 /// The runtime's name as containerd's `runtime_type` spells it.
 pub(crate) const RUNTIME_NAME: &str = "io.containerd.kata.v2";
 
-const USAGE: &str = "\
-containerd-shim-kata-v2 runs every container or pod in a QEMU virtual machine of its own.
+const USAGE: &str = r#"containerd-shim-kata-v2 runs every container or pod in a QEMU virtual machine of its own.
 
 It is not meant to be run by hand: containerd starts it for containers whose runtime is
 io.containerd.kata.v2, when it stands in containerd's PATH. To try it:
@@ -45,9 +45,22 @@ What operators call, with the configuration's factory.enable_template or factory
         makes the machine that sandboxes start as copies of, shows what there is, removes it;
         with vm_cache_number, init stays and keeps machines ready until it is told to end by SIGTERM
 
+What storage drivers call, as they would call kata-runtime, about a volume that the guest is to mount:
+
+    containerd-shim-kata-v2 direct-volume add --volume-path PATH --mount-info JSON
+        notes, for the volume that is published to PATH, the block device that it is on:
+        {"volume-type": "block", "device": "/dev/...", "fstype": "ext4", "options": [],
+         "metadata": {"fsGroup": "1000", "fsGroupChangePolicy": "OnRootMismatch"}}
+    containerd-shim-kata-v2 direct-volume remove --volume-path PATH
+        takes the note away
+    containerd-shim-kata-v2 direct-volume stats --volume-path PATH
+        prints how full the volume is, as JSON, while a pod has it
+    containerd-shim-kata-v2 direct-volume resize --volume-path PATH --size BYTES
+        has the file system grow, while a pod has it; the device must be that large already
+
 The configuration file is /etc/kata-containers/configuration.toml or, when there is none,
 /usr/share/defaults/kata-containers/configuration.toml.
-";
+"#;
 
 /// What the command line asks for.
 pub(crate) enum Action {
@@ -61,6 +74,8 @@ pub(crate) enum Action {
     Serve(Flags),
     /// Make, show or remove templates.
     Factory(Factory),
+    /// Note, forget, measure or grow a volume.
+    DirectVolume(DirectVolume),
 }
 
 /// Reads the arguments (without the program's name).
@@ -74,6 +89,9 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Action> {
     }
     if args[0] == *"factory" {
         return Factory::parse(&args[1..]).map(Action::Factory);
+    }
+    if args[0] == *"direct-volume" {
+        return DirectVolume::parse(&args[1..]).map(Action::DirectVolume);
     }
     let flags = containerd_shim::parse(&args)
         .map_err(|error| Error::InvalidArgument(format!("command line: {error}; -help shows the flags")))?;
@@ -164,6 +182,13 @@ mod tests {
         assert!(matches!(action(line), Ok(Action::Start(flags)) if flags.id == "c1"));
         assert!(matches!(action("-namespace default -id c1 -bundle /b delete"), Ok(Action::Delete(_))));
         assert!(matches!(action("-namespace default -id c1"), Ok(Action::Serve(_))));
+    }
+
+    #[test]
+    fn operators_and_storage_drivers_calls_are_understood() {
+        assert!(matches!(action("factory status"), Ok(Action::Factory(_))));
+        assert!(matches!(action("direct-volume stats --volume-path /x"), Ok(Action::DirectVolume(_))));
+        assert!(matches!(action("direct-volume"), Err(Error::InvalidArgument(_))));
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod exec;
 mod rootfs;
 pub(crate) mod spec;
 mod supervise;
-mod volumes;
+pub(crate) mod volumes;
 
 use std::{
     path::{Path, PathBuf},
@@ -125,7 +125,12 @@ impl Container {
             async { OptionFuture::from(part).await.transpose() },
         )?;
         let of_the_pod = sandbox.provided().complete(&mut spec);
-        let mut guest = spec::for_guest(spec, &new.id, rootfs.guest_path(), sandbox.confinement())?;
+        let keeping = sandbox.keeping(&spec).await?;
+        let root = rootfs.guest_path();
+        if stands_for_a_pod {
+            sandbox.has_root(root);
+        }
+        let mut guest = spec::for_guest(spec, &new.id, root, sandbox.confinement(), &keeping)?;
         let mut shared = Vec::with_capacity(1 + guest.binds.len());
         for bind in &guest.binds {
             shared.push(sandbox.tree().attach(&bind.source, &bind.name, bind.recursive, bind.read_only)?);

@@ -2,7 +2,7 @@
 //!
 //! containerd runs this program three ways: `start` makes a shim and prints its address ([`bootstrap`]), no action
 //! at all *is* the shim ([`serve`]), and `delete` clears up after a shim that died ([`cleanup`]). Operators run
-//! `factory` ([`factory`]).
+//! `factory` ([`factory`]), storage drivers `direct-volume` ([`direct`]).
 
 mod bootstrap;
 mod cache;
@@ -36,6 +36,7 @@ use std::process::ExitCode;
 use nix::sys::stat::{Mode, umask};
 
 use cli::Action;
+use container::direct;
 
 fn main() -> ExitCode {
     // Nothing this program makes is for other users to read, whatever umask it was started with.
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Ok(Action::Delete(flags)) => cleanup::delete(&flags),
         Ok(Action::Serve(flags)) => serve::run(&flags),
         Ok(Action::Factory(factory)) => factory::run(&factory),
+        Ok(Action::DirectVolume(volume)) => direct::command::run(&volume),
         Err(error) => Err(error),
     };
     match outcome {

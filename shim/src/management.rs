@@ -6,6 +6,7 @@
 //!     -> scrape.rs, volumes.rs, the agent
 //! ```
 
+mod ask;
 mod calls;
 mod door;
 mod exposition;
@@ -25,6 +26,7 @@ use prometheus::HistogramVec;
 use slog::Logger;
 
 use crate::{container::Container, sandbox::Sandbox, table::Table};
+pub(crate) use ask::ask;
 pub(crate) use calls::{histogram, timed};
 pub(crate) use door::{Door, sweep};
 use overhead::Used;

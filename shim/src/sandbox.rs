@@ -9,6 +9,7 @@
 
 pub(crate) mod boot;
 pub(crate) mod host_cgroup;
+mod keeping;
 mod only;
 pub(crate) mod options;
 mod provisions;
@@ -44,6 +45,7 @@ use crate::{
     thread,
 };
 use host_cgroup::HostCgroup;
+use keeping::Keeper;
 pub(crate) use only::{Making, OnlySandbox, Prepared};
 use provisions::Provided;
 pub(crate) use provisions::{Provisions, RESOLVER};
@@ -80,6 +82,7 @@ pub(crate) struct Sandbox {
     /// Whether the guest takes streams on connections of their own.
     offer: Offer,
     confinement: Confinement,
+    keeper: Keeper,
     plugs_root_disks: bool,
     shared_disks: SharedDisks,
     provided: Provided,
@@ -235,12 +238,14 @@ impl Sandbox {
         drop(self.user.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// Puts the machine's processors into the cgroup that they are to be in.
+    /// Puts the machine's processors into the cgroup, and on the CPUs, that they are to be in.
     async fn place_processors(&self) {
-        let Some(cgroup) = &self.cgroup else { return };
-        if let Err(why) = cgroup.place_processors(self.vm.as_ref()).await {
+        if let Some(cgroup) = &self.cgroup
+            && let Err(why) = cgroup.place_processors(self.vm.as_ref()).await
+        {
             warn!(self.log, "the machine's processors are not in the pod's cgroup"; "why" => why);
         }
+        self.resources.pin(self.vm.as_ref()).await;
     }
 
     /// # Errors

@@ -18,6 +18,7 @@ use crate::containers::ended;
 crate::listed![
     c14_a_pods_machine_is_as_big_as_its_containers_may_use,
     c24_a_pods_processors_are_in_its_cgroup_and_the_rest_is_not,
+    e5_processors_are_bound_to_the_cpus_of_containers_while_there_are_as_many,
 ];
 
 /// How long a guest may take to let go of what is no longer needed.
@@ -145,6 +146,51 @@ fn c24_a_pods_processors_are_in_its_cgroup_and_the_rest_is_not(world: &PodWorld)
         kill(Pid::from_raw(shim.trim().parse()?), Signal::SIGKILL)?;
         // containerd removes no container that it takes to be running.
         containers.iter().try_for_each(|id| ended(world, id).map(drop))
+    })
+}
+
+/// How many of QEMU's threads may run on one CPU alone, and on which.
+fn bound(pod: &Pod<'_>) -> Result<Vec<String>> {
+    let tasks = fs::read_dir(qemu_of(pod)?.join("task"))?.flatten();
+    let status = tasks.map(|task| fs::read_to_string(task.path().join("status")).unwrap_or_default());
+    let cpus = status.filter_map(|status| {
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?.trim().to_owned();
+        (!list.contains([',', '-'])).then_some(list)
+    });
+    let mut cpus: Vec<_> = cpus.collect();
+    cpus.sort();
+    Ok(cpus)
+}
+
+/// A machine has no more processors than the host has CPUs, and containers that may run on all of them so have as many.
+fn e5_processors_are_bound_to_the_cpus_of_containers_while_there_are_as_many(world: &PodWorld) -> Result<()> {
+    let host = available_parallelism()?.get();
+    if host < 2 {
+        return Ok(());
+    }
+    let all: Vec<_> = (0..host).map(|cpu| cpu.to_string()).collect();
+    let on = |cpus: &[String]| LinuxContainerResources { cpuset_cpus: cpus.join(","), ..limits(64, 0) };
+    let mut config = world.config();
+    let annotation = "io.katacontainers.config.runtime.enable_vcpus_pinning".to_owned();
+    config.annotations.insert(annotation, "true".to_owned());
+    world.pod(config, |pod| {
+        check_eq!(bound(pod)?, Vec::<String>::new(), "threads of a pod without containers");
+        let one = pod.run(&limited(pod, "one", on(&all)))?;
+        check_eq!(pod.sh(&one, "nproc")?, host.to_string(), "processors");
+        check_eq!(bound(pod)?, all, "threads of a pod whose container has all CPUs");
+        let runs_on = |wanted: &[String]| {
+            // Nobody tells when it is done: a container's end does not wait for it.
+            eventually(PATIENCE, || {
+                check_eq!(bound(pod)?, wanted, "threads that are bound");
+                Ok(())
+            })
+        };
+        update(pod, &one, on(&all[..1]))?;
+        runs_on(&[])?;
+        update(pod, &one, on(&all))?;
+        runs_on(&all)?;
+        remove(pod, &one)?;
+        runs_on(&[])
     })
 }
 

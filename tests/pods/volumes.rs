@@ -9,15 +9,19 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use k8s_cri::v1::{Device, DnsConfig, Mount, MountPropagation};
+use tests::assets::by_sandbox_api;
 use tests::command::run;
 use tests::pods::{Pod, PodWorld};
-use tests::{Context, Result, check, check_eq, eventually};
+use tests::{Context, Result, check, check_eq, eventually, fail};
 
 crate::listed![
     d10_d12_files_and_directories_of_the_host_are_seen_on_both_sides,
     d13_a_configmap_that_changes_is_seen_within_two_seconds,
     d14_d15_memory_that_containers_share_is_the_pods,
+    d15_sub_paths_of_memory_are_parts_of_the_pods,
+    d15_empty_dirs_of_disks_are_with_the_pods_own_container_where_the_operator_says_so,
     d16_d17_block_volumes_are_disks_of_the_machine_for_as_long_as_they_are_used,
+    d16_storage_drivers_assign_measure_and_grow_volumes_by_a_command,
 ];
 
 /// How long an update of a volume may take to be seen.
@@ -177,6 +181,85 @@ fn d14_d15_memory_that_containers_share_is_the_pods(world: &PodWorld) -> Result<
     on_host(world, &format!("umount {}", cache.display()))
 }
 
+/// A directory of an emptyDir, bound where kubelet has those that containers have by subPath.
+fn part(world: &PodWorld, volume: &Path, container: &str, inner: &str) -> Result<PathBuf> {
+    let (name, pod) = (volume.file_name().context("the volume's name")?, volume.ancestors().nth(3));
+    let parts = pod.context("the pod's directory")?.join("volume-subpaths").join(name);
+    let (part, of) = (parts.join(container).join("0"), volume.join(inner));
+    let (part_name, of) = (part.display(), of.display());
+    on_host(
+        world,
+        &format!("mkdir -p -m 2770 {of} && mkdir -p {part_name} && mount --bind {of} {part_name}"),
+    )?;
+    Ok(part)
+}
+
+fn d15_sub_paths_of_memory_are_parts_of_the_pods(world: &PodWorld) -> Result<()> {
+    let cache = volume(world, "kubernetes.io~empty-dir", "parts")?;
+    on_host(world, &format!("mount -t tmpfs -o size=8m,mode=2770,gid=4242 parts {}", cache.display()))?;
+    let parts = [("two", "sub/deep"), ("three", "conf"), ("four", "evil"), ("five", "sub")];
+    let parts = parts.map(|(container, inner)| part(world, &cache, container, inner));
+    let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
+    let outcome = world.pod(world.config(), |pod| {
+        // The part may come before the whole.
+        let two = with(pod, "two", vec![mount(&parts[0], "/part")])?;
+        check_eq!(pod.sh(&two, "stat -c '%g %a' /part")?, "4242 2770", "group and mode of what was made");
+        pod.sh(&two, "echo -n of the part > /part/file")?;
+        let one = with(pod, "one", vec![mount(&cache, "/cache")])?;
+        check_eq!(pod.sh(&one, "cat /cache/sub/deep/file")?, "of the part", "the part in the whole");
+        pod.sh(&one, "echo -n of the whole > /cache/sub/deep/file; echo -n settings > /cache/conf; ln -s / /cache/evil")?;
+        check_eq!(pod.sh(&two, "cat /part/file")?, "of the whole", "the whole in the part");
+        let three = with(pod, "three", vec![mount(&parts[1], "/etc/conf"), read_only(&parts[3], "/fixed")])?;
+        check_eq!(pod.sh(&three, "cat /etc/conf /fixed/deep/file")?, "settingsof the whole", "a file, and another part");
+        let refused = world.cri().exec(&three, ["sh", "-c", "echo x > /fixed/file"])?;
+        check!(refused.status != 0 && refused.err().contains("Read-only"), "a read-only part: {refused:?}");
+        let Err(refused) = with(pod, "four", vec![mount(&parts[2], "/evil")]) else {
+            fail!("a link out of the volume leads a container out of it")
+        };
+        check!(refused.to_string().contains("evil"), "{refused}");
+        [&one, &two, &three].into_iter().try_for_each(|id| pod.end(id))?;
+        let again = with(pod, "again", vec![mount(&parts[0], "/part")])?;
+        check_eq!(pod.sh(&again, "cat /part/file")?, "of the whole", "what outlives its containers");
+        Ok(())
+    });
+    let all = parts.iter().chain([&cache]);
+    all.map(|mounted| on_host(world, &format!("umount {}", mounted.display()))).fold(outcome, Result::and)
+}
+
+fn d15_empty_dirs_of_disks_are_with_the_pods_own_container_where_the_operator_says_so(
+    world: &PodWorld,
+) -> Result<()> {
+    let scratch = volume(world, "kubernetes.io~empty-dir", "with-the-pod")?;
+    chown(&scratch, None, Some(4242))?;
+    fs::set_permissions(&scratch, Permissions::from_mode(0o2777))?;
+    let inner = part(world, &scratch, "two", "sub")?;
+    // No annotation sets it. Pods of other cases that are made meanwhile see no difference.
+    let more = world.dir().join("config.d");
+    fs::create_dir_all(&more)?;
+    let file = more.join("empty-dirs.toml");
+    fs::write(&file, "[runtime]\ndisable_guest_empty_dir = false\n")?;
+    let outcome = world.pod(world.config(), |pod| {
+        fs::remove_file(&file)?;
+        let one = with(pod, "one", vec![mount(&scratch, "/scratch")])?;
+        let two = with(pod, "two", vec![mount(&scratch, "/scratch"), mount(&inner, "/part")])?;
+        pod.sh(&one, "echo -n kept > /scratch/file; echo -n part > /scratch/sub/file")?;
+        check_eq!(
+            pod.sh(&two, "cat /scratch/file /part/file; stat -c ' %g %a' /scratch")?,
+            "keptpart 4242 2777",
+            "content, group and mode"
+        );
+        // There is no such container where pods are made by the Sandbox API.
+        let on_host = fs::read_dir(&scratch)?.count();
+        check_eq!(on_host, if by_sandbox_api() { 2 } else { 1 }, "what is on the host: kubelet's sub path");
+        [&one, &two].into_iter().try_for_each(|id| pod.end(id))?;
+        let again = with(pod, "again", vec![mount(&scratch, "/scratch")])?;
+        check_eq!(pod.sh(&again, "cat /scratch/file")?, "kept", "what outlives its containers");
+        Ok(())
+    });
+    let _ = fs::remove_file(&file);
+    outcome.and(on_host(world, &format!("umount {}", inner.display())))
+}
+
 fn d16_d17_block_volumes_are_disks_of_the_machine_for_as_long_as_they_are_used(
     world: &PodWorld,
 ) -> Result<()> {
@@ -221,9 +304,16 @@ fn device_of_a_container(pod: &Pod<'_>, file: &str) -> Result<()> {
 
 /// A storage driver leaves a note of the device rather than mount it.
 fn direct_volume(pod: &Pod<'_>, file: &str) -> Result<()> {
-    run(Command::new("mke2fs").args(["-q", "-t", "ext4", file]), Duration::from_secs(10))?.exits(0)?;
+    // What was there before the volume came to this group.
+    let before = pod.world.dir().join("before");
+    fs::create_dir_all(before.join("deep/er"))?;
+    fs::write(before.join("deep/er/file"), "")?;
+    fs::set_permissions(before.join("deep/er/file"), Permissions::from_mode(0o600))?;
+    symlink("/", before.join("link"))?;
+    let mut mke2fs = Command::new("mke2fs");
+    run(mke2fs.args(["-q", "-t", "ext4", "-d"]).arg(&before).arg(file), Duration::from_secs(10))?.exits(0)?;
     let dir = volume(pod.world, "kubernetes.io~csi", "database")?;
-    let _note = Note::of(&dir, file)?;
+    let note = Note::of(&dir, file)?;
     let volume = || vec![mount(&dir, "/data")];
     let (one, two) = (with(pod, "one", volume())?, with(pod, "two", volume())?);
     pod.sh(&one, "echo -n kept > /data/file; sync")?;
@@ -233,12 +323,66 @@ fn direct_volume(pod: &Pod<'_>, file: &str) -> Result<()> {
         "it"
     );
     check!(fs::read_dir(&dir)?.next().is_none(), "the host has not mounted it");
+    let groups = "stat -c '%g %a' /data/deep/er /data/deep/er/file; stat -c %g /data/link";
+    check_eq!(pod.sh(&two, groups)?, "4242 2775\n4242 660\n4242", "groups of all that is in it");
+    pod.sh(&two, "chgrp 0 /data/deep/er/file")?;
     pod.end(&one)?;
     check_eq!(pod.sh(&two, "cat /data/file")?, "kept", "what one of its containers still has");
     pod.end(&two)?;
+    note.write(file, serde_json::json!({"fsGroup": "4242", "fsGroupChangePolicy": "OnRootMismatch"}))?;
     let again = with(pod, "again", volume())?;
     check_eq!(pod.sh(&again, "cat /data/file")?, "kept", "what the disk has");
+    check_eq!(
+        pod.sh(&again, "stat -c %g /data /data/deep/er/file")?,
+        "4242\n0",
+        "groups where the root's is right, and is all that is looked at"
+    );
     pod.end(&again)
+}
+
+fn d16_storage_drivers_assign_measure_and_grow_volumes_by_a_command(world: &PodWorld) -> Result<()> {
+    let image = world.dir().join("by-command.img");
+    let disk = LoopDevice::of(&image)?;
+    run(Command::new("mke2fs").args(["-q", "-t", "ext4", &disk.file]), Duration::from_secs(10))?.exits(0)?;
+    let dir = volume(world, "kubernetes.io~csi", "by-command")?;
+    let ask = |action: &str, more: &[&str]| {
+        let mut command = world.shim_command();
+        command.args(["direct-volume", action, "--volume-path"]).arg(&dir).args(more);
+        run(&mut command, Duration::from_secs(90))
+    };
+    let total = || -> Result<u64> {
+        let said = ask("stats", &[])?.exits(0)?.out();
+        let stats: serde_json::Value = serde_json::from_str(&said)?;
+        stats["usage"][0]["total"].as_u64().context(said)
+    };
+    let refused = |action: &str, more: &[&str], words: &str| -> Result<()> {
+        let output = ask(action, more)?;
+        check!(output.status != 0 && output.err().contains(words), "{words} in {output:?}");
+        Ok(())
+    };
+    refused("add", &["--mount-info", r#"{"volume-type": "block"}"#], "missing field `device`")?;
+    refused("stats", &[], "no volume of that path was added")?;
+    let info = serde_json::json!({"volume-type": "block", "device": disk.file, "fstype": "ext4"}).to_string();
+    // Takes it away whatever happens.
+    let _note = Note::of(&dir, &disk.file)?;
+    ask("add", &["--mount-info", &info])?.exits(0)?;
+    refused("stats", &[], "no sandbox has this volume in use")?;
+    world.pod(world.config(), |pod| {
+        let container = with(pod, "keeper", vec![mount(&dir, "/data")])?;
+        let before = total()?;
+        check!((4 << 20..8 << 20).contains(&before), "{before} bytes in all");
+        let size = ["--size", "16777216"];
+        refused("resize", &size, "8388608")?;
+        disk.grow(&image, 16 << 20)?;
+        ask("resize", &size)?.exits(0)?;
+        let after = total()?;
+        check!(after > before + (6 << 20), "from {before} to {after} bytes");
+        pod.sh(&container, "head -c 10m /dev/zero > /data/file && sync")?;
+        pod.end(&container)
+    })?;
+    ask("remove", &[])?.exits(0)?;
+    refused("stats", &[], "no volume of that path was added")?;
+    disk.detach()
 }
 
 /// A storage driver's note of a volume; taken away when dropped.
@@ -253,12 +397,16 @@ impl Note {
         let name = URL_SAFE.encode(volume.to_string_lossy().as_bytes());
         let note = Note(Path::new("/run/kata-containers/shared/direct-volumes").join(name));
         fs::create_dir_all(&note.0)?;
+        note.write(device, serde_json::json!({"fsGroup": "4242"}))?;
+        Ok(note)
+    }
+
+    fn write(&self, device: &str, metadata: serde_json::Value) -> Result<()> {
         let text = serde_json::json!({
             "volume-type": "block", "device": device, "fstype": "ext4",
-            "metadata": {"fsGroup": "4242"}, "options": ["noatime"]
+            "metadata": metadata, "options": ["noatime"]
         });
-        fs::write(note.0.join("mountInfo.json"), text.to_string())?;
-        Ok(note)
+        Ok(fs::write(self.0.join("mountInfo.json"), text.to_string())?)
     }
 }
 

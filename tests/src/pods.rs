@@ -45,8 +45,12 @@ const IMAGES: Duration = Duration::from_secs(30);
 const SHIM: &str = "containerd-shim-kata-v2";
 
 /// What pods may ask of their machine.
-const ANNOTATIONS: [&str; 3] =
-    ["rx_rate_limiter_max_rate", "tx_rate_limiter_max_rate", "runtime.sandbox_cgroup_only"];
+const ANNOTATIONS: [&str; 4] = [
+    "rx_rate_limiter_max_rate",
+    "tx_rate_limiter_max_rate",
+    "runtime.sandbox_cgroup_only",
+    "runtime.enable_vcpus_pinning",
+];
 
 /// A containerd with CRI and the test images.
 pub struct PodWorld {
@@ -122,6 +126,11 @@ impl PodWorld {
     /// containerd's socket.
     pub fn containerd_socket(&self) -> PathBuf {
         self.containerd.socket()
+    }
+
+    /// The shim's program, for what people and storage drivers call it with.
+    pub fn shim_command(&self) -> Command {
+        Command::new(&self.assets.shim)
     }
 
     /// A directory of this world.

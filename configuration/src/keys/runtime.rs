@@ -1,7 +1,7 @@
 //! `[runtime]`.
 
 use super::{Key, Kind, Preset, U32, choice, flag, integer, text, texts};
-use crate::choice::InternetworkingModel;
+use crate::choice::{EmptyDirMode, InternetworkingModel};
 
 #[rustfmt::skip]
 pub(super) const KEYS: &[Key] = &[
@@ -11,7 +11,7 @@ pub(super) const KEYS: &[Key] = &[
     text("guest_selinux_label", "", "SELinux label of containers inside the guest, where those have one; empty means their own"),
     flag("sandbox_cgroup_only", false, "run everything of a pod in the pod's own cgroup"),
     choice("internetworking_model", InternetworkingModel::WORDS, "tcfilter", "how the pod's network reaches the guest; default is tcfilter"),
-    flag("enable_vcpus_pinning", false, "bind each virtual CPU to one of the pod's CPUs").later(),
+    flag("enable_vcpus_pinning", false, "bind each virtual CPU to one of the CPUs that the containers' cpusets have, if there are as many"),
     flag("enable_tracing", false, "the shim sends trace spans").later(),
     text("jaeger_endpoint", "", "where trace spans go").later(),
     text("jaeger_user", "", "user name for that place").later(),
@@ -20,8 +20,8 @@ pub(super) const KEYS: &[Key] = &[
     flag("static_sandbox_resource_mgmt", false, "size the virtual machine once, before it starts, by what is known of its containers then"),
     texts("sandbox_bind_mounts", &[], "paths of the host that every guest sees in sandbox-mounts of the share; read-only, unless one ends in :rw"),
     text("vfio_mode", "guest-kernel", "how passed-through devices look to a container").later(),
-    flag("disable_guest_empty_dir", true, "keep emptyDir volumes on the host").later(),
-    text("emptydir_mode", "shared-fs", "where emptyDir volumes live").later(),
+    flag("disable_guest_empty_dir", true, "keep emptyDir volumes of disks on the host, where kubelet has them, rather than with the pod's own container"),
+    choice("emptydir_mode", EmptyDirMode::WORDS, "shared-fs", "what emptyDir volumes of disks are in the guest; shared-fs alone is possible"),
     texts("experimental", &[], "names of features on trial").later(),
     flag("enable_pprof", false, "offer Go profiles").later(),
     text("dan_conf", "", "directory of directly attached networks").later().also(&[Preset::Text("/run/kata-containers/dans")]),

@@ -7,7 +7,7 @@ use super::{Place, problems};
 use crate::Origin;
 
 /// A line of a drop-in each, and the key that is wrong in it. None hides another.
-const IN_FILES: [(&str, &str); 30] = [
+const IN_FILES: [(&str, &str); 31] = [
     ("hypervisor.qemu.path = '/no'", "hypervisor.qemu.path"),
     ("hypervisor.qemu.kernel = '/no'", "hypervisor.qemu.kernel"),
     ("hypervisor.qemu.initrd = ''\nhypervisor.qemu.image = '@DIR@/absent'", "hypervisor.qemu.image"),
@@ -46,6 +46,7 @@ const IN_FILES: [(&str, &str); 30] = [
     ("hypervisor.qemu.valid_ctlpaths = ['[']", "hypervisor.qemu.valid_ctlpaths"),
     ("agent.kata.kernel_modules = ['--all']", "agent.kata.kernel_modules"),
     ("runtime.disable_new_netns = true", "runtime.disable_new_netns"),
+    ("runtime.emptydir_mode = 'block-encrypted'", "runtime.emptydir_mode"),
     ("runtime.nonsense = 1", "runtime.nonsense"),
 ];
 

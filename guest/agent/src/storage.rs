@@ -1,7 +1,9 @@
 //! What the host has the guest mount, for the sandbox or for one container.
 
+mod group;
 mod options;
 mod plan;
+mod sub_path;
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
@@ -14,6 +16,9 @@ use plan::Plan;
 
 /// How long mounting may take; a share answers as soon as the host's side does.
 const MOUNT: Duration = Duration::from_secs(30);
+/// The same where all files of a volume are given to a group. The host waits less long, as its operator says; a create that
+/// comes after that finds what was done meanwhile.
+const GIVE: Duration = Duration::from_secs(600);
 
 /// Everything mounted, by mount point, with the number of users of each.
 ///
@@ -52,7 +57,7 @@ impl Mounts {
             .map(|plan| plan.mount_point().to_owned())
             .collect();
         if !missing.is_empty() {
-            worker::run(reaper, "mount storages", &[], MOUNT, move || plan::mount_all(&missing)).await?;
+            mount_all(reaper, missing).await?;
         }
         // A container may be made anew, and finds what the one before it has left: the pod is one more user.
         for point in points.iter().chain(&kept) {
@@ -99,4 +104,23 @@ impl Mounts {
         worker::run(reaper, "remount storages", &[], MOUNT, move || plan::remount_all(&plans)).await?;
         Ok(())
     }
+}
+
+/// Mounts all, or none, and logs what there is to say of it.
+async fn mount_all(reaper: &Reaper, plans: Vec<Plan>) -> Result<(), Error> {
+    let deadline = if plans.iter().any(Plan::has_a_group) { GIVE } else { MOUNT };
+    let points: Vec<PathBuf> = plans.iter().rev().map(|plan| plan.mount_point().to_owned()).collect();
+    match worker::run(reaper, "mount storages", &[], deadline, move || plan::mount_all(&plans)).await {
+        Ok(report) if report.text.is_empty() => {}
+        Ok(report) => ::log::warn!("{}", report.text),
+        Err(error) => {
+            // One that was ended at its deadline leaves what it has mounted; the error is the one to tell.
+            if matches!(error, Error::Timeout { .. }) {
+                let unmount = move || plan::unmount_all(&points);
+                let _ = worker::run(reaper, "unmount storages", &[], MOUNT, unmount).await;
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
 }

@@ -1,8 +1,10 @@
 //! Volumes that a storage driver assigns to a machine: it does not mount them on the host, but leaves a note of the block
 //! device for the shim, in a directory named after the volume's path.
 
+pub(crate) mod command;
+mod note;
+
 use std::{
-    collections::HashMap,
     ffi::OsStr,
     fs,
     io::ErrorKind,
@@ -10,23 +12,16 @@ use std::{
     sync::Arc,
 };
 
-use agent_protocol::{
-    agent::{FSGroup, Storage},
-    types::FSGroupChangePolicy,
-};
-use base64::{Engine, engine::general_purpose::URL_SAFE};
+use agent_protocol::agent::Storage;
 use containerd_shim_protos::protobuf::MessageField;
-use serde::Deserialize;
 
 use super::disks::{self, Plugged};
 use crate::{
     error::{Error, Result},
     sandbox::Sandbox,
 };
+use note::{NOTE, NOTES, Note, name_of};
 
-/// Where the notes are, as all shims of the field have it.
-const NOTES: &str = "/run/kata-containers/shared/direct-volumes";
-const NOTE: &str = "mountInfo.json";
 /// Where the guest mounts the volumes.
 const GUEST_DIR: &str = "/run/kata-containers/sandbox/storage";
 
@@ -41,19 +36,6 @@ pub(crate) struct DirectVolume {
     read_only: bool,
 }
 
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Note {
-    volume_type: String,
-    device: PathBuf,
-    #[serde(rename = "fstype", default)]
-    file_system: String,
-    #[serde(default)]
-    metadata: HashMap<String, String>,
-    #[serde(default)]
-    options: Vec<String>,
-}
-
 /// The volume at `source`, if a storage driver has left a note of it.
 ///
 /// # Errors
@@ -63,40 +45,23 @@ pub(super) fn at(source: &Path, read_only: bool) -> Result<Option<DirectVolume>>
 }
 
 fn noted_in(notes: &Path, source: &Path, read_only: bool) -> Result<Option<DirectVolume>> {
-    let name = URL_SAFE.encode(source.as_os_str().as_encoded_bytes());
-    let file = notes.join(&name).join(NOTE);
+    let name = name_of(source);
+    let Some(note) = read(&notes.join(&name).join(NOTE))? else { return Ok(None) };
+    let mount_point = format!("{GUEST_DIR}/{name}");
+    Ok(Some(DirectVolume { note, name, mount_point, read_only }))
+}
+
+/// The note in a file, if there is one.
+fn read(file: &Path) -> Result<Option<Note>> {
     let wrong = |why: &dyn std::fmt::Display| Error::InvalidArgument(format!("{}: {why}", file.display()));
-    let text = match fs::read(&file) {
+    let text = match fs::read(file) {
         // A long path has no such name, and no note.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => {
             return Ok(None);
         }
         other => other.map_err(|error| wrong(&error))?,
     };
-    let note: Note = serde_json::from_slice(&text).map_err(|error| wrong(&error))?;
-    if note.volume_type != "block" {
-        return Err(wrong(&format!("volume-type {:?}: only block is possible", note.volume_type)));
-    }
-    if !note.device.is_absolute() {
-        return Err(wrong(&format!("device {:?}: must be the path of a block device", note.device)));
-    }
-    group(&note).map_err(|why| wrong(&why))?;
-    let mount_point = format!("{GUEST_DIR}/{name}");
-    Ok(Some(DirectVolume { note, name, mount_point, read_only }))
-}
-
-/// The group that the volume's files are to belong to.
-fn group(note: &Note) -> std::result::Result<Option<FSGroup>, String> {
-    let Some(text) = note.metadata.get("fsGroup") else { return Ok(None) };
-    let group_id = text.parse().map_err(|_| format!("fsGroup {text:?}: must be the number of a group"))?;
-    let policy = match note.metadata.get("fsGroupChangePolicy").map(String::as_str) {
-        Some("OnRootMismatch") => FSGroupChangePolicy::OnRootMismatch,
-        Some("Always") | None => FSGroupChangePolicy::Always,
-        Some(other) => {
-            return Err(format!("fsGroupChangePolicy {other:?}: Always and OnRootMismatch are possible"));
-        }
-    };
-    Ok(Some(FSGroup { group_id, group_change_policy: policy.into(), ..Default::default() }))
+    Note::parse(&text).map(Some).map_err(|why| wrong(&why))
 }
 
 /// Gives the machine the volume's disk, once for all of its containers, and says what the guest is to mount.
@@ -119,22 +84,40 @@ pub(super) async fn plug(sandbox: &Arc<Sandbox>, volume: &DirectVolume) -> Resul
         fstype: note.file_system.clone(),
         options,
         mount_point: volume.mount_point.clone(),
-        fs_group: MessageField::from_option(group(note).ok().flatten()),
+        fs_group: MessageField::from_option(note.group().ok().flatten()),
         ..Default::default()
     };
     Ok((plugged, storage))
 }
 
-/// The volume at `source`, and its disk, if this sandbox has it.
+/// The volume that is meant by `path`, and its disk, if this sandbox has it: Kata's own tool calls a volume by its
+/// device.
 ///
 /// # Errors
 /// `NotFound` if it has not.
-pub(crate) async fn in_use(sandbox: &Sandbox, source: &Path) -> Result<(DirectVolume, Arc<Plugged>)> {
+pub(crate) async fn in_use(sandbox: &Sandbox, path: &Path) -> Result<(DirectVolume, Arc<Plugged>)> {
     let unknown =
-        || Error::NotFound(format!("{}: no directly assigned volume of this sandbox", source.display()));
-    let volume = at(source, false)?.ok_or_else(unknown)?;
+        || Error::NotFound(format!("{}: no directly assigned volume of this sandbox", path.display()));
+    let volume = match at(path, false)? {
+        None => claimed_on(Path::new(NOTES), path, sandbox.id()),
+        noted => noted,
+    };
+    let volume = volume.ok_or_else(unknown)?;
     let disk = disks::plugged(sandbox, &volume.note.device).await.ok_or_else(unknown)?;
     Ok((volume, disk))
+}
+
+/// The volume on that device that the sandbox claims. Notes that cannot be read are others'.
+fn claimed_on(notes: &Path, device: &Path, sandbox: &OsStr) -> Option<DirectVolume> {
+    let claimed = |dir: &PathBuf| may_claim(sandbox) && dir.join(sandbox).exists();
+    let mut dirs = fs::read_dir(notes).ok()?.flatten().map(|entry| entry.path()).filter(claimed);
+    dirs.find_map(|dir| {
+        let note = read(&dir.join(NOTE)).ok()??;
+        let name = dir.file_name()?.to_str()?.to_owned();
+        let mount_point = format!("{GUEST_DIR}/{name}");
+        let volume = DirectVolume { note, name, mount_point, read_only: false };
+        (volume.note.device == device).then_some(volume)
+    })
 }
 
 /// A sandbox may have any name, that of the note too.
@@ -175,6 +158,8 @@ fn sweep_in(notes: &Path, run_dir: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE};
+
     use super::*;
 
     fn noted(text: &str) -> Result<Option<DirectVolume>> {
@@ -194,7 +179,7 @@ mod tests {
         let volume = volume.unwrap().unwrap();
         assert_eq!(volume.mount_point, "/run/kata-containers/sandbox/storage/L3Zhci9saWIvdm9sdW1l");
         assert_eq!((volume.note.file_system.as_str(), volume.note.options.len()), ("ext4", 1));
-        assert_eq!(group(&volume.note).unwrap().unwrap().group_id, 3000);
+        assert_eq!(volume.note.group().unwrap().unwrap().group_id, 3000);
     }
 
     #[test]
@@ -214,6 +199,27 @@ mod tests {
         assert!(
             !volume.join(sandbox).exists() && volume.join("other").exists() && volume.join(NOTE).exists()
         );
+    }
+
+    #[test]
+    fn c22_a_volume_is_found_by_its_device_by_the_sandbox_that_claims_it() {
+        let notes = tempfile::tempdir().unwrap();
+        for (name, device, claim) in
+            [("one", "/dev/x", "other"), ("two", "/dev/x", "pod"), ("3", "/dev/y", "pod")]
+        {
+            let dir = notes.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            let text = serde_json::json!({"volume-type": "block", "device": device});
+            fs::write(dir.join(NOTE), text.to_string()).unwrap();
+            fs::write(dir.join(claim), "").unwrap();
+        }
+        let on = |device: &str, sandbox: &str| {
+            let volume = claimed_on(notes.path(), Path::new(device), OsStr::new(sandbox));
+            volume.map(|volume| volume.name)
+        };
+        assert_eq!(on("/dev/x", "pod").as_deref(), Some("two"));
+        assert_eq!(on("/dev/x", "other").as_deref(), Some("one"));
+        assert_eq!((on("/dev/z", "pod"), on("/dev/x", NOTE)), (None, None));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use oci_spec::runtime::{
 use super::{
     direct::{self, DirectVolume},
     disks::{self, BlockDevice},
-    volumes,
+    volumes::{self, Keeping},
 };
 use crate::{
     error::{Error, Result},
@@ -87,6 +87,7 @@ pub(crate) fn for_guest(
     id: &str,
     rootfs: &str,
     confinement: &Confinement,
+    keeping: &Keeping,
 ) -> Result<GuestSpec> {
     // Hooks are host programs, which the host runs.
     spec.set_hooks(None);
@@ -95,7 +96,7 @@ pub(crate) fn for_guest(
     spec.set_root(Some(root.map_err(|error| Error::Failed(format!("root filesystem {rootfs}: {error}")))?));
     let mut volumes = Volumes::default();
     let mounts = spec.mounts_mut().take().unwrap_or_default();
-    let mounts = mounts.into_iter().map(|mount| volumes.guest_mount(mount, id));
+    let mounts = mounts.into_iter().map(|mount| volumes.guest_mount(mount, id, keeping));
     let mounts = mounts.filter_map(Result::transpose).collect::<Result<_>>()?;
     spec.set_mounts(Some(mounts));
     if let Some(process) = spec.process_mut() {
@@ -105,7 +106,7 @@ pub(crate) fn for_guest(
     let disks = disks::given(&mut linux);
     let sandbox_pidns = guest_linux(&mut linux, confinement.disables_seccomp);
     spec.set_linux(Some(linux));
-    let Volumes { binds, storages, direct } = volumes;
+    let Volumes { binds, storages, direct, .. } = volumes;
     Ok(GuestSpec { spec, binds, storages, direct, disks, sandbox_pidns })
 }
 
@@ -175,6 +176,8 @@ fn guest_cgroup(path: &Path) -> PathBuf {
 /// What the guest needs for a container's mounts.
 #[derive(Default)]
 struct Volumes {
+    /// How many names there are.
+    names: usize,
     binds: Vec<Bind>,
     storages: Vec<Storage>,
     direct: Vec<DirectVolume>,
@@ -182,28 +185,34 @@ struct Volumes {
 
 impl Volumes {
     /// The mount in the guest's terms, or nothing where it has none.
-    fn guest_mount(&mut self, mut mount: Mount, id: &str) -> Result<Option<Mount>> {
+    fn guest_mount(&mut self, mut mount: Mount, id: &str, keeping: &Keeping) -> Result<Option<Mount>> {
         let options = mount.options().clone().unwrap_or_default();
         let is_bind =
             mount.typ().as_deref() == Some("bind") || options.iter().any(|o| o == "bind" || o == "rbind");
         if !is_bind {
             return Ok(Some(mount));
         }
-        let Some(bind) = bind_of(&mount, &options, id, self.binds.len())? else { return Ok(None) };
+        let Some(bind) = bind_of(&mount, &options, id, self.names)? else { return Ok(None) };
+        self.names += 1;
         if let Some(volume) = direct::at(&bind.source, bind.read_only)? {
             mount.set_source(Some(volume.mount_point.clone().into()));
             if self.direct.iter().all(|known| known.mount_point != volume.mount_point) {
                 self.direct.push(volume);
             }
-        } else if let Some(storage) = volumes::of_the_guest(&bind.source, mount.destination())? {
-            mount.set_source(Some(storage.mount_point.clone().into()));
+            return Ok(Some(mount));
+        }
+        let storages = volumes::of_the_guest(&bind.source, mount.destination(), &bind.name, keeping)?;
+        let Some(last) = storages.last() else {
+            mount.set_source(Some(Path::new(GUEST_DIR).join(&bind.name)));
+            self.binds.push(bind);
+            return Ok(Some(mount));
+        };
+        mount.set_source(Some(last.mount_point.clone().into()));
+        for storage in storages {
             // One volume may be mounted in several places.
             if self.storages.iter().all(|known| known.mount_point != storage.mount_point) {
                 self.storages.push(storage);
             }
-        } else {
-            mount.set_source(Some(Path::new(GUEST_DIR).join(&bind.name)));
-            self.binds.push(bind);
         }
         Ok(Some(mount))
     }
@@ -248,6 +257,7 @@ mod tests {
             "c1",
             "/guest/rootfs",
             &Confinement { disables_seccomp: true, ..Confinement::default() },
+            &Keeping::default(),
         )
         .unwrap()
     }
@@ -303,7 +313,14 @@ mod tests {
     fn d8_a_selinux_label_is_the_guests_only_where_the_operator_says_so() {
         let labelled = |config: &str, selinux: GuestSelinux| {
             let confinement = Confinement { selinux, ..Confinement::default() };
-            let guest = for_guest(serde_json::from_str(config).unwrap(), "c1", "/r", &confinement).unwrap();
+            let guest = for_guest(
+                serde_json::from_str(config).unwrap(),
+                "c1",
+                "/r",
+                &confinement,
+                &Keeping::default(),
+            )
+            .unwrap();
             guest.spec.process().as_ref().unwrap().selinux_label().clone()
         };
         let own = || GuestSelinux::Label("d:e:f".into());
@@ -356,9 +373,15 @@ mod tests {
     #[test]
     fn a_mount_without_a_host_path_is_refused_by_its_destination() {
         let config = CONFIG.replace("/srv/data", "srv");
-        let error = for_guest(serde_json::from_str(&config).unwrap(), "c1", "/r", &Confinement::default())
-            .unwrap_err()
-            .to_string();
+        let error = for_guest(
+            serde_json::from_str(&config).unwrap(),
+            "c1",
+            "/r",
+            &Confinement::default(),
+            &Keeping::default(),
+        )
+        .unwrap_err()
+        .to_string();
         assert!(error.contains("/data") && error.contains("absolute"), "{error}");
     }
 }

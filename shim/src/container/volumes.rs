@@ -3,16 +3,20 @@
 //! Memory that containers of a pod share is the guest's, as the host's would neither be counted there nor be mapped by
 //! several of its processes at once.
 
+mod part;
+
 use std::{
-    fs,
+    fs::{self, Metadata},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
 };
 
 use agent_protocol::agent::Storage;
 use nix::sys::statfs::{FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
+use oci_spec::runtime::Spec;
 
 use crate::error::{Error, Result};
+use part::Part;
 
 /// Where containers expect shared memory.
 const SHM: &str = "/dev/shm";
@@ -23,37 +27,112 @@ const GUEST_DIR: &str = "/run/kata-containers/sandbox";
 /// The directory of kubelet's in which the emptyDirs of a pod are, by their names.
 const EMPTY_DIRS: &str = "kubernetes.io~empty-dir";
 
-/// The storage that the guest has instead of the bind mount of `source` on `destination`, or nothing where it is to see
-/// the host's files.
+/// The agent's driver of storages that are parts of others.
+pub(crate) const PARTS: &str = "sub-path";
+
+/// What a guest keeps of its pod's volumes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Keeping {
+    /// Parts, as well as whole volumes: not every agent can.
+    pub(crate) parts: bool,
+    /// EmptyDirs on disks, in this directory of the guest's.
+    pub(crate) empty_dirs: Option<String>,
+}
+
+impl Keeping {
+    /// Whether parts of what the guest keeps are among a container's mounts.
+    pub(crate) fn has_parts(&self, spec: &Spec) -> bool {
+        let sources = spec.mounts().iter().flatten().filter_map(|mount| mount.source().as_deref());
+        let mut volumes = sources.filter_map(part::volume_of);
+        volumes.any(|volume| empty_dir(&volume, self).is_ok_and(|kept| kept.is_some()))
+    }
+}
+
+/// The storages that the guest has for the bind mount of `source` on `destination`, which is then one of the last of them;
+/// none where it is to see the host's files. No other mount has that `name`.
 ///
 /// # Errors
 /// `InvalidArgument` that names a source that is not there.
-pub(super) fn of_the_guest(source: &Path, destination: &Path) -> Result<Option<Storage>> {
+pub(super) fn of_the_guest(
+    source: &Path,
+    destination: &Path,
+    name: &str,
+    keeping: &Keeping,
+) -> Result<Vec<Storage>> {
     if destination == Path::new(SHM) {
-        return Ok(Some(shared_memory(source)));
+        return Ok(vec![shared_memory(source)]);
     }
-    let Some(name) = empty_dir(source) else { return Ok(None) };
-    let wrong = |error: &dyn std::fmt::Display| {
-        Error::InvalidArgument(format!("mount source {}: {error}", source.display()))
-    };
-    let file_system = statfs(source).map_err(|error| wrong(&error))?;
-    let directory = fs::metadata(source).map_err(|error| wrong(&error))?;
+    if is_empty_dir(source) {
+        return Ok(empty_dir(source, keeping)?.into_iter().collect());
+    }
+    let Some(part) = part::at(source).filter(|_| keeping.parts) else { return Ok(Vec::new()) };
+    let Some(volume) = empty_dir(&part.volume, keeping)? else { return Ok(Vec::new()) };
+    let part = part_of(&volume, &part, source, name)?;
+    Ok(vec![volume, part])
+}
+
+/// What is instead of an emptyDir.
+fn empty_dir(source: &Path, keeping: &Keeping) -> Result<Option<Storage>> {
+    let Some(name) = source.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
+    let file_system = statfs(source).map_err(|error| wrong(source, &error))?;
+    let mut options = access(source)?;
     let size = file_system.blocks().saturating_mul(file_system.block_size().unsigned_abs());
-    let mut options = vec![
-        format!("mode={:o}", directory.permissions().mode() & 0o7777),
-        format!("uid={}", directory.uid()),
-        format!("gid={}", directory.gid()),
-        format!("size={size}"),
-    ];
+    options.push(format!("size={size}"));
     let kind = match file_system.filesystem_type() {
         TMPFS_MAGIC => "tmpfs",
         HUGETLBFS_MAGIC => {
             options.push(format!("pagesize={}", file_system.block_size()));
             "hugetlbfs"
         }
-        FsType(_) => return Ok(None),
+        FsType(_) => return keeping.empty_dirs.as_ref().map(|dir| local(source, dir, name)).transpose(),
     };
     Ok(Some(memory(&format!("ephemeral/{name}"), kind, options)))
+}
+
+/// A directory of the guest's. Agents of the field read the group by this name.
+fn local(source: &Path, dir: &str, name: &str) -> Result<Storage> {
+    let directory = metadata(source)?;
+    let group = Some(directory.gid()).filter(|group| *group != 0).map(|group| format!("fsgid={group}"));
+    Ok(Storage {
+        driver: "local".into(),
+        source: "local".into(),
+        fstype: "local".into(),
+        options: std::iter::once(mode(&directory)).chain(group).collect(),
+        mount_point: format!("{dir}/{name}"),
+        ..Default::default()
+    })
+}
+
+/// A part of `volume`, mounted where no container reaches it, as containers may exchange what is in the volume.
+fn part_of(volume: &Storage, part: &Part, source: &Path, name: &str) -> Result<Storage> {
+    let inner = part.inner.to_str().ok_or_else(|| wrong(source, &"subPath: it is no text"))?;
+    Ok(Storage {
+        driver: PARTS.into(),
+        driver_options: vec![inner.to_owned()],
+        source: volume.mount_point.clone(),
+        options: access(source)?,
+        mount_point: format!("{GUEST_DIR}/parts/{name}"),
+        ..Default::default()
+    })
+}
+
+fn metadata(source: &Path) -> Result<Metadata> {
+    fs::metadata(source).map_err(|error| wrong(source, &error))
+}
+
+fn mode(directory: &Metadata) -> String {
+    format!("mode={:o}", directory.permissions().mode() & 0o7777)
+}
+
+/// Mode and owner of a directory of the host's, for one of the guest's.
+fn access(source: &Path) -> Result<Vec<String>> {
+    let directory = metadata(source)?;
+    let (uid, gid) = (directory.uid(), directory.gid());
+    Ok(vec![mode(&directory), format!("uid={uid}"), format!("gid={gid}")])
+}
+
+fn wrong(source: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::InvalidArgument(format!("mount source {}: {error}", source.display()))
 }
 
 /// All containers of a pod have the same.
@@ -76,24 +155,31 @@ fn memory(name: &str, kind: &str, options: Vec<String>) -> Storage {
     }
 }
 
-/// The name of the emptyDir that `source` is.
-fn empty_dir(source: &Path) -> Option<&str> {
-    let is_one = source.parent()?.file_name()? == EMPTY_DIRS;
-    source.file_name()?.to_str().filter(|_| is_one)
+fn is_empty_dir(source: &Path) -> bool {
+    source.parent().and_then(Path::file_name).is_some_and(|name| name == EMPTY_DIRS)
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::{
+        mount::{MsFlags, mount},
+        sched::{CloneFlags, unshare},
+    };
+
     use super::*;
+
+    fn of_the_guest(source: &Path, destination: &Path) -> Result<Vec<Storage>> {
+        super::of_the_guest(source, destination, "c1-0-x", &Keeping::default())
+    }
 
     #[test]
     fn d14_shared_memory_is_the_guests_and_as_large_as_the_hosts() {
         let host = statfs(Path::new(SHM)).unwrap();
         let size = host.blocks() * u64::try_from(host.block_size()).unwrap();
-        let storage = of_the_guest(Path::new(SHM), Path::new(SHM)).unwrap().unwrap();
+        let storage = &of_the_guest(Path::new(SHM), Path::new(SHM)).unwrap()[0];
         assert_eq!((storage.driver.as_str(), storage.fstype.as_str()), ("ephemeral", "tmpfs"));
         assert!(storage.options.contains(&format!("size={size}")), "{:?}", storage.options);
-        let elsewhere = of_the_guest(Path::new("/proc"), Path::new(SHM)).unwrap().unwrap();
+        let elsewhere = &of_the_guest(Path::new("/proc"), Path::new(SHM)).unwrap()[0];
         assert!(elsewhere.options.contains(&"size=67108864".to_owned()), "{:?}", elsewhere.options);
     }
 
@@ -101,20 +187,28 @@ mod tests {
     fn d15_an_empty_dir_of_memory_is_the_guests_and_one_on_a_disk_the_hosts() {
         let memory = tempfile::tempdir_in(SHM).unwrap();
         let disk = tempfile::tempdir_in("/var/tmp").unwrap();
-        let storage = |dir: &Path| {
+        let storage = |dir: &Path, keeping: &Keeping| {
             let volume = dir.join("pods/7/volumes").join(EMPTY_DIRS).join("cache");
             fs::create_dir_all(&volume).unwrap();
             fs::set_permissions(&volume, fs::Permissions::from_mode(0o2775)).unwrap();
             std::os::unix::fs::chown(&volume, None, Some(4242)).unwrap();
-            of_the_guest(&volume, Path::new("/cache")).unwrap()
+            super::of_the_guest(&volume, Path::new("/cache"), "c1-0-cache", keeping).unwrap()
         };
-        let of_memory = storage(memory.path()).unwrap();
+        let of_memory = &storage(memory.path(), &Keeping::default())[0];
         assert_eq!(of_memory.mount_point, "/run/kata-containers/sandbox/ephemeral/cache");
         for option in ["mode=2775", "uid=0", "gid=4242"] {
             assert!(of_memory.options.contains(&option.to_owned()), "{:?}", of_memory.options);
         }
-        assert_eq!(storage(disk.path()), None);
-        assert_eq!(of_the_guest(memory.path(), Path::new("/cache")).unwrap(), None, "no emptyDir");
+        assert_eq!(storage(disk.path(), &Keeping::default()), []);
+        assert_eq!(of_the_guest(memory.path(), Path::new("/cache")).unwrap(), [], "no emptyDir");
+        let keeping = Keeping { empty_dirs: Some("/guest/pod/rootfs/local".into()), ..Keeping::default() };
+        let of_the_pod = &storage(disk.path(), &keeping)[0];
+        assert_eq!(
+            (of_the_pod.driver.as_str(), of_the_pod.mount_point.as_str()),
+            ("local", "/guest/pod/rootfs/local/cache")
+        );
+        assert_eq!(of_the_pod.options, ["mode=2775", "fsgid=4242"]);
+        assert_eq!(storage(memory.path(), &keeping)[0], *of_memory, "memory stays memory");
     }
 
     #[test]
@@ -122,5 +216,37 @@ mod tests {
         let source = Path::new("/nonexistent").join(EMPTY_DIRS).join("cache");
         let error = of_the_guest(&source, Path::new("/cache")).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/"), "{error}");
+    }
+
+    #[test]
+    fn d15_a_part_of_an_empty_dir_is_a_part_of_the_guests() {
+        let memory = tempfile::tempdir_in(SHM).unwrap();
+        let pod = memory.path().join("pods/7");
+        let volume = pod.join("volumes").join(EMPTY_DIRS).join("cache");
+        let source = pod.join("volume-subpaths/cache/one/0");
+        fs::create_dir_all(volume.join("a/b")).unwrap();
+        fs::create_dir_all(&source).unwrap();
+        fs::set_permissions(volume.join("a/b"), fs::Permissions::from_mode(0o750)).unwrap();
+        let storages = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(Some(&volume.join("a/b")), &source, none, MsFlags::MS_BIND, none).unwrap();
+            let with = |parts: bool| {
+                let keeping = Keeping { parts, ..Keeping::default() };
+                super::of_the_guest(&source, Path::new("/part"), "c1-0-part", &keeping).unwrap()
+            };
+            (with(true), with(false))
+        });
+        let (storages, without) = storages.join().unwrap();
+        assert_eq!(without, [], "an agent that cannot leaves it to the host");
+        let [volume, part] = &storages[..] else { panic!("{storages:?}") };
+        assert_eq!(volume.mount_point, "/run/kata-containers/sandbox/ephemeral/cache");
+        assert_eq!((&part.source, part.driver.as_str()), (&volume.mount_point, PARTS));
+        assert_eq!(part.mount_point, "/run/kata-containers/sandbox/parts/c1-0-part");
+        assert_eq!(
+            (&part.driver_options[..], &part.options[0]),
+            (&["a/b".to_owned()][..], &"mode=750".to_owned())
+        );
     }
 }

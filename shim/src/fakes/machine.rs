@@ -96,6 +96,11 @@ impl FakeHypervisor {
         self.sizes.is_full.store(true, Ordering::Relaxed);
     }
 
+    /// From now on machines have these threads of the host as processors.
+    pub(crate) fn runs_on(&self, threads: &[u32]) {
+        *self.sizes.threads.lock().unwrap() = threads.to_vec();
+    }
+
     /// Every size there was, as `<processors>` or `<MiB> MiB`, that of a boot first.
     pub(crate) fn sizes(&self) -> Vec<String> {
         self.sizes.all.borrow().clone()
@@ -187,6 +192,8 @@ fn no_room() -> PlugError {
 struct Sizes {
     all: watch::Sender<Vec<String>>,
     is_full: AtomicBool,
+    /// What the processors are.
+    threads: Mutex<Vec<u32>>,
 }
 
 impl Sizes {
@@ -203,11 +210,11 @@ struct FakeVm {
 
 #[async_trait]
 impl Vm for FakeVm {
+    /// This process.
     fn pid(&self) -> u32 {
-        4242
+        std::process::id()
     }
 
-    /// This one.
     fn processes(&self) -> Vec<Process> {
         vec![Process::of(std::process::id(), "qemu").unwrap()]
     }
@@ -275,7 +282,8 @@ impl Vm for FakeVm {
     }
 
     async fn vcpu_threads(&self) -> Result<Vec<VcpuThread>, QmpError> {
-        Ok(Vec::new())
+        let threads = self.sizes.threads.lock().unwrap();
+        Ok((0..).zip(threads.iter()).map(|(vcpu, tid)| VcpuThread { vcpu, tid: *tid }).collect())
     }
 }
 

@@ -82,6 +82,11 @@ impl Door {
     }
 }
 
+/// Where tools find the door of a sandbox.
+pub(super) fn link_of(id: &str) -> PathBuf {
+    Path::new(SANDBOXES).join(id).join(SOCKET)
+}
+
 /// Listens at a socket of that name in a run directory, for root alone.
 pub(super) fn listen(run_dir: &Path, name: &str) -> IoResult<UnixListener> {
     // An address has room for 107 bytes of path, and the directory's own path may be longer.

@@ -241,6 +241,7 @@ fn c22_d16_volumes_are_told_of_and_grow_with_their_disks() {
             "volume_condition": {"abnormal": false, "message": ""},
         });
         assert_eq!((status, serde_json::from_str::<Value>(&text).unwrap()), (200, expected));
+        assert_eq!(get("/direct-volume/stats?path=%2Fdev%2Fsdx").await, (200, text), "by its device");
         let resize = |size: u64| json!({"VolumePath": VOLUME, "Size": size}).to_string();
         assert_eq!(ask("POST", "/direct-volume/resize", &resize(8 << 20)).await, (200, String::new()));
         shim.guest.is_asked("ResizeVolume 8388608").await;

@@ -20,8 +20,8 @@ use vmm::{
 };
 
 use super::{
-    Clock, Phase, Provisions, Sandbox, host_cgroup::HostCgroup, resources::Resources, run_dir,
-    run_dir::RunDir, share::SharedTree, vm_spec, vm_spec::MachinePlan,
+    Clock, Phase, Provisions, Sandbox, host_cgroup::HostCgroup, keeping::Keeper, resources::Resources,
+    run_dir, run_dir::RunDir, share::SharedTree, vm_spec, vm_spec::MachinePlan,
 };
 use crate::{
     container::{disks::SharedDisks, spec::Confinement},
@@ -111,6 +111,7 @@ pub(super) async fn boot(
         agent,
         offer: Offer::default(),
         confinement: Confinement::of(configuration),
+        keeper: Keeper::of(configuration),
         plugs_root_disks: plugs_root_disks(configuration),
         shared_disks: SharedDisks::default(),
         provided,

@@ -7,7 +7,9 @@
 //!
 //! With `static_sandbox_resource_mgmt` the machine stays as it was booted.
 
+mod cpus;
 mod limits;
+mod pins;
 
 use std::{
     collections::HashMap,
@@ -28,6 +30,7 @@ use crate::{
     error::{Error, Result},
 };
 pub(crate) use limits::Limits;
+use pins::Pins;
 
 /// What memory comes in, in MiB: the size of a guest's memory blocks, if it has less than 64 GiB.
 const BLOCK_MIB: u64 = 128;
@@ -125,6 +128,8 @@ pub(super) struct Resources {
     growth: Growth,
     /// What QEMU takes memory in multiples of, in MiB.
     step_mib: u64,
+    /// Whether its processors are to be bound to its containers' CPUs.
+    pins: bool,
     containers: Mutex<HashMap<String, Limits>>,
     /// Held across a change of the machine, so that each starts from what the one before came to.
     machine: AsyncMutex<Machine>,
@@ -149,6 +154,7 @@ struct Machine {
     block_mib: Option<u64>,
     /// Whether it was said that the machine cannot grow.
     warned: bool,
+    pins: Pins,
 }
 
 impl Resources {
@@ -169,12 +175,13 @@ impl Resources {
             (false, false) => Growth::Dynamic,
         };
         let asked = if has == default { default } else { known_at_boot(configuration, spec)? };
-        let machine = Machine { asked: Some(asked), block_mib: None, warned: false };
+        let machine = Machine { asked: Some(asked), block_mib: None, warned: false, pins: Pins::default() };
         Ok(Resources {
             default,
             most,
             growth,
             step_mib: configuration.hypervisor.memory_step_mib,
+            pins: configuration.runtime.pins_vcpus,
             containers: Mutex::default(),
             machine: AsyncMutex::new(machine),
             log: log.clone(),
@@ -280,6 +287,18 @@ impl Resources {
         }
         machine.asked = Some(needed);
         Ok(())
+    }
+
+    /// Binds each of the machine's processors to a CPU of its containers', if those have as many.
+    pub(super) async fn pin(&self, vm: &dyn Vm) {
+        if !self.pins {
+            return;
+        }
+        let mut machine = self.machine.lock().await;
+        let cpus = limits::cpus(self.containers().values().copied());
+        if let Err(why) = machine.pins.set(vm, cpus).await {
+            warn!(self.log, "the machine's processors are not bound to CPUs"; "why" => why);
+        }
     }
 
     async fn block_mib(
@@ -394,6 +413,10 @@ impl Sandbox {
         }
         let sandbox = Arc::downgrade(self);
         runtime.spawn(async move {
+            // The CPUs may be another's from now on.
+            if let Some(sandbox) = sandbox.upgrade().filter(|sandbox| sandbox.is_up().is_ok()) {
+                sandbox.resources.pin(sandbox.vm.as_ref()).await;
+            }
             sleep(GRACE).await;
             let Some(sandbox) = sandbox.upgrade() else { return };
             let shrunk = tokio::select! {
@@ -403,6 +426,7 @@ impl Sandbox {
             if let Err(why) = shrunk {
                 warn!(sandbox.log, "the virtual machine keeps what containers no longer need"; "why" => why);
             }
+            sandbox.resources.pin(sandbox.vm.as_ref()).await;
         });
     }
 }

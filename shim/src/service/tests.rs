@@ -6,6 +6,7 @@ mod hooks;
 mod keys;
 mod lifecycle;
 mod network;
+mod pins;
 mod ready;
 mod resources;
 mod sandboxes;

@@ -14,7 +14,11 @@ use nix::{
     sys::statfs::statfs,
 };
 
-use super::options::{self, Options};
+use super::{
+    group::Group,
+    options::{self, Options},
+    sub_path::SubPath,
+};
 use crate::{
     error::{Error, chain},
     modules,
@@ -23,24 +27,27 @@ use crate::{
 
 /// Kinds of storage this agent mounts, by the protocol's name of their driver.
 pub(crate) const DRIVERS: &[&str] =
-    &["9p", "virtio-fs", "ephemeral", "tmpfs", "local", "bind", "overlayfs", "blk", "scsi"];
+    &["9p", "virtio-fs", "ephemeral", "tmpfs", "local", "bind", "overlayfs", "blk", "scsi", "sub-path"];
 
 /// Options of a plain directory; they are no business of a file system.
 const LOCAL_MODE: &str = "mode";
+const LOCAL_GROUP: &str = "fsgid";
 
 /// A storage that makes sense.
 #[derive(Debug)]
 pub(super) struct Plan {
     action: Action,
     mount_point: PathBuf,
-    group: Option<u32>,
+    group: Option<Group>,
     is_the_pods: bool,
 }
 
 #[derive(Debug)]
 enum Action {
-    /// A directory of the guest, with its file mode.
-    Directory(u32),
+    /// A directory of the guest, with its file mode and, maybe, its group.
+    Directory(u32, Option<u32>),
+    /// Part of what is mounted already.
+    SubPath(SubPath),
     /// What the kernel mounts when somebody goes there.
     Arrive,
     Mount {
@@ -49,6 +56,12 @@ enum Action {
         options: Options,
         modules: &'static [&'static str],
     },
+}
+
+impl Action {
+    fn is_read_only(&self) -> bool {
+        matches!(self, Action::Mount { options, .. } if options.flags.contains(MsFlags::MS_RDONLY))
+    }
 }
 
 impl Plan {
@@ -60,8 +73,9 @@ impl Plan {
         if !is_allowed(&mount_point) {
             return Err(refused(&format!("the mount point is not an absolute path below {BUNDLES}")));
         }
-        let group = storage.fs_group.as_ref().map(|group| group.group_id);
         let action = action(storage).map_err(|what| refused(&what))?;
+        // Nothing can be changed where nothing can be written.
+        let group = storage.fs_group.as_ref().filter(|_| !action.is_read_only()).map(Group::of);
         Ok(Self { action, mount_point, group, is_the_pods: storage.driver == "ephemeral" })
     }
 
@@ -77,16 +91,23 @@ impl Plan {
         self.is_the_pods
     }
 
+    /// Whether it takes as long as the volume has files.
+    pub(super) fn has_a_group(&self) -> bool {
+        self.group.is_some()
+    }
+
     pub(super) fn mount_point(&self) -> &Path {
         &self.mount_point
     }
 
     fn mount(&self) -> io::Result<()> {
         match &self.action {
-            Action::Directory(mode) => {
+            Action::Directory(mode, group) => {
                 fs::create_dir_all(&self.mount_point)?;
+                chown(&self.mount_point, None, *group)?;
                 fs::set_permissions(&self.mount_point, fs::Permissions::from_mode(*mode))?;
             }
+            Action::SubPath(part) => part.mount_on(&self.mount_point)?,
             // What is no directory is no file system; what is missing is missed by whoever wants it.
             Action::Arrive => drop(fs::metadata(self.mount_point.join("."))),
             Action::Mount { source, kind, options, modules } => {
@@ -97,7 +118,13 @@ impl Plan {
                 attach(source, &self.mount_point, kind, options)?;
             }
         }
-        self.group.map_or(Ok(()), |group| give_to_group(&self.mount_point, group))
+        Ok(())
+    }
+
+    /// Gives it to its group, if it has one. Returns what there is to say of it.
+    fn give(&self) -> io::Result<Option<String>> {
+        let Some(group) = self.group else { return Ok(None) };
+        Ok(group.take(&self.mount_point)?.told(&self.mount_point))
     }
 
     /// A file can only be bound over a file.
@@ -127,7 +154,8 @@ fn is_allowed(mount_point: &Path) -> bool {
 
 fn action(storage: &Storage) -> Result<Action, String> {
     let (kind, modules, wants_source): (&str, &'static [&'static str], bool) = match storage.driver.as_str() {
-        "local" => return local(&storage.options).map(Action::Directory),
+        "local" => return local(&storage.options),
+        "sub-path" => return sub_path(storage).map(Action::SubPath),
         "9p" => ("9p", &["9pnet_virtio", "9p"], true),
         "virtio-fs" => ("virtiofs", &["virtiofs"], true),
         "ephemeral" | "tmpfs" => ("tmpfs", &[], false),
@@ -157,12 +185,21 @@ fn block_kind(storage: &Storage) -> Result<&str, String> {
     Err(format!("source {:?}: wants a device below /dev", storage.source))
 }
 
-fn local(options: &[String]) -> Result<u32, String> {
+fn local(options: &[String]) -> Result<Action, String> {
     let text = options::value(options, LOCAL_MODE).unwrap_or("0755");
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o7777)
-        .ok_or_else(|| format!("mode {text:?}: wants an octal file mode"))
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777);
+    let mode = mode.ok_or_else(|| format!("mode {text:?}: wants an octal file mode"))?;
+    let group = options::value(options, LOCAL_GROUP)
+        .map(|text| text.parse().map_err(|_| format!("{LOCAL_GROUP} {text:?}: wants the number of a group")));
+    Ok(Action::Directory(mode, group.transpose()?))
+}
+
+fn sub_path(storage: &Storage) -> Result<SubPath, String> {
+    let part = SubPath::parse(&storage.source, &storage.driver_options, &storage.options)?;
+    if !is_allowed(part.volume()) {
+        return Err(format!("source {:?}: wants a volume below {BUNDLES}", storage.source));
+    }
+    Ok(part)
 }
 
 fn attach(source: &str, target: &Path, kind: &str, options: &Options) -> io::Result<()> {
@@ -180,25 +217,25 @@ fn attach(source: &str, target: &Path, kind: &str, options: &Options) -> io::Res
     Ok(())
 }
 
-/// Files made in the directory later belong to the group, too.
-fn give_to_group(dir: &Path, group: u32) -> io::Result<()> {
-    chown(dir, None, Some(group))?;
-    let mode = fs::metadata(dir)?.permissions().mode();
-    fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o2070))
-}
-
-/// Mounts all in order, or none.
+/// Mounts all in order, or none. Returns what there is to say of it.
 pub(super) fn mount_all(plans: &[Plan]) -> Result<String, String> {
+    let mut told = Vec::new();
     for (index, plan) in plans.iter().enumerate() {
-        if let Err(error) = plan.mount() {
-            let done: Vec<PathBuf> =
-                plans[..index].iter().rev().map(|plan| plan.mount_point.clone()).collect();
-            // The first error is the one to tell.
-            let _ = unmount_all(&done);
-            return Err(format!("mount {:?}: {error}", plan.mount_point));
+        let mounted = plan.mount();
+        // One that could not be given to its group is a mount, too.
+        let made = if mounted.is_ok() { index + 1 } else { index };
+        match mounted.and_then(|()| plan.give()) {
+            Ok(words) => told.extend(words),
+            Err(error) => {
+                let done: Vec<PathBuf> =
+                    plans[..made].iter().rev().map(|plan| plan.mount_point.clone()).collect();
+                // The first error is the one to tell.
+                let _ = unmount_all(&done);
+                return Err(format!("mount {:?}: {error}", plan.mount_point));
+            }
         }
     }
-    Ok(String::new())
+    Ok(told.join("; "))
 }
 
 /// Unmounts all, and tells the first error only then. What is no mount, such as a plain directory, stays. A share that
@@ -256,8 +293,12 @@ mod tests {
     #[test]
     fn a_local_directory_has_the_mode_asked_for() {
         let plan = Plan::new(&storage("local", "", SHARED, &["mode=0777"])).unwrap();
-        assert!(matches!(plan.action, Action::Directory(0o777)));
-        assert!(Plan::new(&storage("local", "", SHARED, &["mode=abc"])).is_err());
+        assert!(matches!(plan.action, Action::Directory(0o777, None)));
+        let plan = Plan::new(&storage("local", "", SHARED, &["mode=2777", "fsgid=4242"])).unwrap();
+        assert!(matches!(plan.action, Action::Directory(0o2777, Some(4242))));
+        for wrong in ["mode=abc", "fsgid=wheel"] {
+            assert!(Plan::new(&storage("local", "", SHARED, &[wrong])).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -269,8 +310,19 @@ mod tests {
             ("9p", "x", "/run/kata-containers/../../etc"),
             ("9p", "x", "/run/kata-containers"),
             ("blk", "02/03", SHARED),
+            ("sub-path", SHARED, SHARED),
         ] {
             assert!(Plan::new(&storage(driver, source, point, &[])).is_err(), "{driver} {source} {point}");
+        }
+    }
+
+    #[test]
+    fn d16_a_volume_that_cannot_be_written_to_is_given_to_no_group() {
+        for (options, given) in [(&["ro"][..], false), (&["noatime"], true)] {
+            let mut volume = storage("blk", "/dev/vdb", SHARED, options);
+            volume.fs_group =
+                Some(agent_protocol::agent::FSGroup { group_id: 7, ..Default::default() }).into();
+            assert_eq!(Plan::new(&volume).unwrap().has_a_group(), given, "{options:?}");
         }
     }
 }

@@ -44,21 +44,21 @@ async fn pod_with(shim: &Shim, mut annotations: Value) {
     assert_eq!(shim.published(1).await, ["create pod"]);
 }
 
-async fn pod(shim: &Shim) {
+pub(super) async fn pod(shim: &Shim) {
     pod_with(shim, json!({})).await;
 }
 
-async fn create(shim: &Shim, id: &str, resources: Value) {
+pub(super) async fn create(shim: &Shim, id: &str, resources: Value) {
     shim.create_as(with(shim.request_in("pod", id), resources)).await.unwrap();
     assert_eq!(shim.published(1).await, [format!("create {id}")]);
 }
 
-async fn delete(shim: &Shim, id: &str) {
+pub(super) async fn delete(shim: &Shim, id: &str) {
     shim.delete(id).await.unwrap();
     assert_eq!(shim.published(2).await, [format!("exit {id} 137"), format!("delete {id} 137")]);
 }
 
-async fn update(shim: &Shim, id: &str, resources: Value) -> ttrpc::Result<()> {
+pub(super) async fn update(shim: &Shim, id: &str, resources: Value) -> ttrpc::Result<()> {
     let any = Any { value: resources.to_string().into(), ..Default::default() };
     let request =
         UpdateTaskRequest { id: id.into(), resources: MessageField::some(any), ..Default::default() };

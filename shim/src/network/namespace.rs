@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// Where a thread's namespace is.
+const OWN: &str = "/proc/thread-self/ns/net";
+
 /// What tells one namespace from another that is at the same path later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
@@ -40,6 +43,22 @@ pub(super) fn enter(path: &Path) -> Result<Identity> {
     let metadata = file.metadata().map_err(|error| refused(&error))?;
     setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| refused(&error.desc()))?;
     Ok(Identity { device: metadata.dev(), inode: metadata.ino() })
+}
+
+/// The namespace that this thread is in, for other threads.
+///
+/// # Errors
+/// What the kernel refused.
+pub(super) fn own() -> Result<File> {
+    File::open(OWN).map_err(Error::io(OWN))
+}
+
+/// Takes this thread into a namespace of [`own`]'s.
+///
+/// # Errors
+/// What the kernel refused.
+pub(super) fn enter_again(namespace: &File) -> Result<()> {
+    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|error| Error::io("network namespace")(error.into()))
 }
 
 /// Takes this thread into a network namespace of its own, with a loopback that is up. It ends with the last of who is in

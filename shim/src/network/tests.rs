@@ -129,12 +129,12 @@ fn a_macvtap_has_the_address_of_a_veth_until_it_is_dropped() {
 
 #[test]
 fn d21_each_direction_is_as_fast_as_it_may_be_until_it_is_dropped() {
-    let pod = Pod::with_veth();
+    let (pod, macvlan) = (Pod::with_veth(), with_macvlan());
     let manner = Manner { rates: Rates { rx: 8_000_000, tx: 16_000_000 }, ..manner(1) };
-    for is_killed in [false, true] {
+    for (pod, is_killed) in [&pod, &macvlan].into_iter().flat_map(|pod| [(pod, false), (pod, true)]) {
         let run_dir = tempfile::tempdir().unwrap();
         let before = pod.state();
-        let network = join(&pod, manner, run_dir.path()).unwrap();
+        let network = join(pod, manner, run_dir.path()).unwrap();
         for (sender, rate) in [("tap0_kata", "rate 8Mbit"), ("eth0", "rate 16Mbit")] {
             let shown = pod.run(&format!("tc qdisc show dev {sender} root"));
             assert!(shown.contains("tbf") && shown.contains(rate), "{shown}");
@@ -326,14 +326,19 @@ fn one(pod: &Pod, name: &str) -> Found {
     seen(pod).into_iter().find(|found| found.link.name == name).unwrap()
 }
 
-#[test]
-fn d18_a_macvlan_is_redirected_and_has_no_longer_queue_afterwards() {
+fn with_macvlan() -> Pod {
     let pod = Pod::new();
     pod.run("ip link add up0 type veth peer name up1");
     pod.run("ip link add link up0 name eth0 type macvlan mode bridge");
     // As network plugins make it.
     pod.run("ip link set eth0 txqueuelen 0");
     pod.run("ip addr add 10.1.0.2/24 dev eth0");
+    pod
+}
+
+#[test]
+fn d18_a_macvlan_is_redirected_and_has_no_longer_queue_afterwards() {
+    let pod = with_macvlan();
     for is_killed in [false, true] {
         let run_dir = tempfile::tempdir().unwrap();
         let before = pod.state();

@@ -22,6 +22,7 @@ mod tests;
 mod told;
 
 use std::{
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -62,6 +63,8 @@ const COUNTERS: &str = "/proc/thread-self/net/dev";
 pub(crate) struct Network {
     /// Where the namespace is, if there is one.
     path: Option<PathBuf>,
+    /// One that nobody else has made.
+    own: Option<Arc<OwnedFd>>,
     /// Until the machine is gone.
     nics: Mutex<Vec<Arc<Nic>>>,
     told: Told,
@@ -124,8 +127,9 @@ impl Network {
         let place = match (namespace::path_in(spec), &hooks) {
             (_, None) if model == InternetworkingModel::None => return Ok(Network::none()),
             (Some(path), _) => Place::At(path),
-            // Nobody but hooks could make anything of a new one.
+            // Hooks make something of a new one, or whoever finds it by the machine's process: Docker, once that runs.
             (None, Some(_)) => Place::New,
+            (None, None) if namespace::is_asked_for(spec) => Place::New,
             (None, None) => return Ok(Network::none()),
         };
         let hypervisor = &configuration.hypervisor;
@@ -157,7 +161,7 @@ impl Network {
     ) -> Network {
         let (nics, joined) = (Mutex::new(nics), Arc::new(Mutex::new(joined)));
         let (plugged, news) = (Mutex::default(), Mutex::new(news));
-        Network { path, nics, told, joined, plugged, news }
+        Network { path, own: None, nics, told, joined, plugged, news }
     }
 
     /// On a thread of its own, which is in the pod's namespace from here on.
@@ -190,7 +194,14 @@ impl Network {
         let nics = joined.join(&found)?.into_iter().map(Arc::new).collect();
         let path = identity.map(|(path, _)| path.clone());
         let told = Told::of(&found);
-        Ok(Network::of(path, nics, told, Some(joined), Some(News { watch, found })))
+        let own = path.is_none().then(namespace::own).transpose()?;
+        let network = Network::of(path, nics, told, Some(joined), Some(News { watch, found }));
+        Ok(Network { own: own.map(|own| Arc::new(own.into())), ..network })
+    }
+
+    /// The namespace that the machine is to be found in, where others find it by the machine alone.
+    pub(crate) fn own(&self) -> Option<Arc<OwnedFd>> {
+        self.own.clone()
     }
 
     /// Whether there is any interface.
@@ -282,9 +293,11 @@ impl Network {
     /// Makes the namespace what it was before. The machine must be gone.
     pub(crate) async fn disconnect(&self) {
         lock(&self.nics).clear();
-        // Nothing is being joined where nothing ever was.
-        if self.joined.try_lock().is_ok_and(|joined| joined.is_none()) {
-            return;
+        if let Ok(mut joined) = self.joined.try_lock()
+            && joined.as_ref().is_none_or(Joined::is_bare)
+        {
+            // Nothing is being joined either.
+            return drop(joined.take());
         }
         let joined = self.joined.clone();
         // Something may be being joined still, and the kernel have others to serve first who change networks.

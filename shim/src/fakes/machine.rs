@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Write},
+    os::fd::{AsRawFd, OwnedFd},
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -55,6 +56,8 @@ pub(crate) struct FakeHypervisor {
     begun: watch::Sender<usize>,
     /// Sizes of the machines.
     sizes: Arc<Sizes>,
+    /// The network namespace that the last machine was to be in.
+    network: Mutex<Option<Arc<OwnedFd>>>,
     /// Network interfaces that are plugged in.
     nics: Arc<watch::Sender<Nics>>,
     /// Every machine there was.
@@ -73,6 +76,7 @@ impl FakeHypervisor {
             origins: Mutex::default(),
             begun: watch::Sender::default(),
             sizes: Arc::default(),
+            network: Mutex::default(),
             nics: Arc::default(),
             machines: watch::Sender::default(),
         }
@@ -95,6 +99,12 @@ impl FakeHypervisor {
             Origin::Copy { .. } => "copy",
         };
         self.origins.lock().unwrap().iter().map(word).collect()
+    }
+
+    /// Where the network namespace is that the last machine was to be in.
+    pub(crate) fn network(&self) -> Option<PathBuf> {
+        let network = self.network.lock().unwrap();
+        network.as_ref().map(|fd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()).into())
     }
 
     /// Waits until network interfaces of these are plugged in, by the last bytes of their addresses.
@@ -148,6 +158,7 @@ impl Hypervisor for FakeHypervisor {
     async fn boot(&self, spec: VmSpec) -> Result<Box<dyn Vm>, BootError> {
         *self.kernel_params.lock().unwrap() = spec.kernel_params.iter().map(ToString::to_string).collect();
         self.origins.lock().unwrap().push(spec.origin.clone());
+        self.network.lock().unwrap().clone_from(&spec.network);
         self.sizes.note(spec.vcpus.boot().to_string());
         self.sizes.note(format!("{} MiB", spec.memory.mib()));
         self.begun.send_modify(|begun| *begun += 1);

@@ -121,6 +121,11 @@ impl Joined {
         Ok(all)
     }
 
+    /// Whether there is nothing to be undone.
+    pub(super) fn is_bare(&self) -> bool {
+        self.done.is_empty()
+    }
+
     /// Whether the interface of this number has given what it had to a macvtap.
     pub(super) fn is_stripped(&self, link: u32) -> bool {
         self.done.iter().any(|done| done.link == link && matches!(done.what, What::Stripped(_)))

@@ -9,7 +9,7 @@ use std::{
 
 use netlink::{LinkChange, Netlink};
 use nix::sched::{CloneFlags, setns, unshare};
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -26,9 +26,17 @@ pub(super) struct Identity {
 
 /// Where the namespace is that containers are to have, if it is there already.
 pub(crate) fn path_in(spec: &Spec) -> Option<PathBuf> {
+    asked_for(spec)?.path().clone().filter(|path| !path.as_os_str().is_empty())
+}
+
+/// Whether containers are to have one of their own.
+pub(super) fn is_asked_for(spec: &Spec) -> bool {
+    asked_for(spec).is_some()
+}
+
+fn asked_for(spec: &Spec) -> Option<&LinuxNamespace> {
     let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
-    let network = namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::Network)?;
-    network.path().clone().filter(|path| !path.as_os_str().is_empty())
+    namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::Network)
 }
 
 /// Takes this thread into the namespace at `path`, for as long as the thread lives.

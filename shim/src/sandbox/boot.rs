@@ -124,7 +124,6 @@ pub(super) async fn boot(
         log: log.clone(),
     });
     sandbox.watch();
-    Network::follow(&sandbox, log);
     sandbox.place_processors().await;
     info!(log, "sandbox is up"; "qemu" => sandbox.pid());
     Ok(sandbox)
@@ -220,7 +219,7 @@ async fn start(
 ) -> Result<MachineAndAgent> {
     let is_copy = origin != Origin::Boot;
     let nics = network.filter(|_| !is_copy).map(|network| network.nics()).unwrap_or_default();
-    let spec = VmSpec { origin, nics, ..spec.clone() };
+    let spec = VmSpec { origin, nics, network: network.and_then(Network::own), ..spec.clone() };
     let vm = maker.hypervisor.boot(spec).await.map_err(|error| not_booted(&error, maker.configuration))?;
     clock.mark("vm_runs");
     if let Some(network) = network.filter(|_| is_copy) {

@@ -40,6 +40,26 @@ fn d1_d19_the_guest_is_told_of_its_network_before_there_is_a_sandbox() {
 }
 
 #[test]
+fn d20_without_a_namespace_the_machine_is_in_one_of_its_own_that_is_followed() {
+    on_fakes(async |shim| {
+        shim.create("c1").await.unwrap();
+        assert_eq!(shim.published(1).await, ["create c1"]);
+        let path = shim.machine.network().expect("a network namespace for QEMU");
+        let link = std::fs::read_link(&path).unwrap();
+        assert_ne!(link, std::fs::read_link("/proc/thread-self/ns/net").unwrap());
+        let run = |words: &str| {
+            let net = format!("--net={}", path.display());
+            let status = std::process::Command::new("nsenter").arg(net).args(words.split(' ')).status();
+            assert!(status.unwrap().success(), "{words}");
+        };
+        run("ip link add eth0 address 02:00:00:00:00:08 type veth peer name other");
+        run("ip addr add 10.2.0.2/24 dev eth0");
+        shim.machine.has_nics(&[8]).await;
+        shim.guest.is_asked("UpdateInterface eth0").await;
+    });
+}
+
+#[test]
 fn d19_an_agent_that_takes_no_neighbours_will_do() {
     on_fakes(async |shim| {
         let pod = Pod::with_veth();

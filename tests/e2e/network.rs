@@ -26,6 +26,7 @@ listed!(
         a_network_interface_has_as_many_queues_as_there_are_processors,
         a_machine_that_waited_gets_the_network_of_its_pod,
         a_shim_that_is_killed_leaves_the_pods_network_as_it_was,
+        d20_a_container_without_a_network_is_given_one_by_the_process_that_is_its_machine,
         d22_an_interface_that_comes_later_is_the_guests_until_it_goes,
     ]
 );
@@ -43,6 +44,10 @@ const PORT: u16 = 7000;
 
 /// Ends when the guest has its address.
 const SEEN: &str = "until ip addr show eth0 2>/dev/null | grep -q 10.7.0.2; do sleep 0.05; done";
+
+/// Fails where it has its interface still after a while.
+const GONE: &str =
+    "i=0; while ip link show eth0 && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done; ! ip link show eth0";
 
 /// How long that may take: PCI, driver and all, also where other guests keep the processors busy.
 const LATE: Duration = Duration::from_secs(10);
@@ -161,29 +166,41 @@ fn a_network_interface_has_as_many_queues_as_there_are_processors(case: &Case<'_
 
 fn d22_an_interface_that_comes_later_is_the_guests_until_it_goes(case: &Case<'_>) -> Result<()> {
     let network = PodNetwork::empty()?;
-    let before = network.state()?;
     start(case, &network, "later", &[])?;
-    let waiting = ["task", "exec", "--exec-id", "wait", "later", "sh", "-c", SEEN];
+    comes_and_goes(case, &network, "later")
+}
+
+/// As Docker does it: the process that it is told of leads to the namespace.
+fn d20_a_container_without_a_network_is_given_one_by_the_process_that_is_its_machine(
+    case: &Case<'_>,
+) -> Result<()> {
+    case.container("docker").detach(["sleep", "1000000"])?;
+    let machine = case.shim_of("docker")?.plain::<ConnectResponse>("Connect")?.task_pid;
+    let network = PodNetwork::of_process(machine)?;
+    let links = network.pod.says("ip link")?;
+    check!(links.contains("lo:") && links.lines().count() == 2, "no namespace of its own: {links}");
+    comes_and_goes(case, &network, "docker")
+}
+
+fn comes_and_goes(case: &Case<'_>, network: &PodNetwork, id: &str) -> Result<()> {
+    let before = network.state()?;
+    let waiting = ["task", "exec", "--exec-id", "wait", id, "sh", "-c", SEEN];
     let seen = tests::command::start(&mut case.ctr_command(waiting), Vec::new())?;
     // So that the exec is there, and not waited for.
-    inside(case, "later", "true")?;
+    inside(case, id, "true")?;
     network.connect()?;
     let since = Instant::now();
     seen.wait(PATIENCE)?.exits(0)?;
     let took = since.elapsed();
     check!(took < LATE, "the guest has seen its interface after {took:?}");
-    eventually(SETTLE, || is_set_up(case, "later"))?;
-    both_ends_hear_each_other(case, &network, "later")?;
-    from_the_guest(case, &network, "later")?;
+    eventually(SETTLE, || is_set_up(case, id))?;
+    both_ends_hear_each_other(case, network, id)?;
+    from_the_guest(case, network, id)?;
     network.pod.says("ip link del eth0")?;
-    inside(
-        case,
-        "later",
-        "i=0; while ip link show eth0 && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done; ! ip link show eth0",
-    )?;
-    is_as_before(&network, &before)?;
-    case.ctr(["task", "kill", "-s", "KILL", "later"])?.exits(0)?;
-    is_as_before(&network, &before)
+    inside(case, id, GONE)?;
+    is_as_before(network, &before)?;
+    case.ctr(["task", "kill", "-s", "KILL", id])?.exits(0)?;
+    is_as_before(network, &before)
 }
 
 fn start(case: &Case<'_>, network: &PodNetwork, id: &str, flags: &[&str]) -> Result<()> {

@@ -5,6 +5,9 @@
 
 mod kinds;
 
+use std::fmt::Debug;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -26,7 +29,8 @@ pub const MAC: &str = "02:00:5e:07:00:02";
 #[derive(Debug)]
 pub struct Namespace {
     path: String,
-    _held: Sender<()>,
+    /// What keeps it.
+    _held: Box<dyn Debug + Send>,
 }
 
 impl Namespace {
@@ -36,7 +40,14 @@ impl Namespace {
         let (made, path) = channel();
         thread::spawn(move || hold(&made, &until));
         let path = path.recv().map_err(|_| Failure::new("the thread of a network namespace is gone"))??;
-        Ok(Namespace { path, _held: held })
+        Ok(Namespace { path, _held: Box::new(held) })
+    }
+
+    /// That of a process, which it may outlive.
+    pub fn of_process(pid: u32) -> Result<Namespace> {
+        let held = File::open(format!("/proc/{pid}/ns/net")).context("the network namespace of a process")?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), held.as_raw_fd());
+        Ok(Namespace { path, _held: Box::new(held) })
     }
 
     /// Where it is, for any process.
@@ -95,6 +106,11 @@ impl PodNetwork {
         let (pod, peer) = (Namespace::new()?, Namespace::new()?);
         pod.says("ip link set lo up")?;
         Ok(PodNetwork { pod, peer, _node: None })
+    }
+
+    /// A pod whose network is that of a process.
+    pub fn of_process(pid: u32) -> Result<PodNetwork> {
+        Ok(PodNetwork { pod: Namespace::of_process(pid)?, peer: Namespace::new()?, _node: None })
     }
 
     /// 10.7.0.2 and fd07::2 for the pod, 10.7.0.1 and fd07::1 for its peer and gateway, packets of 1400 bytes.

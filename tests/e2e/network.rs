@@ -50,7 +50,7 @@ const GONE: &str =
     "i=0; while ip link show eth0 && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done; ! ip link show eth0";
 
 /// How long that may take: PCI, driver and all, also where other guests keep the processors busy.
-const LATE: Duration = Duration::from_secs(10);
+const LATE: Duration = Duration::from_secs(2);
 
 /// How long a namespace may take to be as it was.
 const SETTLE: Duration = Duration::from_secs(15);

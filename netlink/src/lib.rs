@@ -15,6 +15,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod traffic;
+mod watch;
 
 pub use address::Address;
 pub use link::{Kind, Link, LinkChange, Mac};
@@ -22,3 +23,4 @@ pub use neighbour::Neighbour;
 pub use route::Route;
 pub use saved::Saved;
 pub use socket::Netlink;
+pub use watch::Watch;

@@ -78,6 +78,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// The longest packet, in bytes.
     pub mtu: u32,
+    /// How many packets may wait to be sent. The kernel makes 1000 of none when it gets a queueing discipline.
+    pub queue_length: u32,
     /// The namespace itself.
     pub is_loopback: bool,
     /// It is in use.
@@ -95,6 +97,8 @@ pub struct LinkChange {
     pub mac: Option<Mac>,
     /// The longest packet, in bytes.
     pub mtu: Option<u32>,
+    /// How many packets may wait to be sent.
+    pub queue_length: Option<u32>,
     /// Whether it is in use.
     pub up: Option<bool>,
     /// Whether nobody is asked for addresses on it.
@@ -130,7 +134,9 @@ impl Netlink {
         }
         let name = change.name.clone().map(LinkAttribute::IfName);
         let mac = change.mac.map(|Mac(bytes)| LinkAttribute::Address(bytes.to_vec()));
-        message.attributes.extend(name.into_iter().chain(mac).chain(change.mtu.map(LinkAttribute::Mtu)));
+        let mtu = change.mtu.map(LinkAttribute::Mtu);
+        let queue = change.queue_length.map(LinkAttribute::TxQueueLen);
+        message.attributes.extend([name, mac, mtu, queue].into_iter().flatten());
         self.order(RouteNetlinkMessage::SetLink(message), 0)
     }
 
@@ -191,6 +197,7 @@ impl Link {
             kind: Kind::Device,
             mac: None,
             mtu: 0,
+            queue_length: 0,
             is_loopback: flags.contains(LinkFlags::Loopback),
             is_up: flags.contains(LinkFlags::Up),
             no_arp: flags.contains(LinkFlags::Noarp),
@@ -200,6 +207,7 @@ impl Link {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::TxQueueLen(length) => link.queue_length = length,
                 LinkAttribute::LinkInfo(infos) => {
                     let kind = infos.into_iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(Kind::of(&kind)),

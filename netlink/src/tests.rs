@@ -72,12 +72,20 @@ fn an_interface_is_changed_in_what_is_asked_for() {
             name: Some("eth0".into()),
             mac: Some(mac),
             mtu: Some(1400),
+            queue_length: Some(7),
             no_arp: Some(true),
             up: Some(true),
         };
         netlink.change_link(before.index, &change).unwrap();
-        let expected =
-            Link { name: "eth0".into(), mac: Some(mac), mtu: 1400, no_arp: true, is_up: true, ..before };
+        let expected = Link {
+            name: "eth0".into(),
+            mac: Some(mac),
+            mtu: 1400,
+            queue_length: 7,
+            no_arp: true,
+            is_up: true,
+            ..before
+        };
         assert_eq!(find(netlink, "eth0"), expected);
         netlink
             .change_link(expected.index, &LinkChange { mtu: Some(1300), ..LinkChange::default() })
@@ -249,5 +257,28 @@ fn an_interface_sends_no_faster_than_it_may() {
             netlink.unlimit_rate(one).unwrap();
             assert!(!netlink.is_rate_limited(one).unwrap());
         }
+    });
+}
+
+#[test]
+fn news_are_told_of_interfaces_addresses_and_routes() {
+    apart(|netlink| {
+        let watch = Watch::open().unwrap();
+        let is_quiet = || watch.take().unwrap_err().kind() == std::io::ErrorKind::WouldBlock;
+        assert!(is_quiet());
+        let (link, _) = pair(netlink);
+        watch.take().unwrap();
+        netlink.add_address(Address { link, ip: ip("10.1.0.2"), prefix: 24 }).unwrap();
+        watch.take().unwrap();
+        netlink.add_route(&route(link, Some(("192.0.2.0", 24)), None)).unwrap();
+        watch.take().unwrap();
+        for number in 0..9000_u32 {
+            // More than a socket keeps.
+            let change = LinkChange { mtu: Some(1300 + number % 2), ..LinkChange::default() };
+            netlink.change_link(link, &change).unwrap();
+        }
+        watch.take().expect("lost news are news");
+        netlink.remove_link(link).unwrap();
+        watch.take().unwrap();
     });
 }

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! namespace -> hooks -> scan -> plan -> record -> taps, redirection -> Network --dropped, disconnect--> as it was before
+//!                        ^------------------ news, while the machine runs -----------'
 //! ```
 //!
 //! Network namespaces belong to threads, so what happens in the pod's happens on a thread that ends with it. A shim that
 //! is killed takes its taps along; the rest is in the record, for [`sweep`].
 
+mod follow;
 mod join;
 mod namespace;
 mod plan;
@@ -20,29 +22,35 @@ mod tests;
 mod told;
 
 use std::{
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use agent_client::{AgentClient, Code};
 use configuration::{Configuration, InternetworkingModel, Rates};
-use netlink::Netlink;
+use netlink::{Netlink, Watch};
 use oci_spec::runtime::Spec;
 use slog::{Logger, info, warn};
 use vmm::{
     Vm,
-    plug::{Nic, Pluggable},
+    plug::{DeviceId, Nic, Pluggable},
+    spec::Vcpus,
 };
 
 use crate::{
     error::{Error, Result},
     hooks::ContainerHooks,
+    sandbox::Sandbox,
     thread,
 };
+use follow::{Follower, Member, Shared};
 use join::Joined;
 pub(crate) use namespace::path_in as namespace_of;
+use record::Record;
 pub(crate) use record::sweep;
 pub(crate) use resolver::lines as resolver;
+use scan::Found;
 use told::Told;
 
 /// The longest list of queues a tap has (`MAX_TAP_QUEUES` of the kernel).
@@ -55,9 +63,21 @@ const COUNTERS: &str = "/proc/thread-self/net/dev";
 pub(crate) struct Network {
     /// Where the namespace is, if there is one.
     path: Option<PathBuf>,
-    nics: Vec<Arc<Nic>>,
+    /// One that nobody else has made.
+    own: Option<Arc<OwnedFd>>,
+    /// Until the machine is gone.
+    nics: Mutex<Vec<Arc<Nic>>>,
     told: Told,
-    joined: Mutex<Option<Joined>>,
+    joined: Shared,
+    /// What a running machine was given for which interfaces.
+    plugged: Mutex<Vec<(u32, DeviceId)>>,
+    news: Mutex<Option<News>>,
+}
+
+/// What has come since the first look.
+struct News {
+    watch: Watch,
+    found: Vec<Found>,
 }
 
 /// The pod's network namespace.
@@ -98,6 +118,7 @@ impl Network {
         spec: &Spec,
         hooks: Option<&Arc<ContainerHooks>>,
         configuration: &Configuration,
+        vcpus: Vcpus,
         run_dir: &Path,
         log: &Logger,
     ) -> Result<Network> {
@@ -106,14 +127,15 @@ impl Network {
         let place = match (namespace::path_in(spec), &hooks) {
             (_, None) if model == InternetworkingModel::None => return Ok(Network::none()),
             (Some(path), _) => Place::At(path),
-            // Nobody but hooks could make anything of a new one.
+            // Hooks make something of a new one, or whoever finds it by the machine's process: Docker, once that runs.
             (None, Some(_)) => Place::New,
+            (None, None) if namespace::is_asked_for(spec) => Place::New,
             (None, None) => return Ok(Network::none()),
         };
         let hypervisor = &configuration.hypervisor;
         let manner = Manner {
             model,
-            queues: hypervisor.default_vcpus.clamp(1, MOST_QUEUES),
+            queues: vcpus.boot().clamp(1, MOST_QUEUES),
             vhost: !hypervisor.disable_vhost_net,
             rates: hypervisor.rates,
         };
@@ -127,7 +149,19 @@ impl Network {
     }
 
     fn none() -> Network {
-        Network { path: None, nics: Vec::new(), told: Told::default(), joined: Mutex::new(None) }
+        Network::of(None, Vec::new(), Told::default(), None, None)
+    }
+
+    fn of(
+        path: Option<PathBuf>,
+        nics: Vec<Arc<Nic>>,
+        told: Told,
+        joined: Option<Joined>,
+        news: Option<News>,
+    ) -> Network {
+        let (nics, joined) = (Mutex::new(nics), Arc::new(Mutex::new(joined)));
+        let (plugged, news) = (Mutex::default(), Mutex::new(news));
+        Network { path, own: None, nics, told, joined, plugged, news }
     }
 
     /// On a thread of its own, which is in the pod's namespace from here on.
@@ -152,25 +186,34 @@ impl Network {
         if manner.model == InternetworkingModel::None {
             return Ok(Network::none());
         }
+        let watch = Watch::open().map_err(Error::io("news of the pod's network"))?;
         let found = scan::found(&mut netlink).map_err(Error::io("the pod's network"))?;
-        let mut keep = |link| netlink.save(link).map_err(Error::io("addresses and routes"));
-        let steps = plan::steps(&found, manner, &mut keep)?;
         // One that is ours alone ends with us.
-        if let Some((path, identity)) = identity {
-            record::write(run_dir, path, identity, &steps)?;
-        }
-        let mut joined = Joined::new(netlink);
-        let mut nics = Vec::new();
-        for step in &steps {
-            nics.push(Arc::new(joined.take(step, manner)?));
-        }
+        let record = identity.map(|(path, identity)| Record::new(run_dir, path, identity));
+        let mut joined = Joined::new(netlink, manner, record)?;
+        let nics = joined.join(&found)?.into_iter().map(Arc::new).collect();
         let path = identity.map(|(path, _)| path.clone());
-        Ok(Network { path, nics, told: Told::of(&found), joined: Mutex::new(Some(joined)) })
+        let told = Told::of(&found);
+        let own = path.is_none().then(namespace::own).transpose()?;
+        let network = Network::of(path, nics, told, Some(joined), Some(News { watch, found }));
+        Ok(Network { own: own.map(|own| Arc::new(own.into())), ..network })
+    }
+
+    /// The namespace that the machine is to be found in, where others find it by the machine alone.
+    pub(crate) fn own(&self) -> Option<Arc<OwnedFd>> {
+        self.own.clone()
+    }
+
+    /// Whether there is any interface.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.told.interfaces.is_empty()
     }
 
     /// The interfaces for a machine that boots.
-    pub(crate) fn nics(&self) -> &[Arc<Nic>] {
-        &self.nics
+    pub(crate) fn nics(&self) -> Vec<Arc<Nic>> {
+        // Those of a machine that came to nothing.
+        lock(&self.plugged).clear();
+        lock(&self.nics).clone()
     }
 
     /// Gives a machine that runs its interfaces.
@@ -178,12 +221,33 @@ impl Network {
     /// # Errors
     /// What the machine has no room for, or QEMU's refusal.
     pub(crate) async fn plug_into(&self, vm: &dyn Vm) -> Result<()> {
-        for nic in &self.nics {
+        let links = lock(&self.news).as_ref().map(News::links).unwrap_or_default();
+        for (link, nic) in links.into_iter().zip(self.nics()) {
             let nic = nic.try_clone().map_err(Error::io("descriptors of a tap"))?;
             let plugged = vm.plug(Pluggable::Nic(nic)).await;
-            plugged.map_err(|error| Error::Failed(format!("plug in a network interface: {error}")))?;
+            let plugged =
+                plugged.map_err(|error| Error::Failed(format!("plug in a network interface: {error}")))?;
+            lock(&self.plugged).push((link, plugged.id));
         }
         Ok(())
+    }
+
+    /// Has the machine of `sandbox` have what comes to the pod's network from now on, and lose what goes.
+    pub(crate) fn follow(sandbox: &Arc<Sandbox>, log: &Logger) {
+        let network = sandbox.network();
+        let Some(News { watch, found }) = lock(&network.news).take() else { return };
+        let plugged = std::mem::take(&mut *lock(&network.plugged));
+        let stripped = |link| lock(&network.joined).as_ref().is_some_and(|joined| joined.is_stripped(link));
+        let member = |found: Found| {
+            let link = found.link.index;
+            let device = plugged.iter().find(|(its, _)| *its == link).map(|(_, device)| device.clone());
+            Member::new(found, device, stripped(link))
+        };
+        let members = found.into_iter().map(member).collect();
+        match Follower::new(watch, network.joined.clone(), members, log.clone()) {
+            Ok(follower) => drop(tokio::spawn(follower.run(Arc::downgrade(sandbox), sandbox.going()))),
+            Err(why) => warn!(log, "the pod's network is not followed"; "why" => why.to_string()),
+        }
     }
 
     /// Has the guest set its side up.
@@ -228,14 +292,29 @@ impl Network {
 
     /// Makes the namespace what it was before. The machine must be gone.
     pub(crate) async fn disconnect(&self) {
-        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if joined.is_some() {
-            // The kernel may have others to serve first who change networks.
-            let _ = thread::run("network", move || {
-                drop(joined);
-                Ok(())
-            })
-            .await;
+        lock(&self.nics).clear();
+        if let Ok(mut joined) = self.joined.try_lock()
+            && joined.as_ref().is_none_or(Joined::is_bare)
+        {
+            // Nothing is being joined either.
+            return drop(joined.take());
         }
+        let joined = self.joined.clone();
+        // Something may be being joined still, and the kernel have others to serve first who change networks.
+        let _ = thread::run("network", move || {
+            drop(lock(&joined).take());
+            Ok(())
+        })
+        .await;
     }
+}
+
+impl News {
+    fn links(&self) -> Vec<u32> {
+        self.found.iter().map(|found| found.link.index).collect()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

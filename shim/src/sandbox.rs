@@ -182,14 +182,18 @@ impl Sandbox {
         self.vm.plug(device).await
     }
 
-    /// Takes a device away, unless the machine goes anyway.
-    pub(crate) async fn unplug(&self, id: &DeviceId) {
-        if self.is_up().is_ok()
-            && let Err(error) = self.vm.unplug(id).await
+    /// Takes a device away, unless the machine goes anyway. Returns whether it is gone.
+    pub(crate) async fn unplug(&self, id: &DeviceId) -> bool {
+        if self.is_up().is_err() {
+            return false;
+        }
+        let unplugged = self.vm.unplug(id).await;
+        if let Err(error) = &unplugged
             && self.is_up().is_ok()
         {
             warn!(self.log, "a device stays in the machine"; "device" => id.to_string(), "why" => error.to_string());
         }
+        unplugged.is_ok()
     }
 
     /// Has the guest see how large a disk is by now; returns that, in bytes.
@@ -280,6 +284,14 @@ impl Sandbox {
         let mut phases = self.phase.subscribe();
         // The sender lives in self: this ends by the phase alone.
         let _ = phases.wait_for(|phase| *phase != Phase::Up).await;
+    }
+
+    /// The same, and does not keep it.
+    pub(crate) fn going(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut phases = self.phase.subscribe();
+        async move {
+            let _ = phases.wait_for(|phase| *phase != Phase::Up).await;
+        }
     }
 
     /// Resolves when nothing is left of it; does not keep it.

@@ -3,6 +3,11 @@
 //! A namespace is a thread's, which ends with what holds it, so nothing is left of it whatever becomes of the test. The
 //! host's own is never touched.
 
+mod kinds;
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -12,6 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::command::{Running, run, start};
 use crate::{Context, Failure, Result};
+pub use kinds::kernel_has;
 
 /// Longest time for a command that changes or shows a namespace.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,7 +29,8 @@ pub const MAC: &str = "02:00:5e:07:00:02";
 #[derive(Debug)]
 pub struct Namespace {
     path: String,
-    _held: Sender<()>,
+    /// What keeps it.
+    _held: Box<dyn Debug + Send>,
 }
 
 impl Namespace {
@@ -33,7 +40,14 @@ impl Namespace {
         let (made, path) = channel();
         thread::spawn(move || hold(&made, &until));
         let path = path.recv().map_err(|_| Failure::new("the thread of a network namespace is gone"))??;
-        Ok(Namespace { path, _held: held })
+        Ok(Namespace { path, _held: Box::new(held) })
+    }
+
+    /// That of a process, which it may outlive.
+    pub fn of_process(pid: u32) -> Result<Namespace> {
+        let held = File::open(format!("/proc/{pid}/ns/net")).context("the network namespace of a process")?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), held.as_raw_fd());
+        Ok(Namespace { path, _held: Box::new(held) })
     }
 
     /// Where it is, for any process.
@@ -75,33 +89,53 @@ pub struct PodNetwork {
     pub pod: Namespace,
     /// Where packets from it come in.
     pub peer: Namespace,
+    /// Where an interface is that the pod's is on.
+    _node: Option<Namespace>,
 }
 
 impl PodNetwork {
-    /// 10.7.0.2 and fd07::2 for the pod, 10.7.0.1 and fd07::1 for its peer and gateway, packets of 1400 bytes.
+    /// A pod that has its interface from the start.
     pub fn new() -> Result<PodNetwork> {
+        let network = PodNetwork::empty()?;
+        network.connect()?;
+        Ok(network)
+    }
+
+    /// A pod that has its loopback alone.
+    pub fn empty() -> Result<PodNetwork> {
         let (pod, peer) = (Namespace::new()?, Namespace::new()?);
+        pod.says("ip link set lo up")?;
+        Ok(PodNetwork { pod, peer, _node: None })
+    }
+
+    /// A pod whose network is that of a process.
+    pub fn of_process(pid: u32) -> Result<PodNetwork> {
+        Ok(PodNetwork { pod: Namespace::of_process(pid)?, peer: Namespace::new()?, _node: None })
+    }
+
+    /// 10.7.0.2 and fd07::2 for the pod, 10.7.0.1 and fd07::1 for its peer and gateway, packets of 1400 bytes.
+    pub fn connect(&self) -> Result<()> {
+        let (pod, peer) = (&self.pod, &self.peer);
         let other = peer.path();
         pod.says(&format!(
             "ip link add eth0 address {MAC} mtu 1400 type veth peer name peer0 mtu 1400 netns {other}"
         ))?;
         for (namespace, words) in [
-            (&pod, "ip link set lo up"),
-            (&pod, "ip link set eth0 up"),
-            (&peer, "ip link set peer0 up"),
-            (&pod, "ip addr add 10.7.0.2/24 dev eth0"),
-            (&pod, "ip addr add fd07::2/64 dev eth0 nodad"),
-            (&peer, "ip addr add 10.7.0.1/24 dev peer0"),
-            (&peer, "ip addr add fd07::1/64 dev peer0 nodad"),
-            (&pod, "ip route add default via 10.7.0.1"),
-            (&pod, "ip route add 198.51.100.0/24 via 10.7.0.1 src 10.7.0.2"),
-            (&pod, "ip route add 192.0.2.0/24 dev eth0"),
-            (&pod, "ip -6 route add default via fd07::1"),
-            (&pod, "ip neigh add 10.7.0.9 lladdr 02:00:5e:07:00:09 dev eth0 nud permanent"),
+            (pod, "ip link set eth0 up"),
+            (peer, "ip link set peer0 up"),
+            (pod, "ip addr add 10.7.0.2/24 dev eth0"),
+            (pod, "ip addr add fd07::2/64 dev eth0 nodad"),
+            (peer, "ip addr add 10.7.0.1/24 dev peer0"),
+            (peer, "ip addr add fd07::1/64 dev peer0 nodad"),
+            (pod, "ip route add default via 10.7.0.1"),
+            (pod, "ip route add 198.51.100.0/24 via 10.7.0.1 src 10.7.0.2"),
+            (pod, "ip route add 192.0.2.0/24 dev eth0"),
+            (pod, "ip -6 route add default via fd07::1"),
+            (pod, "ip neigh add 10.7.0.9 lladdr 02:00:5e:07:00:09 dev eth0 nud permanent"),
         ] {
             namespace.says(words)?;
         }
-        Ok(PodNetwork { pod, peer })
+        Ok(())
     }
 
     /// All that a sandbox could have changed in the pod's namespace.

@@ -17,8 +17,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, setns};
 use slog::{Logger, info, o, warn};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -51,6 +53,8 @@ pub(crate) struct Launch {
     pub(crate) user: Option<Credentials>,
     /// What SELinux is to know it by.
     pub(crate) label: Option<Labelled>,
+    /// The network namespace that it is in; `None` is ours.
+    pub(crate) network: Option<Arc<OwnedFd>>,
 }
 
 /// A running process; dropping it kills it.
@@ -78,9 +82,11 @@ impl Launch {
             .kill_on_drop(true);
         let inherited: Vec<RawFd> = self.fds.iter().map(AsRawFd::as_raw_fd).collect();
         let (umask, user, label, parent) = (self.umask, self.user, self.label, std::process::id());
-        // SAFETY: between fork and exec both functions make system calls only; they neither allocate nor lock.
+        let network = self.network;
+        // SAFETY: between fork and exec these functions make system calls only; they neither allocate nor lock.
         unsafe {
             command.pre_exec(move || {
+                network.as_ref().map_or(Ok(()), |network| setns(network, CloneFlags::CLONE_NEWNET))?;
                 label.as_ref().map_or(Ok(()), Labelled::take)?;
                 confine(parent, umask, user, &inherited)
             });
@@ -252,24 +258,28 @@ mod tests {
     }
 
     fn shell(script: &str, fds: Vec<OwnedFd>) -> Started {
-        labelled_shell(script, fds, None)
+        shell_with(script, |launch| launch.fds = fds)
     }
 
     fn labelled_shell(script: &str, fds: Vec<OwnedFd>, label: Option<Labelled>) -> Started {
+        shell_with(script, |launch| (launch.fds, launch.label) = (fds, label))
+    }
+
+    fn shell_with(script: &str, change: impl FnOnce(&mut Launch)) -> Started {
         let dir = tempfile::tempdir().unwrap();
-        let args = ["-c", script].map(Into::into).into();
         let (first, exit) = watch::channel(None);
-        let program = "/bin/sh".into();
-        let launch = Launch {
+        let mut launch = Launch {
             who: Who::Qemu,
-            program,
-            args,
+            program: "/bin/sh".into(),
+            args: ["-c", script].map(Into::into).into(),
             dir: dir.path().into(),
-            fds,
+            fds: Vec::new(),
             umask: 0o077,
             user: None,
-            label,
+            label: None,
+            network: None,
         };
+        change(&mut launch);
         let child = launch.spawn(&Logger::root(slog::Discard, o!()), first).unwrap();
         Started { child, exit, _dir: dir }
     }
@@ -277,6 +287,19 @@ mod tests {
     async fn exit_of(started: &mut Started) -> VmExit {
         let exit = tokio::time::timeout(Duration::from_secs(5), started.exit.wait_for(Option::is_some)).await;
         exit.unwrap().unwrap().clone().unwrap()
+    }
+
+    #[tokio::test]
+    async fn d20_it_is_in_the_network_namespace_it_is_given() {
+        let other = std::thread::spawn(|| {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET).expect("namespaces are made by root");
+            File::open("/proc/thread-self/ns/net").unwrap()
+        });
+        let network = other.join().unwrap();
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", network.as_raw_fd())).unwrap();
+        let script = format!("[ $(readlink /proc/self/ns/net) = '{}' ] && exit 7", name.display());
+        let mut started = shell_with(&script, |launch| launch.network = Some(Arc::new(network.into())));
+        assert_eq!(exit_of(&mut started).await.how, How::Exited(7));
     }
 
     #[tokio::test]

@@ -46,6 +46,7 @@ pub(crate) async fn start(processes: &Processes, fs: &VirtioFs, source: &Path) -
         umask: 0,
         // Whoever serves the files of many users cannot be one of them.
         user: None,
+        network: None,
     })?;
     let run_dir = processes.run_dir();
     let api = Api::at(run_dir.short(API));

@@ -48,6 +48,8 @@ pub(crate) struct Program<'a> {
     pub(crate) umask: libc::mode_t,
     /// Who it is; `None` is who we are.
     pub(crate) user: Option<Credentials>,
+    /// The network namespace that it is in; `None` is ours.
+    pub(crate) network: Option<Arc<OwnedFd>>,
 }
 
 impl Processes {
@@ -91,11 +93,11 @@ impl Processes {
 
     /// Starts `program` in the run directory, where it is recorded for [`crate::sweep`].
     pub(crate) fn start(&self, program: Program<'_>) -> Result<Arc<Child>, BootError> {
-        let Program { who, path, args, fds, umask, user } = program;
+        let Program { who, path, args, fds, umask, user, network } = program;
         let refused = |source: io::Error| BootError::Spawn { who, program: path.to_owned(), source };
         let dir = self.run_dir.path().to_owned();
-        let launch =
-            Launch { who, program: path.to_owned(), args, dir, fds, umask, user, label: self.label.clone() };
+        let (program, label) = (path.to_owned(), self.label.clone());
+        let launch = Launch { who, program, args, dir, fds, umask, user, label, network };
         let child = Arc::new(launch.spawn(&self.log, self.exit.clone()).map_err(refused)?);
         lock(&self.children).push(child.clone());
         self.record(|record| record.processes.push(child.process().clone()))?;

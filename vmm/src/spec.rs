@@ -18,6 +18,7 @@ mod verity;
 mod vfio;
 mod virtio;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -82,6 +83,9 @@ pub struct VmSpec {
     pub reclaim_freed_memory: bool,
     /// Network interfaces that are there from the start; a template and its copies have none yet.
     pub nics: Vec<Arc<Nic>>,
+    /// The network namespace that QEMU is in, where that is not ours: who looks for a container's network by its process
+    /// finds this one. It needs none itself.
+    pub network: Option<Arc<OwnedFd>>,
     /// Devices that other programs serve.
     pub vhost_user: Vec<VhostUser>,
     /// Devices of the host that the guest has for itself.
@@ -157,6 +161,7 @@ impl VmSpec {
             virtio: VirtioPci::default(),
             reclaim_freed_memory: false,
             nics: Vec::new(),
+            network: None,
             vhost_user: Vec::new(),
             pass_through: PassThrough::Never,
             block: Block::default(),

@@ -37,6 +37,7 @@ pub(crate) fn start(
         umask: 0,
         // Whoever serves the files of many users cannot be one of them.
         user: None,
+        network: None,
     })?;
     Ok(connection)
 }

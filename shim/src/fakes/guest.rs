@@ -344,7 +344,9 @@ impl AgentService for Guest {
         _: &TtrpcContext,
         asked: agent::UpdateInterfaceRequest,
     ) -> ttrpc::Result<types::Interface> {
-        self.enter("UpdateInterface", &asked.interface.name).await?;
+        let types::Interface { name, device_path, ip_addresses, .. } = asked.interface.get_or_default();
+        let about = format!("{name} [{device_path}] {} addresses", ip_addresses.len());
+        self.enter("UpdateInterface", &about).await?;
         Ok(asked.interface.unwrap_or_default())
     }
 

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Write},
+    os::fd::{AsRawFd, OwnedFd},
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -17,7 +18,7 @@ use tokio::{
     net::UnixStream,
     sync::{mpsc, watch},
 };
-use vmm::plug::{DeviceId, GuestAddress, MemorySize, PlugError, Pluggable, Plugged};
+use vmm::plug::{DeviceId, GuestAddress, MemorySize, Nic, PciAddress, PlugError, Pluggable, Plugged};
 use vmm::spec::Origin;
 use vmm::{
     BootError, Connection, How, Hypervisor, Listener, Process, QmpError, StopError, Unwell, VcpuThread, Vm,
@@ -55,9 +56,16 @@ pub(crate) struct FakeHypervisor {
     begun: watch::Sender<usize>,
     /// Sizes of the machines.
     sizes: Arc<Sizes>,
+    /// The network namespace that the last machine was to be in.
+    network: Mutex<Option<Arc<OwnedFd>>>,
+    /// Network interfaces that are plugged in.
+    nics: Arc<watch::Sender<Nics>>,
     /// Every machine there was.
     machines: watch::Sender<Vec<Arc<Power>>>,
 }
+
+/// With what is behind them.
+type Nics = Vec<(DeviceId, Nic)>;
 
 impl FakeHypervisor {
     pub(super) fn new(agent: PathBuf) -> FakeHypervisor {
@@ -68,6 +76,8 @@ impl FakeHypervisor {
             origins: Mutex::default(),
             begun: watch::Sender::default(),
             sizes: Arc::default(),
+            network: Mutex::default(),
+            nics: Arc::default(),
             machines: watch::Sender::default(),
         }
     }
@@ -91,8 +101,20 @@ impl FakeHypervisor {
         self.origins.lock().unwrap().iter().map(word).collect()
     }
 
-    /// From now on no machine can have more memory.
-    pub(crate) fn has_no_more_memory(&self) {
+    /// Where the network namespace is that the last machine was to be in.
+    pub(crate) fn network(&self) -> Option<PathBuf> {
+        let network = self.network.lock().unwrap();
+        network.as_ref().map(|fd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()).into())
+    }
+
+    /// Waits until network interfaces of these are plugged in, by the last bytes of their addresses.
+    pub(crate) async fn has_nics(&self, wanted: &[u8]) {
+        let are_there = |nics: &Nics| nics.iter().map(|(_, nic)| nic.mac[5]).eq(wanted.iter().copied());
+        self.nics.subscribe().wait_for(are_there).await.unwrap();
+    }
+
+    /// From now on no machine can have more network interfaces or memory.
+    pub(crate) fn has_no_more_room(&self) {
         self.sizes.is_full.store(true, Ordering::Relaxed);
     }
 
@@ -141,6 +163,7 @@ impl Hypervisor for FakeHypervisor {
     async fn boot(&self, spec: VmSpec) -> Result<Box<dyn Vm>, BootError> {
         *self.kernel_params.lock().unwrap() = spec.kernel_params.iter().map(ToString::to_string).collect();
         self.origins.lock().unwrap().push(spec.origin.clone());
+        self.network.lock().unwrap().clone_from(&spec.network);
         self.sizes.note(spec.vcpus.boot().to_string());
         self.sizes.note(format!("{} MiB", spec.memory.mib()));
         self.begun.send_modify(|begun| *begun += 1);
@@ -160,7 +183,8 @@ impl Hypervisor for FakeHypervisor {
         self.machines.send_modify(|machines| machines.push(power.clone()));
         let serves = !matches!(boot, Boot::Mute);
         let vsock = Arc::new(FakeVsock { agent: self.agent.clone(), serves, power: power.clone() });
-        Ok(Box::new(FakeVm { vsock, power, sizes: self.sizes.clone() }))
+        let (sizes, nics) = (self.sizes.clone(), self.nics.clone());
+        Ok(Box::new(FakeVm { vsock, power, sizes, nics }))
     }
 }
 
@@ -206,6 +230,7 @@ struct FakeVm {
     vsock: Arc<FakeVsock>,
     power: Arc<Power>,
     sizes: Arc<Sizes>,
+    nics: Arc<watch::Sender<Nics>>,
 }
 
 #[async_trait]
@@ -242,12 +267,23 @@ impl Vm for FakeVm {
     async fn plug(&self, device: Pluggable) -> Result<Plugged, PlugError> {
         match device {
             Pluggable::Disk(_) => Ok(Plugged { id: DeviceId::of("disk"), at: GuestAddress::Pmem(0) }),
+            Pluggable::Nic(_) if self.sizes.is_full.load(Ordering::Relaxed) => Err(no_room()),
+            Pluggable::Nic(nic) => {
+                let id = DeviceId::of(&format!("nic {:02x}", nic.mac[5]));
+                self.nics.send_modify(|nics| nics.push((id.clone(), nic)));
+                Ok(Plugged { id, at: GuestAddress::Pci(PciAddress { bridge: 2, slot: 1 }) })
+            }
             _ => Err(no_room()),
         }
     }
 
     async fn unplug(&self, id: &DeviceId) -> Result<(), PlugError> {
-        Err(PlugError::Unknown(id.clone()))
+        let mut was_there = false;
+        self.nics.send_modify(|nics| {
+            let place = nics.iter().position(|(other, _)| other == id);
+            was_there = place.map(|place| nics.remove(place)).is_some();
+        });
+        if was_there { Ok(()) } else { Err(PlugError::Unknown(id.clone())) }
     }
 
     async fn resize_disk(&self, _: &DeviceId) -> Result<u64, PlugError> {

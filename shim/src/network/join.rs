@@ -1,6 +1,6 @@
 //! What is done to the pod's namespace, and undone.
 
-use std::io;
+use std::{fs::File, io};
 
 use configuration::Rates;
 use netlink::{LinkChange, Mac, Netlink, Saved};
@@ -8,73 +8,168 @@ use serde::{Deserialize, Serialize};
 use vmm::plug::Nic;
 
 use super::{
-    Manner,
-    plan::{How, Ifb, Step},
-    random, tap,
+    Manner, namespace,
+    plan::{self, How, Ifb, Step},
+    random,
+    record::Record,
+    scan::{self, Found},
+    tap,
 };
 use crate::error::{Error, Result};
 
 /// Everything that was done in one namespace, which this keeps alive; dropped, it is undone.
 pub(super) struct Joined {
     netlink: Netlink,
+    /// The namespace, for other threads to enter it.
+    namespace: File,
+    manner: Manner,
+    /// For whoever comes after a shim that died, where the namespace outlives that.
+    record: Option<Record>,
+    /// How each interface was joined that still is.
+    steps: Vec<Step>,
+    /// The number of the next interface.
+    next: usize,
     done: Vec<Done>,
 }
 
-enum Done {
+/// What was done to, or for, the interface of the pod's with this number.
+struct Done {
+    link: u32,
+    what: What,
+}
+
+enum What {
     /// An interface that was made, by its number.
     Made(u32),
     /// The discipline of an interface that our filter is attached to.
     Ingress(u32),
     /// How fast an interface sends.
     Limited(u32),
+    /// How many packets may wait at the pod's interface.
+    Queues(u32),
     /// What an interface had before a macvtap got it.
     Stripped(Stripped),
 }
 
 impl Joined {
-    /// Of the namespace that `netlink` is of; nothing is done yet.
-    pub(super) fn new(netlink: Netlink) -> Joined {
-        Joined { netlink, done: Vec::new() }
-    }
-
-    /// Makes one step, on a thread in the namespace.
+    /// Of the namespace that `netlink` is of, and this thread in; nothing is done yet.
     ///
     /// # Errors
-    /// What the kernel refused; what was done until then stays until this is dropped.
-    pub(super) fn take(&mut self, step: &Step, manner: Manner) -> Result<Nic> {
-        let rates = manner.rates;
+    /// What the kernel refused.
+    pub(super) fn new(netlink: Netlink, manner: Manner, record: Option<Record>) -> Result<Joined> {
+        let namespace = namespace::own()?;
+        Ok(Joined { netlink, namespace, manner, record, steps: Vec::new(), next: 0, done: Vec::new() })
+    }
+
+    /// Joins interfaces, on a thread in the namespace.
+    ///
+    /// # Errors
+    /// What kind of interface cannot be had, or what the kernel refused; what was done until then stays until it is
+    /// released, or this is dropped.
+    pub(super) fn join(&mut self, found: &[Found]) -> Result<Vec<Nic>> {
+        let netlink = &mut self.netlink;
+        let mut keep = |link| netlink.save(link).map_err(Error::io("addresses and routes"));
+        let steps = plan::steps(found, self.next, self.manner, &mut keep)?;
+        for step in &steps {
+            plan::differs(step, &self.steps)?;
+        }
+        self.next += steps.len();
+        self.steps.extend(steps.iter().cloned());
+        if let Some(record) = &self.record {
+            record.write(&self.steps)?;
+        }
+        steps.iter().map(|step| self.take(step)).collect()
+    }
+
+    /// The same for an interface that came later, on any thread, which is in the namespace then.
+    ///
+    /// # Errors
+    /// As of [`Joined::join`]; nothing is left of it.
+    pub(super) fn join_late(&mut self, found: &Found) -> Result<Nic> {
+        namespace::enter_again(&self.namespace)?;
+        match self.join(std::slice::from_ref(found)) {
+            Ok(mut nics) if nics.len() == 1 => Ok(nics.remove(0)),
+            Ok(_) => Err(Error::Failed("an interface is one interface".into())),
+            Err(error) => {
+                self.release(found.link.index);
+                Err(error)
+            }
+        }
+    }
+
+    /// Undoes what was done for the interface of this number, which may be gone. Its machine must have let go of it.
+    pub(super) fn release(&mut self, link: u32) {
+        let (its, others) = self.done.drain(..).partition(|done| done.link == link);
+        self.done = others;
+        undo(its, &mut self.netlink);
+        self.steps.retain(|step| step.link != link);
+        if let Some(record) = &self.record {
+            // What it says too much is not there any more for whoever would undo it.
+            let _ = record.write(&self.steps);
+        }
+    }
+
+    /// What is in the namespace, but for what was made there.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub(super) fn look(&mut self) -> Result<Vec<Found>> {
+        let mut all = scan::all(&mut self.netlink).map_err(Error::io("the pod's network"))?;
+        let is_ours =
+            |link| self.done.iter().any(|done| matches!(done.what, What::Made(made) if made == link));
+        all.retain(|found| !is_ours(found.link.index));
+        Ok(all)
+    }
+
+    /// Whether there is nothing to be undone.
+    pub(super) fn is_bare(&self) -> bool {
+        self.done.is_empty()
+    }
+
+    /// Whether the interface of this number has given what it had to a macvtap.
+    pub(super) fn is_stripped(&self, link: u32) -> bool {
+        self.done.iter().any(|done| done.link == link && matches!(done.what, What::Stripped(_)))
+    }
+
+    fn take(&mut self, step: &Step) -> Result<Nic> {
+        let Manner { queues, rates, .. } = self.manner;
+        self.done(step, What::Queues(step.queue_length));
         let queues = match &step.how {
             How::Redirected { tap } => {
-                let queues = tap::make(tap, manner.queues)?;
+                let queues = tap::make(tap, queues)?;
                 self.redirect(step, tap, rates)?;
                 queues
             }
             How::Bridged { tap, index, kept } => {
                 self.bridge(step, tap, *index, kept)?;
-                self.limit(*index, tap, rates.tx)?;
+                self.limit(step, *index, tap, rates.tx)?;
                 self.slow(step, rates.rx)?;
-                tap::macvtap(*index, manner.queues)?
+                tap::macvtap(*index, queues)?
             }
             How::Tap => {
-                let queues = tap::attach(&step.name, manner.queues)?;
-                self.limit(step.link, &step.name, rates.rx)?;
+                let queues = tap::attach(&step.name, queues)?;
+                self.limit(step, step.link, &step.name, rates.rx)?;
                 self.slow(step, rates.tx)?;
                 queues
             }
         };
-        let vhost = if manner.vhost { tap::vhost(queues.len())? } else { Vec::new() };
+        let vhost = if self.manner.vhost { tap::vhost(queues.len())? } else { Vec::new() };
         Ok(Nic { queues, vhost, mac: step.mac.0 })
+    }
+
+    fn done(&mut self, step: &Step, what: What) {
+        self.done.push(Done { link: step.link, what });
     }
 
     /// The macvtap takes the interface's address, so that it gets its packets, and nobody else answers for it.
     fn bridge(&mut self, step: &Step, tap: &str, index: u32, kept: &Saved) -> Result<()> {
         let refused = || Error::io(format!("macvtap {tap} on network interface {}", step.name));
-        self.done.push(Done::Stripped(Stripped { index: step.link, mac: step.mac, kept: kept.clone() }));
+        self.done(step, What::Stripped(Stripped { index: step.link, mac: step.mac, kept: kept.clone() }));
         self.netlink.clear_addresses(step.link).map_err(refused())?;
         let other = LinkChange { mac: Some(random::mac()?), ..LinkChange::default() };
         self.netlink.change_link(step.link, &other).map_err(refused())?;
         self.netlink.add_macvtap(index, tap, step.link, step.mac, step.mtu).map_err(refused())?;
-        self.done.push(Done::Made(index));
+        self.done(step, What::Made(index));
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
         self.netlink.change_link(index, &up).map_err(refused())
     }
@@ -85,15 +180,15 @@ impl Joined {
         let made = links.iter().find(|link| link.name == tap).map(|link| link.index);
         let tap_index =
             made.ok_or_else(|| Error::Failed(format!("tap {tap}: gone as soon as it was made")))?;
-        self.done.push(Done::Made(tap_index));
+        self.done(step, What::Made(tap_index));
         let up = LinkChange { mtu: Some(step.mtu), up: Some(true), ..LinkChange::default() };
         self.netlink.change_link(tap_index, &up).map_err(Error::io(format!("tap {tap}")))?;
         for (index, name) in [(step.link, step.name.as_str()), (tap_index, tap)] {
-            self.add_ingress(index, name)?;
+            self.add_ingress(step, index, name)?;
         }
         // Each sends what came in at the other.
-        self.limit(tap_index, tap, rates.rx)?;
-        self.limit(step.link, &step.name, rates.tx)?;
+        self.limit(step, tap_index, tap, rates.rx)?;
+        self.limit(step, step.link, &step.name, rates.tx)?;
         for (from, to) in [(step.link, tap_index), (tap_index, step.link)] {
             let what = format!("redirect from {} by {tap}", step.name);
             self.netlink.redirect(from, to).map_err(Error::io(what))?;
@@ -101,9 +196,9 @@ impl Joined {
         Ok(())
     }
 
-    fn add_ingress(&mut self, index: u32, name: &str) -> Result<()> {
+    fn add_ingress(&mut self, step: &Step, index: u32, name: &str) -> Result<()> {
         self.netlink.add_ingress(index).map_err(not_ours(name))?;
-        self.done.push(Done::Ingress(index));
+        self.done(step, What::Ingress(index));
         Ok(())
     }
 
@@ -111,17 +206,17 @@ impl Joined {
     fn slow(&mut self, step: &Step, rate: u64) -> Result<()> {
         let Some(Ifb { name, index }) = &step.slowed_by else { return Ok(()) };
         self.netlink.add_ifb(*index, name).map_err(unlimited(name))?;
-        self.done.push(Done::Made(*index));
-        self.limit(*index, name, rate)?;
-        self.add_ingress(step.link, &step.name)?;
+        self.done(step, What::Made(*index));
+        self.limit(step, *index, name, rate)?;
+        self.add_ingress(step, step.link, &step.name)?;
         let what = format!("redirect from {} by {name}", step.name);
         self.netlink.redirect(step.link, *index).map_err(Error::io(what))
     }
 
-    fn limit(&mut self, index: u32, name: &str, rate: u64) -> Result<()> {
+    fn limit(&mut self, step: &Step, index: u32, name: &str, rate: u64) -> Result<()> {
         if rate > 0 {
             self.netlink.limit_rate(index, rate).map_err(unlimited(name))?;
-            self.done.push(Done::Limited(index));
+            self.done(step, What::Limited(index));
         }
         Ok(())
     }
@@ -129,16 +224,26 @@ impl Joined {
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        for done in self.done.drain(..).rev() {
-            // What is not there any more went with its interface, or with the namespace's owner.
-            let _ = match done {
-                Done::Made(index) => self.netlink.remove_link(index),
-                Done::Ingress(index) => self.netlink.remove_ingress(index),
-                Done::Limited(index) => self.netlink.unlimit_rate(index),
-                Done::Stripped(stripped) => stripped.give_back(&mut self.netlink),
-            };
-        }
+        undo(self.done.drain(..).collect(), &mut self.netlink);
     }
+}
+
+fn undo(all: Vec<Done>, netlink: &mut Netlink) {
+    for Done { link, what } in all.into_iter().rev() {
+        // What is not there any more went with its interface, or with the namespace's owner.
+        let _ = match what {
+            What::Made(index) => netlink.remove_link(index),
+            What::Ingress(index) => netlink.remove_ingress(index),
+            What::Limited(index) => netlink.unlimit_rate(index),
+            What::Queues(length) => netlink.change_link(link, &queue_length(length)),
+            What::Stripped(stripped) => stripped.give_back(netlink),
+        };
+    }
+}
+
+/// Makes what an interface had before it got a queueing discipline.
+pub(super) fn queue_length(length: u32) -> LinkChange {
+    LinkChange { queue_length: Some(length), ..LinkChange::default() }
 }
 
 /// What an interface had.

@@ -9,10 +9,13 @@ use std::{
 
 use netlink::{LinkChange, Netlink};
 use nix::sched::{CloneFlags, setns, unshare};
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+
+/// Where a thread's namespace is.
+const OWN: &str = "/proc/thread-self/ns/net";
 
 /// What tells one namespace from another that is at the same path later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,9 +26,17 @@ pub(super) struct Identity {
 
 /// Where the namespace is that containers are to have, if it is there already.
 pub(crate) fn path_in(spec: &Spec) -> Option<PathBuf> {
+    asked_for(spec)?.path().clone().filter(|path| !path.as_os_str().is_empty())
+}
+
+/// Whether containers are to have one of their own.
+pub(super) fn is_asked_for(spec: &Spec) -> bool {
+    asked_for(spec).is_some()
+}
+
+fn asked_for(spec: &Spec) -> Option<&LinuxNamespace> {
     let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
-    let network = namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::Network)?;
-    network.path().clone().filter(|path| !path.as_os_str().is_empty())
+    namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::Network)
 }
 
 /// Takes this thread into the namespace at `path`, for as long as the thread lives.
@@ -40,6 +51,22 @@ pub(super) fn enter(path: &Path) -> Result<Identity> {
     let metadata = file.metadata().map_err(|error| refused(&error))?;
     setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| refused(&error.desc()))?;
     Ok(Identity { device: metadata.dev(), inode: metadata.ino() })
+}
+
+/// The namespace that this thread is in, for other threads.
+///
+/// # Errors
+/// What the kernel refused.
+pub(super) fn own() -> Result<File> {
+    File::open(OWN).map_err(Error::io(OWN))
+}
+
+/// Takes this thread into a namespace of [`own`]'s.
+///
+/// # Errors
+/// What the kernel refused.
+pub(super) fn enter_again(namespace: &File) -> Result<()> {
+    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|error| Error::io("network namespace")(error.into()))
 }
 
 /// Takes this thread into a network namespace of its own, with a loopback that is up. It ends with the last of who is in

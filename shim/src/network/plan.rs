@@ -15,6 +15,8 @@ pub(super) struct Step {
     pub(super) mac: Mac,
     /// The longest packet, in bytes.
     pub(super) mtu: u32,
+    /// How many packets may wait to be sent, which queueing disciplines make more of.
+    pub(super) queue_length: u32,
     pub(super) how: How,
     /// What slows what comes in at the interface, where that is not sent on by one of the host's.
     pub(super) slowed_by: Option<Ifb>,
@@ -38,44 +40,74 @@ pub(super) enum How {
     Tap,
 }
 
-/// What becomes of each of `found`.
+/// What becomes of each of `found`, whose taps are numbered from `first` on.
 ///
 /// # Errors
 /// `InvalidArgument` with the name of an interface that cannot be had, and why.
 pub(super) fn steps(
     found: &[Found],
+    first: usize,
     manner: Manner,
     keep: &mut dyn FnMut(u32) -> Result<Saved>,
 ) -> Result<Vec<Step>> {
-    let mut one = |(number, found): (usize, &Found)| {
-        let link = &found.link;
-        let refused = |why: &str| Error::InvalidArgument(format!("network interface {}: {why}", link.name));
-        let how = match (&link.kind, manner.model) {
-            (Kind::Veth | Kind::Macvlan | Kind::Ipvlan, InternetworkingModel::Macvtap) => {
-                let tap = format!("tap{number}_kata");
-                Ok(How::Bridged { tap, index: random::index()?, kept: keep(link.index)? })
-            }
-            (Kind::Veth | Kind::Macvlan | Kind::Ipvlan, _) => {
-                Ok(How::Redirected { tap: format!("tap{number}_kata") })
-            }
-            (Kind::Tun, _) => Ok(How::Tap),
-            (Kind::Macvtap, _) => Err(refused("a macvtap cannot be given to a virtual machine yet")),
-            (Kind::Device, _) => {
-                Err(refused("a device of the host, which would have to be passed through by VFIO"))
-            }
-            (Kind::Other(kind), _) => Err(refused(&format!(
-                "an interface of kind {kind} cannot be given to a virtual machine: veth, macvlan, ipvlan and tap can"
-            ))),
-        }?;
-        let mac = link.mac.ok_or_else(|| refused("has no Ethernet address"))?;
-        let is_slowed = match how {
-            How::Redirected { .. } => false,
-            How::Bridged { .. } => manner.rates.rx > 0,
-            How::Tap => manner.rates.tx > 0,
-        };
-        let ifb = || Ok(Ifb { name: format!("ifb{number}_kata"), index: random::index()? });
-        let slowed_by = is_slowed.then(ifb).transpose()?;
-        Ok(Step { link: link.index, name: link.name.clone(), mac, mtu: link.mtu, how, slowed_by })
+    let numbered = found.iter().zip(first..);
+    let steps: Vec<_> =
+        numbered.map(|(found, number)| step(found, number, manner, keep)).collect::<Result<_>>()?;
+    for (place, step) in steps.iter().enumerate() {
+        differs(step, &steps[..place])?;
+    }
+    Ok(steps)
+}
+
+/// A guest finds its interfaces by their addresses.
+///
+/// # Errors
+/// `InvalidArgument` with the names of two that have the same.
+pub(super) fn differs(step: &Step, others: &[Step]) -> Result<()> {
+    match others.iter().find(|other| other.mac == step.mac) {
+        None => Ok(()),
+        Some(other) => Err(Error::InvalidArgument(format!(
+            "network interfaces {} and {}: have one Ethernet address, {}, and a guest tells its interfaces apart by \
+             those: ipvlans have to be on different interfaces of the host",
+            other.name, step.name, step.mac
+        ))),
+    }
+}
+
+fn step(
+    found: &Found,
+    number: usize,
+    manner: Manner,
+    keep: &mut dyn FnMut(u32) -> Result<Saved>,
+) -> Result<Step> {
+    let link = &found.link;
+    let refused = |why: &str| Error::InvalidArgument(format!("network interface {}: {why}", link.name));
+    let how = match (&link.kind, manner.model) {
+        (Kind::Veth | Kind::Macvlan, InternetworkingModel::Macvtap) => {
+            let tap = format!("tap{number}_kata");
+            Ok(How::Bridged { tap, index: random::index()?, kept: keep(link.index)? })
+        }
+        // An ipvlan has the address of what it is on, and keeps it: no macvtap could have that.
+        (Kind::Veth | Kind::Macvlan | Kind::Ipvlan, _) => {
+            Ok(How::Redirected { tap: format!("tap{number}_kata") })
+        }
+        (Kind::Tun, _) => Ok(How::Tap),
+        (Kind::Macvtap, _) => Err(refused("a macvtap cannot be given to a virtual machine yet")),
+        (Kind::Device, _) => {
+            Err(refused("a device of the host, which would have to be passed through by VFIO"))
+        }
+        (Kind::Other(kind), _) => Err(refused(&format!(
+            "an interface of kind {kind} cannot be given to a virtual machine: veth, macvlan, ipvlan and tap can"
+        ))),
+    }?;
+    let mac = link.mac.ok_or_else(|| refused("has no Ethernet address"))?;
+    let is_slowed = match how {
+        How::Redirected { .. } => false,
+        How::Bridged { .. } => manner.rates.rx > 0,
+        How::Tap => manner.rates.tx > 0,
     };
-    found.iter().enumerate().map(&mut one).collect()
+    let ifb = || Ok(Ifb { name: format!("ifb{number}_kata"), index: random::index()? });
+    let slowed_by = is_slowed.then(ifb).transpose()?;
+    let (index, mtu, queue_length) = (link.index, link.mtu, link.queue_length);
+    Ok(Step { link: index, name: link.name.clone(), mac, mtu, queue_length, how, slowed_by })
 }

@@ -9,7 +9,7 @@ use netlink::{Link, Netlink};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    join::Stripped,
+    join::{Stripped, queue_length},
     namespace::{self, Identity},
     plan::{How, Step},
 };
@@ -18,9 +18,19 @@ use crate::error::{Error, Result};
 /// The file.
 const RECORD: &str = "network.json";
 
+/// Where it is while it is written, so that it is never half there.
+const NEXT: &str = "network.json.next";
+
+/// Where the record of one namespace is.
+pub(super) struct Record {
+    run_dir: PathBuf,
+    namespace: PathBuf,
+    identity: Identity,
+}
+
 /// What is changed of a namespace that outlives the shim: taps go with their descriptors.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
+struct Noted {
     namespace: PathBuf,
     identity: Identity,
     changed: Vec<Changed>,
@@ -31,6 +41,8 @@ struct Record {
 struct Changed {
     index: u32,
     name: String,
+    /// How many packets could wait to be sent.
+    queue_length: u32,
     /// The numbers of interfaces that are made for it.
     made: Vec<u32>,
     /// Whether its ingress discipline is ours.
@@ -51,6 +63,7 @@ impl Changed {
         Changed {
             index: step.link,
             name: step.name.clone(),
+            queue_length: step.queue_length,
             made: tap.into_iter().chain(ifb).collect(),
             has_ingress: ifb.is_some() || matches!(step.how, How::Redirected { .. }),
             had,
@@ -71,6 +84,7 @@ impl Changed {
             if netlink.is_rate_limited(self.index).unwrap_or(false) {
                 outcome = outcome.and(netlink.unlimit_rate(self.index));
             }
+            outcome = outcome.and(netlink.change_link(self.index, &queue_length(self.queue_length)));
             if let Some(had) = &self.had {
                 outcome = outcome.and(had.give_back(netlink));
             }
@@ -79,16 +93,23 @@ impl Changed {
     }
 }
 
-/// Says what is about to be done.
-///
-/// # Errors
-/// The file cannot be written.
-pub(super) fn write(run_dir: &Path, namespace: &Path, identity: Identity, steps: &[Step]) -> Result<()> {
-    let changed = steps.iter().map(Changed::by).collect();
-    let record = Record { namespace: namespace.to_path_buf(), identity, changed };
-    let path = run_dir.join(RECORD);
-    let text = serde_json::to_vec(&record).map_err(io::Error::from);
-    text.and_then(|text| fs::write(&path, text)).map_err(Error::io(path.display()))
+impl Record {
+    pub(super) fn new(run_dir: &Path, namespace: &Path, identity: Identity) -> Record {
+        Record { run_dir: run_dir.to_path_buf(), namespace: namespace.to_path_buf(), identity }
+    }
+
+    /// Says all that is done, or about to be.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn write(&self, steps: &[Step]) -> Result<()> {
+        let changed = steps.iter().map(Changed::by).collect();
+        let noted = Noted { namespace: self.namespace.clone(), identity: self.identity, changed };
+        let (path, next) = (self.run_dir.join(RECORD), self.run_dir.join(NEXT));
+        let text = serde_json::to_vec(&noted).map_err(io::Error::from);
+        let written = text.and_then(|text| fs::write(&next, text)).and_then(|()| fs::rename(&next, &path));
+        written.map_err(Error::io(path.display()))
+    }
 }
 
 /// Undoes what the record in `run_dir` says of a namespace that is still there. Whoever did it must be gone.
@@ -101,14 +122,14 @@ pub(crate) fn sweep(run_dir: &Path) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(Error::io(path.display()))?,
     };
-    let record: Record = serde_json::from_slice(&text)
+    let record: Noted = serde_json::from_slice(&text)
         .map_err(|error| Error::Failed(format!("{}: {error}", path.display())))?;
     let undoing = std::thread::Builder::new().name("network".into()).spawn(move || record.undo());
     let undone = undoing.map_err(Error::io("thread for network"))?.join();
     undone.unwrap_or_else(|_| Err(Error::Failed("network: the thread ended without an answer".into())))
 }
 
-impl Record {
+impl Noted {
     /// On a thread of its own.
     fn undo(&self) -> Result<()> {
         if !self.namespace.exists() || namespace::enter(&self.namespace)? != self.identity {

@@ -32,9 +32,8 @@ fn end(network: Network, is_killed: bool, run_dir: &Path) {
     if !is_killed {
         return drop(network);
     }
-    let Network { nics, joined, .. } = network;
-    std::mem::forget(joined.into_inner().unwrap());
-    drop(nics);
+    std::mem::forget(network.joined.lock().unwrap().take());
+    drop(network);
     sweep(run_dir).unwrap();
 }
 
@@ -43,7 +42,7 @@ fn a_veth_is_redirected_to_a_tap_until_it_is_dropped() {
     let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
     let before = pod.state();
     let network = join(&pod, manner(1), run_dir.path()).unwrap();
-    let nic = &network.nics()[0];
+    let nic = network.nics().remove(0);
     assert_eq!((nic.queues.len(), nic.mac), (1, [2, 0, 0, 0, 0, 7]));
     let tap = pod.run("ip -d link show tap0_kata");
     for part in ["mtu 1400", "tun type tap pi off vnet_hdr on persist off"] {
@@ -89,9 +88,8 @@ fn a_killed_shims_redirection_is_swept_and_nothing_else() {
     let before = pod.state();
     let network = join(&pod, manner(1), run_dir.path()).unwrap();
     // What the kernel does for a shim that is killed.
-    let Network { nics, joined, .. } = network;
-    std::mem::forget(joined.into_inner().unwrap());
-    drop(nics);
+    std::mem::forget(network.joined.lock().unwrap().take());
+    drop(network);
     assert!(pod.run("tc qdisc").contains("ingress"));
     sweep(run_dir.path()).unwrap();
     assert_eq!(pod.state(), before);
@@ -115,7 +113,7 @@ fn a_macvtap_has_the_address_of_a_veth_until_it_is_dropped() {
         let run_dir = tempfile::tempdir().unwrap();
         let before = pod.state();
         let network = join(&pod, manner, run_dir.path()).unwrap();
-        let nic = &network.nics()[0];
+        let nic = network.nics().remove(0);
         assert_eq!((nic.queues.len(), nic.mac), (2, [2, 0, 0, 0, 0, 7]));
         let tap = pod.run("ip -d link show tap0_kata");
         for part in ["mtu 1400", "link/ether 02:00:00:00:00:07", "macvtap mode bridge", ",UP"] {
@@ -131,12 +129,12 @@ fn a_macvtap_has_the_address_of_a_veth_until_it_is_dropped() {
 
 #[test]
 fn d21_each_direction_is_as_fast_as_it_may_be_until_it_is_dropped() {
-    let pod = Pod::with_veth();
+    let (pod, macvlan) = (Pod::with_veth(), with_macvlan());
     let manner = Manner { rates: Rates { rx: 8_000_000, tx: 16_000_000 }, ..manner(1) };
-    for is_killed in [false, true] {
+    for (pod, is_killed) in [&pod, &macvlan].into_iter().flat_map(|pod| [(pod, false), (pod, true)]) {
         let run_dir = tempfile::tempdir().unwrap();
         let before = pod.state();
-        let network = join(&pod, manner, run_dir.path()).unwrap();
+        let network = join(pod, manner, run_dir.path()).unwrap();
         for (sender, rate) in [("tap0_kata", "rate 8Mbit"), ("eth0", "rate 16Mbit")] {
             let shown = pod.run(&format!("tc qdisc show dev {sender} root"));
             assert!(shown.contains("tbf") && shown.contains(rate), "{shown}");
@@ -248,6 +246,7 @@ fn each_interface_gets_what_is_its_own() {
         kind: if is_loopback { Kind::Device } else { Kind::Veth },
         mac: Some(Mac([2, 0, 0, 0, 0, index as u8])),
         mtu: 1500,
+        queue_length: 1000,
         is_loopback,
         is_up: true,
         no_arp: false,
@@ -271,11 +270,15 @@ fn each_interface_gets_what_is_its_own() {
     let routes = [route(3, true), less, route(5, false)];
     let found = scan::sorted(links, &[address(1), address(3), address(5)], &routes, &[]);
     let names = |found: &Found| (found.link.name.clone(), found.addresses.len(), found.routes.len());
-    assert_eq!(found.iter().map(names).collect::<Vec<_>>(), [("eth0".into(), 1, 1), ("eth1".into(), 1, 1)]);
+    let bare = ("bare".into(), 0, 0);
+    assert_eq!(
+        found.iter().map(names).collect::<Vec<_>>(),
+        [("eth0".into(), 1, 1), bare, ("eth1".into(), 1, 1)]
+    );
     let told = Told::of(&found).routes;
     assert_eq!(told.iter().map(|route| route.device.as_str()).collect::<Vec<_>>(), ["eth1"], "the used one");
     let mut keep = |_| panic!("nothing is to be kept");
-    let steps = plan::steps(&found, manner(1), &mut keep).unwrap();
+    let steps = plan::steps(&found, 0, manner(1), &mut keep).unwrap();
     assert_eq!(steps[1].how, How::Redirected { tap: "tap1_kata".into() });
 }
 
@@ -306,4 +309,98 @@ fn a_namespace_that_is_yet_to_be_made_is_no_network() {
     assert_eq!(namespace::path_in(&spec(None)), None);
     assert_eq!(namespace::path_in(&spec(Some(""))), None);
     assert_eq!(namespace::path_in(&spec(Some("/run/netns/a"))), Some("/run/netns/a".into()));
+}
+
+/// What there is in the namespace of `pod`, by its names.
+fn seen(pod: &Pod) -> Vec<Found> {
+    let path = pod.path.clone();
+    std::thread::spawn(move || {
+        enter(&path).unwrap();
+        scan::all(&mut Netlink::open().unwrap()).unwrap()
+    })
+    .join()
+    .unwrap()
+}
+
+fn one(pod: &Pod, name: &str) -> Found {
+    seen(pod).into_iter().find(|found| found.link.name == name).unwrap()
+}
+
+fn with_macvlan() -> Pod {
+    let pod = Pod::new();
+    pod.run("ip link add up0 type veth peer name up1");
+    pod.run("ip link add link up0 name eth0 type macvlan mode bridge");
+    // As network plugins make it.
+    pod.run("ip link set eth0 txqueuelen 0");
+    pod.run("ip addr add 10.1.0.2/24 dev eth0");
+    pod
+}
+
+#[test]
+fn d18_a_macvlan_is_redirected_and_has_no_longer_queue_afterwards() {
+    let pod = with_macvlan();
+    for is_killed in [false, true] {
+        let run_dir = tempfile::tempdir().unwrap();
+        let before = pod.state();
+        assert!(!pod.run("ip link show eth0").contains("qlen"));
+        let network = join(&pod, manner(2), run_dir.path()).unwrap();
+        assert_eq!(network.nics()[0].mac, one(&pod, "eth0").link.mac.unwrap().0);
+        assert!(pod.run("tc filter show dev eth0 parent ffff:").contains("tap0_kata"));
+        end(network, is_killed, run_dir.path());
+        assert_eq!(pod.state(), before);
+    }
+}
+
+#[test]
+fn d18_an_ipvlan_is_redirected_whatever_the_model_and_stands_alone_on_its_interface() {
+    let pod = Pod::with_veth();
+    let mut found = one(&pod, "eth0");
+    found.link.kind = Kind::Ipvlan;
+    let macvtap = Manner { model: InternetworkingModel::Macvtap, ..manner(1) };
+    let steps = |found: &[Found]| plan::steps(found, 3, macvtap, &mut |_| panic!("nothing is to be kept"));
+    assert_eq!(steps(&[found.clone()]).unwrap()[0].how, How::Redirected { tap: "tap3_kata".into() });
+    let mut other = found.clone();
+    other.link.name = "eth1".into();
+    let error = steps(&[found, other]).err().unwrap().to_string();
+    assert!(error.contains("eth0 and eth1") && error.contains("02:00:00:00:00:07"), "{error}");
+}
+
+#[test]
+fn an_interface_that_came_later_is_joined_and_released_alone() {
+    for model in [InternetworkingModel::Default, InternetworkingModel::Macvtap] {
+        let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
+        let network = join(&pod, Manner { model, ..manner(1) }, run_dir.path()).unwrap();
+        pod.run("ip link add eth1 address 02:00:00:00:00:08 type veth peer name other1");
+        pod.run("ip addr add 10.2.0.2/24 dev eth1");
+        let (before, joined) = (pod.run("ip -4 addr show eth1"), network.joined.clone());
+        let on_thread = move |act: Box<dyn FnOnce(&mut Joined) + Send>| {
+            let joined = joined.clone();
+            std::thread::spawn(move || act(joined.lock().unwrap().as_mut().unwrap())).join().unwrap();
+        };
+        let late = one(&pod, "eth1");
+        let link = late.link.index;
+        on_thread(Box::new(move |joined| {
+            assert_eq!(joined.join_late(&late).unwrap().mac, [2, 0, 0, 0, 0, 8]);
+            let names: Vec<_> = joined.look().unwrap().into_iter().map(|found| found.link.name).collect();
+            assert!(
+                names.contains(&"eth1".into()) && !names.iter().any(|name| name.ends_with("_kata")),
+                "{names:?}"
+            );
+        }));
+        assert!(fs::read_to_string(run_dir.path().join("network.json")).unwrap().contains("eth1"));
+        on_thread(Box::new(move |joined| joined.release(link)));
+        assert!(!fs::read_to_string(run_dir.path().join("network.json")).unwrap().contains("eth1"));
+        assert_eq!(pod.run("ip -4 addr show eth1"), before);
+        assert!(pod.run("ip link").contains("tap0_kata"), "the first one's stays");
+    }
+}
+
+#[test]
+fn what_the_kernel_gives_an_interface_by_itself_does_not_set_it_up() {
+    let address = |ip: &str| Address { link: 3, ip: ip.parse().unwrap(), prefix: 64 };
+    let bare = Found { addresses: vec![address("fe80::1")], ..one(&Pod::with_veth(), "eth0") };
+    let given = Found { addresses: vec![address("fe80::2"), address("fd00::1")], ..bare.clone() };
+    assert!(!bare.is_set_up() && given.is_set_up());
+    let other = Found { addresses: vec![address("fd00::1")], ..given.clone() };
+    assert!(bare.differs(&given) && !given.differs(&other));
 }

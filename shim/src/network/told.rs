@@ -24,11 +24,12 @@ pub(super) struct Told {
 }
 
 impl Told {
-    pub(super) fn of(found: &[Found]) -> Told {
+    pub(super) fn of<'a>(found: impl IntoIterator<Item = &'a Found>) -> Told {
+        let found: Vec<_> = found.into_iter().collect();
         let named = |found: &Found| found.link.name.clone();
         Told {
-            interfaces: found.iter().map(interface).collect(),
-            routes: routes(found),
+            interfaces: found.iter().copied().map(interface).collect(),
+            routes: routes(&found),
             neighbours: found
                 .iter()
                 .flat_map(|found| found.neighbours.iter().map(|one| neighbour(one, named(found))))
@@ -38,7 +39,7 @@ impl Told {
 }
 
 /// The protocol has no place for a route's priority, so of those to one destination the one that is used is told.
-fn routes(found: &[Found]) -> Vec<types::Route> {
+fn routes(found: &[&Found]) -> Vec<types::Route> {
     let mut all: Vec<_> = found
         .iter()
         .flat_map(|found| found.routes.iter().map(move |route| (route, &found.link.name)))
@@ -49,7 +50,7 @@ fn routes(found: &[Found]) -> Vec<types::Route> {
     all.into_iter().map(|(route, device)| self::route(route, device.clone())).collect()
 }
 
-fn interface(found: &Found) -> types::Interface {
+pub(super) fn interface(found: &Found) -> types::Interface {
     let link = &found.link;
     types::Interface {
         device: link.name.clone(),

@@ -73,12 +73,14 @@ pub(super) async fn boot(
     let path = run_dir::path_of(plan.namespace, plan.id);
     let machine = vm_spec::of(configuration, &plan, &path, log)?;
     let (run_dir, tree, mut asleep) = place(path, configuration, ready, &machine.spec, log).await?;
-    let network = Network::connect(plan.spec, plan.hooks, configuration, run_dir.path(), log).await?;
+    let network =
+        Network::connect(plan.spec, plan.hooks, configuration, machine.spec.vcpus, run_dir.path(), log)
+            .await?;
     clock.mark("network_joined");
     let resources = Resources::new(configuration, plan.spec, &machine.spec, log)?;
     let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
     // A copy gets its network interfaces while it runs.
-    let has_room = network.nics().is_empty() || machine.spec.pci.bridges() > 0;
+    let has_room = network.is_empty() || machine.spec.pci.bridges() > 0;
     let may_be_copy = has_room && asleep.is_none();
     let origin = if may_be_copy { maker.origin_of(&machine.spec).await } else { Origin::Boot };
     clock.mark("origin_known");
@@ -217,8 +219,8 @@ async fn start(
     clock: &Clock,
 ) -> Result<MachineAndAgent> {
     let is_copy = origin != Origin::Boot;
-    let nics = network.filter(|_| !is_copy).map(|network| network.nics().to_vec()).unwrap_or_default();
-    let spec = VmSpec { origin, nics, ..spec.clone() };
+    let nics = network.filter(|_| !is_copy).map(|network| network.nics()).unwrap_or_default();
+    let spec = VmSpec { origin, nics, network: network.and_then(Network::own), ..spec.clone() };
     let vm = maker.hypervisor.boot(spec).await.map_err(|error| not_booted(&error, maker.configuration))?;
     clock.mark("vm_runs");
     if let Some(network) = network.filter(|_| is_copy) {

@@ -21,6 +21,7 @@ use crate::{
     factory::Ready,
     hooks::ContainerHooks,
     logging::Verbosity,
+    network::Network,
 };
 
 /// Holds the sandbox once there is one.
@@ -225,8 +226,10 @@ impl OnlySandbox {
         Ok(configuration)
     }
 
-    /// Makes `sandbox` the shim's own.
+    /// Makes `sandbox` the shim's own. Its network is followed from here on: before, whoever makes it is the only one who
+    /// keeps it, so that it ends with them.
     pub(crate) fn keep(&self, sandbox: &Arc<Sandbox>, _made: Making<'_>) {
+        Network::follow(sandbox, &self.log);
         self.known().current = Some(sandbox.clone());
     }
 

@@ -84,6 +84,7 @@ pub(super) fn of(
         virtio: virtio::of(hypervisor, accelerator, board),
         reclaim_freed_memory: hypervisor.reclaim_guest_freed_memory,
         nics: Vec::new(),
+        network: None,
         vhost_user: Vec::new(),
         pass_through: hypervisor.pass_through.clone(),
         block: block_of(hypervisor),

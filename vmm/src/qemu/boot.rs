@@ -132,8 +132,8 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
         .chain(nics.into_iter().flat_map(|nic| nic.queues.into_iter().chain(nic.vhost)))
         .collect();
     let user = processes.user();
-    let qemu =
-        processes.start(Program { who: Who::Qemu, path: &spec.qemu, args, fds, umask: 0o077, user })?;
+    let (path, network) = (&spec.qemu, spec.network.clone());
+    let qemu = processes.start(Program { who: Who::Qemu, path, args, fds, umask: 0o077, user, network })?;
     let console = Console::read(console, spec.debug, processes.log().new(o!("process" => "guest")));
     let started = async {
         let monitor = negotiate(processes, spec, told, monitor).await?;

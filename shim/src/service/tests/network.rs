@@ -40,6 +40,26 @@ fn d1_d19_the_guest_is_told_of_its_network_before_there_is_a_sandbox() {
 }
 
 #[test]
+fn d20_without_a_namespace_the_machine_is_in_one_of_its_own_that_is_followed() {
+    on_fakes(async |shim| {
+        shim.create("c1").await.unwrap();
+        assert_eq!(shim.published(1).await, ["create c1"]);
+        let path = shim.machine.network().expect("a network namespace for QEMU");
+        let link = std::fs::read_link(&path).unwrap();
+        assert_ne!(link, std::fs::read_link("/proc/thread-self/ns/net").unwrap());
+        let run = |words: &str| {
+            let net = format!("--net={}", path.display());
+            let status = std::process::Command::new("nsenter").arg(net).args(words.split(' ')).status();
+            assert!(status.unwrap().success(), "{words}");
+        };
+        run("ip link add eth0 address 02:00:00:00:00:08 type veth peer name other");
+        run("ip addr add 10.2.0.2/24 dev eth0");
+        shim.machine.has_nics(&[8]).await;
+        shim.guest.is_asked("UpdateInterface eth0").await;
+    });
+}
+
+#[test]
 fn d19_an_agent_that_takes_no_neighbours_will_do() {
     on_fakes(async |shim| {
         let pod = Pod::with_veth();
@@ -72,5 +92,62 @@ fn d18_without_an_internetworking_model_the_pods_network_is_not_touched() {
         assert_eq!(shim.published(1).await, ["create c1"]);
         assert_eq!(pod.state(), before);
         assert_eq!(shim.guest.asked(&NETWORK), ["CreateSandbox"]);
+    });
+}
+
+#[test]
+fn d22_what_comes_to_the_pods_network_later_comes_to_the_machine_and_goes_with_it() {
+    on_fakes(async |shim| {
+        let pod = Pod::with_veth();
+        shim.service.create(&TtrpcContext::default(), request(shim, "c1", &pod)).await.unwrap();
+        assert_eq!(shim.published(1).await, ["create c1"]);
+        let before = pod.state();
+        pod.run("ip link add eth1 address 02:00:00:00:00:08 type veth peer name other1");
+        pod.run("ip link set eth1 up");
+        pod.run("ip addr add 10.2.0.2/24 dev eth1");
+        shim.machine.has_nics(&[8]).await;
+        shim.guest.is_asked("UpdateInterface eth1 [02/01] ").await;
+        pod.run("ip link set other1 up");
+        pod.run("ip route add 198.51.100.0/24 via 10.2.0.1");
+        shim.guest.is_asked("UpdateRoutes 2").await;
+        pod.run("ip addr add 10.2.0.3/24 dev eth1");
+        shim.guest.is_asked("UpdateInterface eth1 [02/01] 3 addresses").await;
+        pod.run("ip link del eth1");
+        shim.machine.has_nics(&[]).await;
+        let as_before = || pod.state() == before;
+        while !as_before() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        pod.run("ip addr del 10.1.0.2/24 dev eth0");
+        shim.guest.is_asked("UpdateInterface eth0 [] ").await;
+        pod.run("ip link del eth0");
+        shim.guest.is_asked("UpdateInterface eth0 [] 0 addresses").await;
+        shim.service.stop().await;
+        assert_eq!(shim.published(1).await, ["exit c1 255"]);
+        assert!(!pod.run("ip link").contains("kata"));
+    });
+}
+
+#[test]
+fn an_interface_that_cannot_be_had_later_ends_nothing_and_is_had_once_it_can() {
+    on_fakes(async |shim| {
+        let pod = Pod::with_veth();
+        shim.service.create(&TtrpcContext::default(), request(shim, "c1", &pod)).await.unwrap();
+        assert_eq!(shim.published(1).await, ["create c1"]);
+        shim.guest.refuses("UpdateInterface", Code::INTERNAL, "no");
+        pod.run("ip link add br0 type bridge");
+        pod.run("ip addr add 10.3.0.2/24 dev br0");
+        pod.run("ip link add eth1 address 02:00:00:00:00:08 type veth peer name other1");
+        pod.run("ip addr add 10.2.0.2/24 dev eth1");
+        shim.guest.is_asked("UpdateInterface eth1").await;
+        shim.machine.has_nics(&[]).await;
+        shim.guest.obeys();
+        pod.run("ip addr add 10.2.0.3/24 dev eth1");
+        shim.guest.is_asked("UpdateInterface eth1 [02/01] 2").await;
+        shim.machine.has_nics(&[8]).await;
+        shim.service.stop().await;
+        assert_eq!(shim.published(1).await, ["exit c1 255"]);
+        let links = pod.run("ip link");
+        assert!(links.contains("eth1") && !links.contains("kata"), "{links}");
     });
 }

@@ -143,7 +143,7 @@ fn memory_that_cannot_be_had_is_told_by_the_limit_and_counts_no_longer() {
     on_fakes(async |shim| {
         shim.configure("default_maxmemory = 8192");
         pod(shim).await;
-        shim.machine.has_no_more_memory();
+        shim.machine.has_no_more_room();
         let answer = shim.create_as(with(shim.request_in("pod", "c1"), memory(300))).await;
         let words = words(answer);
         for word in ["container c1", "300 MiB", "default_maxmemory is 8192 MiB", "no free room"] {

@@ -115,10 +115,11 @@ pub(crate) async fn settled() {
     }
 }
 
-/// Has time pass until `task` is done.
+/// Has time pass until `task` is done; some of it is real, for what is done on threads.
 pub(crate) async fn soon<T>(task: JoinHandle<T>) -> T {
     while !task.is_finished() {
         later(Duration::from_millis(100)).await;
+        std::thread::sleep(Duration::from_millis(1));
     }
     task.await.unwrap()
 }

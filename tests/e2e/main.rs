@@ -11,6 +11,7 @@ mod answers;
 mod bad_input;
 mod cache;
 mod concurrency;
+mod copied;
 mod exec;
 mod faults;
 mod hooks;
@@ -87,6 +88,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("shim_alone", shim_alone::listed()),
         ("answers", answers::listed()),
         ("concurrency", concurrency::listed()),
+        ("copied", copied::listed()),
         ("exec", exec::listed()),
         ("streams", streams::listed()),
         ("templates", templates::listed()),

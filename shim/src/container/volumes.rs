@@ -65,7 +65,8 @@ fn shared_memory(source: &Path) -> Storage {
     memory("shm", "tmpfs", options.into_iter().chain([format!("size={size}")]).collect())
 }
 
-fn memory(name: &str, kind: &str, options: Vec<String>) -> Storage {
+/// Memory of the guest's that it keeps as long as the pod.
+pub(super) fn memory(name: &str, kind: &str, options: Vec<String>) -> Storage {
     Storage {
         driver: "ephemeral".into(),
         source: kind.into(),
@@ -77,7 +78,7 @@ fn memory(name: &str, kind: &str, options: Vec<String>) -> Storage {
 }
 
 /// The name of the emptyDir that `source` is.
-fn empty_dir(source: &Path) -> Option<&str> {
+pub(super) fn empty_dir(source: &Path) -> Option<&str> {
     let is_one = source.parent()?.file_name()? == EMPTY_DIRS;
     source.file_name()?.to_str().filter(|_| is_one)
 }

@@ -21,7 +21,7 @@ use vmm::{
 
 use super::{
     Clock, Phase, Provisions, Sandbox, host_cgroup::HostCgroup, resources::Resources, run_dir,
-    run_dir::RunDir, share::SharedTree, vm_spec, vm_spec::MachinePlan,
+    run_dir::RunDir, share::HostFiles, share::SharedTree, vm_spec, vm_spec::MachinePlan,
 };
 use crate::{
     container::{disks::SharedDisks, spec::Confinement},
@@ -104,7 +104,7 @@ pub(super) async fn boot(
     let sandbox = Arc::new(Sandbox {
         vm,
         network,
-        tree,
+        host_files: HostFiles::of(tree, &agent, log),
         door,
         cgroup,
         run_dir,
@@ -134,7 +134,7 @@ async fn place(
     ready: Option<Ready>,
     spec: &VmSpec,
     log: &Logger,
-) -> Result<(RunDir, SharedTree, Option<Asleep>)> {
+) -> Result<(RunDir, Option<SharedTree>, Option<Asleep>)> {
     let shown = &configuration.runtime.bind_mounts;
     match ready {
         Some(ready)
@@ -150,7 +150,7 @@ async fn place(
         None => {}
     }
     let run_dir = RunDir::create(path)?;
-    let tree = SharedTree::create(run_dir.path(), shown)?;
+    let tree = SharedTree::of(spec, run_dir.path(), shown)?;
     Ok((run_dir, tree, None))
 }
 

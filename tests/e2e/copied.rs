@@ -45,7 +45,7 @@ fn on_a_disk(case: &Case<'_>, mut request: CreateTaskRequest, file: &Path) -> Re
 }
 
 /// A pod's own container or one of others, by what CRI says of it.
-fn of_a_pod(case: &Case<'_>, id: &str, kind: &str, args: &[&str]) -> Value {
+pub(crate) fn of_a_pod(case: &Case<'_>, id: &str, kind: &str, args: &[&str]) -> Value {
     let mut spec = spec(case.world, &case.namespace, id, args);
     spec["annotations"] =
         json!({"io.kubernetes.cri.container-type": kind, "io.kubernetes.cri.sandbox-id": "pod"});

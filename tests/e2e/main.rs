@@ -14,6 +14,7 @@ mod concurrency;
 mod copied;
 mod exec;
 mod faults;
+mod guest_hooks;
 mod hooks;
 mod inside;
 mod lifecycle;
@@ -96,6 +97,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("lifecycle", lifecycle::listed()),
         ("inside", inside::listed()),
         ("shares", shares::listed()),
+        ("guest_hooks", guest_hooks::listed()),
         ("faults", faults::listed()),
         ("hooks", hooks::listed()),
         ("logging", logging::listed()),

@@ -361,6 +361,16 @@ fn what_the_host_has_not_is_refused_where_it_is_asked_for_by_name() {
 }
 
 #[test]
+fn d23_a_directory_of_hooks_is_the_guests_and_absolute() {
+    let place = Place::new();
+    let key = "hypervisor.qemu.guest_hook_path";
+    let loaded = place.load_with(&format!("{key} = '/no/such/hooks'")).unwrap();
+    assert_eq!(loaded.configuration.hypervisor.guest_hook_path, "/no/such/hooks");
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    refused(&place, &[(&format!("{key} = 'hooks'"), key, "not an absolute path in the guest")]);
+}
+
+#[test]
 fn d11_a_guest_without_a_share_has_its_root_file_systems_on_disks() {
     let place = Place::new();
     let with = |keys: &str| format!("hypervisor.qemu = {{shared_fs = 'none'{keys}}}");

@@ -32,7 +32,7 @@ use oci_spec::runtime::Spec;
 
 use crate::{
     error::{Error, chain},
-    files,
+    files, hooks,
     id::Id,
     stdio::ChildStdio,
 };
@@ -111,7 +111,7 @@ impl Create<'_> {
                 }
                 pid(container.pid().map(|pid| pid.as_raw()))
             }
-            Err(error) => Err(self.failure.explain(&error)),
+            Err(error) => Err(hooks::failure(&bundle).unwrap_or_else(|| self.failure.explain(&error))),
         }
     }
 }

@@ -178,7 +178,8 @@ impl AgentService for Guest {
         let module =
             |module: &agent::KernelModule| format!(" [{} {}]", module.name, module.parameters.join(" "));
         let modules: String = asked.kernel_modules.iter().map(module).collect();
-        self.enter("CreateSandbox", &format!("{}{modules}", asked.sandbox_id)).await?;
+        let hooks = asked.guest_hook_path;
+        self.enter("CreateSandbox", &format!("{}{modules}{hooks}", asked.sandbox_id)).await?;
         Ok(Empty::new())
     }
 

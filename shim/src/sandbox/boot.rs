@@ -370,6 +370,7 @@ fn sandbox_request(plan: &Plan<'_>, storages: Vec<agent_protocol::agent::Storage
         sandbox_id: plan.id.to_string(),
         sandbox_pidns: shares_pid_namespace(plan.spec),
         kernel_modules: modules.collect(),
+        guest_hook_path: plan.configuration.hypervisor.guest_hook_path.clone(),
         ..Default::default()
     }
 }

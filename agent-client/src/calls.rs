@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use agent_protocol::{
     agent::{
-        ARPNeighbors, AddARPNeighborsRequest, AddSwapRequest, CopyFileRequest, CreateContainerRequest,
-        CreateSandboxRequest, DestroySandboxRequest, ExecProcessRequest, GetIPTablesRequest,
-        GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse,
-        ListInterfacesRequest, ListRoutesRequest, OnlineCPUMemRequest, PauseContainerRequest,
-        RemoveContainerRequest, ReseedRandomDevRequest, ResizeVolumeRequest, ResumeContainerRequest, Routes,
-        SetGuestDateTimeRequest, SetIPTablesRequest, SetPolicyRequest, SignalProcessRequest,
-        StartContainerRequest, StatsContainerRequest, StatsContainerResponse, UpdateContainerRequest,
-        UpdateInterfaceRequest, UpdateRoutesRequest, VolumeStatsRequest, WaitProcessRequest,
+        ARPNeighbors, AddARPNeighborsRequest, AddSwapRequest, CreateContainerRequest, CreateSandboxRequest,
+        DestroySandboxRequest, ExecProcessRequest, GetIPTablesRequest, GetMetricsRequest, GetOOMEventRequest,
+        GuestDetailsRequest, GuestDetailsResponse, ListInterfacesRequest, ListRoutesRequest,
+        OnlineCPUMemRequest, PauseContainerRequest, RemoveContainerRequest, ReseedRandomDevRequest,
+        ResizeVolumeRequest, ResumeContainerRequest, Routes, SetGuestDateTimeRequest, SetIPTablesRequest,
+        SetPolicyRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest,
+        StatsContainerResponse, UpdateContainerRequest, UpdateInterfaceRequest, UpdateRoutesRequest,
+        VolumeStatsRequest, WaitProcessRequest,
     },
     csi::VolumeStatsResponse,
     health::{CheckRequest, health_check_response::ServingStatus},
@@ -217,19 +217,6 @@ impl AgentClient {
     pub async fn guest_details(&self) -> Result<GuestDetailsResponse> {
         let request = GuestDetailsRequest { mem_block_size: true, ..Default::default() };
         ask!(self, "GetGuestDetails", self.limit(), get_guest_details, request)
-    }
-
-    /// Writes a small file in the guest, below `/run/kata-containers`, with the directories it is in.
-    pub async fn copy_file(&self, path: &str, mode: u32, data: &[u8]) -> Result<()> {
-        let request = CopyFileRequest {
-            path: path.to_owned(),
-            file_size: i64::try_from(data.len()).unwrap_or(i64::MAX),
-            file_mode: mode,
-            dir_mode: 0o755,
-            data: data.to_vec(),
-            ..Default::default()
-        };
-        ask!(self, "CopyFile", self.limit(), copy_file, request).map(drop)
     }
 
     /// Mixes `entropy` into the guest's random numbers.

@@ -9,6 +9,7 @@
 
 mod calls;
 mod client;
+mod copy;
 mod durations;
 mod error;
 mod reach;
@@ -18,6 +19,7 @@ mod untrusted;
 
 pub use agent_protocol::{agent, oci};
 pub use client::{AgentClient, Timeouts};
+pub use copy::Copied;
 pub use error::{Code, Error};
 pub use reach::{AGENT_PORT, Dialing, READY_PORT, reach};
 pub use streams::{STREAM_CHUNK, STREAM_PORT, StreamPorts};

@@ -6,7 +6,7 @@ mod support;
 
 use std::{future::Future, time::Duration};
 
-use agent_client::{AgentClient, Code, Error, STREAM_CHUNK, StreamPorts, Timeouts};
+use agent_client::{AgentClient, Code, Copied, Error, STREAM_CHUNK, StreamPorts, Timeouts};
 use agent_protocol::{
     agent::{
         self, OOMEvent, ReadStreamRequest, ReadStreamResponse, WaitProcessResponse, WriteStreamRequest,
@@ -234,4 +234,36 @@ async fn calls_can_move_between_threads() {
     let (client, mut peer) = pair(ROOM);
     let (checked, ()) = tokio::join!(movable(client.check()), peer.healthy());
     checked.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_copied_in_pieces_that_agents_take() {
+    let data = vec![7; (2 << 20) + 5];
+    let (client, mut peer) = pair(ROOM);
+    let copied =
+        Copied { path: "/run/kata-containers/f", mode: 0o100_640, owner: (1, u32::MAX), data: &data };
+    let play = async {
+        let mut pieces = Vec::new();
+        for _ in 0..3 {
+            let asked = peer.asked().await.unwrap();
+            let piece: agent::CopyFileRequest = asked.message();
+            assert_eq!((piece.file_size, piece.file_mode), (data.len() as i64, 0o100_640));
+            assert_eq!((piece.uid, piece.gid), (1, -1));
+            pieces.push((piece.offset, piece.data.len()));
+            peer.answer(&asked, &Empty::new()).await;
+        }
+        pieces
+    };
+    let (done, pieces) = tokio::join!(client.copy(copied), play);
+    done.unwrap();
+    assert_eq!(pieces, [(0, 1 << 20), (1 << 20, 1 << 20), (2 << 20, 5)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_file_is_one_piece() {
+    let (done, asked) =
+        answered(async |client| client.copy_file("/run/kata-containers/f", 0o644, b"").await, &Empty::new())
+            .await;
+    done.unwrap();
+    assert_eq!(asked.message::<agent::CopyFileRequest>().file_size, 0);
 }

@@ -15,6 +15,7 @@ mod numa;
 mod places;
 mod plugs;
 mod rates;
+mod unshared;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -49,6 +50,7 @@ pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Repor
     }
     if let (Some(hypervisor), Some(runtime)) = (&hypervisor, &runtime) {
         checker.rates(hypervisor, runtime);
+        checker.unshared(hypervisor, runtime);
     }
     Some(Configuration { hypervisor: hypervisor?, agent: agent?, runtime: runtime?, factory: factory? })
 }

@@ -60,6 +60,8 @@ pub struct Hypervisor {
     pub reclaim_guest_freed_memory: bool,
     /// Root file systems that are on block devices of the host are shared as the others are.
     pub disable_block_device_use: bool,
+    /// A directory of the guest's, with programs that its agent runs for each container; empty: none.
+    pub guest_hook_path: String,
     /// Memory grows by virtio-mem.
     pub enable_virtio_mem: bool,
     /// The guest has an IOMMU.

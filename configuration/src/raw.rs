@@ -48,6 +48,7 @@ pub(crate) struct RawHypervisor {
     pub(crate) enable_mem_prealloc: bool,
     pub(crate) reclaim_guest_freed_memory: bool,
     pub(crate) disable_block_device_use: bool,
+    pub(crate) guest_hook_path: String,
     pub(crate) enable_virtio_mem: bool,
     pub(crate) file_mem_backend: PathBuf,
     pub(crate) enable_numa: bool,

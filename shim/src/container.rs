@@ -10,6 +10,7 @@ pub(crate) mod direct;
 pub(crate) mod disks;
 mod exec;
 mod rootfs;
+mod shown;
 pub(crate) mod spec;
 mod supervise;
 pub(crate) mod volumes;
@@ -39,6 +40,7 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
 use disks::Plugged;
 use rootfs::RootFs;
+use shown::Shown;
 
 use crate::{
     error::{Error, Result},
@@ -49,7 +51,6 @@ use crate::{
     sandbox::{
         Sandbox,
         resources::{Limits, Part},
-        share::Mounted,
     },
     stdio::{Io, Paths, pump::Source, sink, stdin, wires::Connected},
     table::Table,
@@ -91,8 +92,8 @@ pub(crate) struct Container {
     phase: AsyncMutex<()>,
     /// The first process's streams, until its start.
     io: Mutex<Option<Io>>,
-    /// The root filesystem and volumes in the shared tree.
-    shared: Mutex<Vec<Mounted>>,
+    /// The root filesystem and volumes, as far as they are the host's.
+    shown: Mutex<Vec<Shown>>,
     /// The disks that the machine has for it.
     plugged: Mutex<Vec<Arc<Plugged>>>,
     /// Of the machine, unless it is what stands for a pod, until it is deleted.
@@ -131,13 +132,10 @@ impl Container {
             sandbox.has_root(root);
         }
         let mut guest = spec::for_guest(spec, &new.id, root, sandbox.confinement(), &keeping)?;
-        let mut shared = Vec::with_capacity(1 + guest.binds.len());
-        for bind in &guest.binds {
-            shared.push(sandbox.tree().attach(&bind.source, &bind.name, bind.recursive, bind.read_only)?);
-        }
+        let mut shown = shown::show(&sandbox, &mut guest).await?;
         let (mut plugged, mut devices) = (Vec::new(), Vec::new());
         match rootfs {
-            RootFs::Shared(mounted) => shared.push(mounted),
+            RootFs::Shared(mounted) => shown.push(mounted.into()),
             RootFs::Disk { disk, storage } => {
                 plugged.push(disk);
                 guest.storages.push(storage);
@@ -181,7 +179,7 @@ impl Container {
             paused: AtomicBool::new(false),
             phase: AsyncMutex::new(()),
             io: Mutex::new(Some(Io { input: None, output, wires, terminal })),
-            shared: Mutex::new(shared),
+            shown: Mutex::new(shown),
             plugged: Mutex::new(plugged),
             part: Mutex::new(part),
             hooks: new.hooks,
@@ -320,7 +318,7 @@ impl Container {
             warn!(self.log, "the guest did not remove the container"; "why" => error.to_string());
         }
         drop((take(&self.io), take(&self.part)));
-        self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         self.plugged.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         if let Some(hooks) = &self.hooks {
             hooks.stopped().await;

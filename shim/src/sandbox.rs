@@ -51,7 +51,7 @@ use provisions::Provided;
 pub(crate) use provisions::{Provisions, RESOLVER};
 use resources::Resources;
 use run_dir::RunDir;
-use share::SharedTree;
+use share::HostFiles;
 
 /// How long the guest may take to write back what its containers wrote, before its machine is ended.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -72,7 +72,7 @@ enum Phase {
 pub(crate) struct Sandbox {
     vm: Box<dyn Vm>,
     network: Network,
-    tree: SharedTree,
+    host_files: HostFiles,
     /// Where operators' tools ask.
     door: Option<Door>,
     /// What the shim and all that it starts for the sandbox are in, if that is of their own.
@@ -128,8 +128,9 @@ impl Sandbox {
         &self.agent
     }
 
-    pub(crate) fn tree(&self) -> &SharedTree {
-        &self.tree
+    /// How its guest comes by files of the host's.
+    pub(crate) fn host_files(&self) -> &HostFiles {
+        &self.host_files
     }
 
     /// Connects the streams of a process that is about to be made in the guest.
@@ -360,7 +361,7 @@ impl Sandbox {
             error!(self.log, "the virtual machine is not gone"; "why" => error.to_string());
         }
         self.network.disconnect().await;
-        self.tree.unmount();
+        self.host_files.unmount();
         self.clone().leave_cgroup().await;
         if let Some(door) = &self.door {
             door.close();

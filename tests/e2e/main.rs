@@ -11,8 +11,10 @@ mod answers;
 mod bad_input;
 mod cache;
 mod concurrency;
+mod copied;
 mod exec;
 mod faults;
+mod guest_hooks;
 mod hooks;
 mod inside;
 mod lifecycle;
@@ -87,6 +89,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("shim_alone", shim_alone::listed()),
         ("answers", answers::listed()),
         ("concurrency", concurrency::listed()),
+        ("copied", copied::listed()),
         ("exec", exec::listed()),
         ("streams", streams::listed()),
         ("templates", templates::listed()),
@@ -94,6 +97,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("lifecycle", lifecycle::listed()),
         ("inside", inside::listed()),
         ("shares", shares::listed()),
+        ("guest_hooks", guest_hooks::listed()),
         ("faults", faults::listed()),
         ("hooks", hooks::listed()),
         ("logging", logging::listed()),

@@ -1,7 +1,7 @@
 //! The directory that host and guest share.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -106,14 +106,29 @@ fn runs_from(case: &Case<'_>, kind: &str, configuration: &Path) -> Result<()> {
     Ok(())
 }
 
-/// As containerd's blockfile snapshotter gives it: a file with a file system in it, to be mounted by a loop device.
-fn d11_a_root_file_system_on_a_disk_is_the_guests_to_mount(case: &Case<'_>) -> Result<()> {
-    let image = case.dir().join("rootfs.img");
+/// A file with the test image's file system in it.
+pub(crate) fn root_image(case: &Case<'_>, name: &str) -> Result<PathBuf> {
+    let image = case.dir().join(format!("{name}.img"));
     fs::File::create(&image)?.set_len(16 << 20)?;
     let rootfs = case.world.rootfs();
     let mut mke2fs = Command::new("mke2fs");
     mke2fs.args(["-q", "-t", "ext4", "-d"]).arg(&rootfs).arg(&image);
     run(&mut mke2fs, Duration::from_secs(20))?.exits(0)?;
+    Ok(image)
+}
+
+/// As containerd's blockfile snapshotter gives it: to be mounted by a loop device.
+pub(crate) fn blockfile(image: &Path) -> Mount {
+    Mount {
+        type_: "ext4".to_owned(),
+        source: image.to_string_lossy().into_owned(),
+        options: vec!["loop".to_owned()],
+        ..Default::default()
+    }
+}
+
+fn d11_a_root_file_system_on_a_disk_is_the_guests_to_mount(case: &Case<'_>) -> Result<()> {
+    let image = root_image(case, "rootfs")?;
     let file = case.configuration(|file| {
         file.set("hypervisor.qemu.disable_block_device_use", false);
     })?;
@@ -122,12 +137,7 @@ fn d11_a_root_file_system_on_a_disk_is_the_guests_to_mount(case: &Case<'_>) -> R
     let stdio = Fifos::new(&case.dir(), "disk")?;
     let mut request = shim.create_request(Some(&stdio));
     request.options = MessageField::some(runtime_options(&file));
-    request.rootfs = vec![Mount {
-        type_: "ext4".to_owned(),
-        source: image.to_string_lossy().into_owned(),
-        options: vec!["loop".to_owned()],
-        ..Default::default()
-    }];
+    request.rootfs = vec![blockfile(&image)];
     shim.task.call::<CreateTaskResponse>("Create", &request).context("Create")?;
     shim.task.start("").context("Start")?;
     check_eq!(shim.task.wait("").context("Wait")?, 5, "the exit status");
@@ -141,7 +151,7 @@ fn d11_a_root_file_system_on_a_disk_is_the_guests_to_mount(case: &Case<'_>) -> R
 }
 
 /// Options of a runtime that name a configuration file, as containerd has them.
-fn runtime_options(file: &Path) -> Any {
+pub(crate) fn runtime_options(file: &Path) -> Any {
     let path = file.to_string_lossy();
     // Field 2, a string.
     let value = [b"\x12", &[path.len() as u8][..], path.as_bytes()].concat();

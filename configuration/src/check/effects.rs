@@ -57,7 +57,11 @@ impl Checker<'_> {
             SharedFs::VirtioFs | SharedFs::VirtioFsNydus => {
                 self.no_effect(&["msize_9p"], &format!("with shared_fs = {:?}", raw.shared_fs.word()));
             }
-            SharedFs::Auto | SharedFs::None => {}
+            SharedFs::None => {
+                self.no_effect(&VIRTIO_FS, "with shared_fs = \"none\"");
+                self.no_effect(&["msize_9p"], "with shared_fs = \"none\"");
+            }
+            SharedFs::Auto => {}
         }
         if !raw.confidential_guest || !raw.sev_snp_guest {
             self.no_effect(&["snp_guest_policy"], "without confidential_guest and sev_snp_guest");

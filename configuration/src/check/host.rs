@@ -41,10 +41,6 @@ impl Checker<'_> {
     fn share(&mut self, raw: &RawHypervisor) {
         let translated = self.translated(raw);
         let what = match raw.shared_fs {
-            SharedFs::None => {
-                let what = "none leaves the guest without root filesystems: set auto, virtio-fs or virtio-9p";
-                return self.problem(SHARED_FS, what.to_owned());
-            }
             SharedFs::Virtio9p => {
                 format!(
                     "set together with {SHARED_FS} = \"virtio-9p\", which QEMU itself serves, as root; use virtio-fs"
@@ -55,7 +51,7 @@ impl Checker<'_> {
                     "cannot be had with virtio-9p, which {SHARED_FS} = auto means under TCG: set virtio-fs there"
                 )
             }
-            SharedFs::Auto | SharedFs::VirtioFs | SharedFs::VirtioFsNydus => return,
+            SharedFs::Auto | SharedFs::VirtioFs | SharedFs::VirtioFsNydus | SharedFs::None => return,
         };
         if raw.rootless && self.sound(&[ROOTLESS, SHARED_FS]) {
             self.problem(ROOTLESS, what);

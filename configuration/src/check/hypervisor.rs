@@ -26,6 +26,7 @@ const QUEUE_SIZE: &str = "hypervisor.qemu.virtio_fs_queue_size";
 const EXTRA_ARGS: &str = "hypervisor.qemu.virtio_fs_extra_args";
 const CPU_FEATURES: &str = "hypervisor.qemu.cpu_features";
 const SHARED_FS: &str = "hypervisor.qemu.shared_fs";
+const GUEST_HOOKS: &str = "hypervisor.qemu.guest_hook_path";
 const SECCOMP: &str = "hypervisor.qemu.seccompsandbox";
 const DAX: &str = "hypervisor.qemu.virtio_fs_cache_size";
 const MSIZE: &str = "hypervisor.qemu.msize_9p";
@@ -44,7 +45,6 @@ impl Checker<'_> {
         let extension_images = self.extension_images(&raw);
         self.files(&raw);
         let Places { bridges, root_ports, switch_ports } = self.places(&raw, &machine, boot.as_ref());
-        let memory_backing = self.memory_backing(&raw);
         let needs_daemon = matches!(raw.shared_fs, SharedFs::VirtioFs | SharedFs::VirtioFsNydus);
         let virtio_fs_daemon = self.program(VIRTIO_FS_DAEMON, &raw.virtio_fs_daemon, needs_daemon);
         self.daemon_serves(&raw);
@@ -62,6 +62,7 @@ impl Checker<'_> {
         let Size { vcpus, max_vcpus, memory_mib, slots, max_memory_mib } = size;
         let memory_step_mib = self.whole_huge_pages(&raw, memory_mib, numa.as_ref());
         Hypervisor {
+            memory_backing: self.memory_backing(&raw),
             path: raw.path,
             kernel: raw.kernel,
             boot: boot.unwrap_or(Boot::Initrd(PathBuf::new())),
@@ -80,7 +81,6 @@ impl Checker<'_> {
             default_maxmemory_mib: whole(memory_mib, max_memory_mib, memory_step_mib),
             memory_step_mib,
             memory_offset_mib: raw.memory_offset,
-            memory_backing,
             numa,
             enable_iommu: raw.enable_iommu,
             enable_iommu_platform: raw.enable_iommu_platform,
@@ -92,6 +92,7 @@ impl Checker<'_> {
             enable_mem_prealloc: raw.enable_mem_prealloc,
             reclaim_guest_freed_memory: raw.reclaim_guest_freed_memory,
             disable_block_device_use: raw.disable_block_device_use,
+            guest_hook_path: raw.guest_hook_path,
             enable_virtio_mem: raw.enable_virtio_mem,
             shared_fs: raw.shared_fs,
             virtio_fs_daemon,
@@ -165,6 +166,7 @@ impl Checker<'_> {
         self.note(PATH, program::executable(&raw.path));
         self.note(KERNEL, program::content(&raw.kernel));
         self.note(ENTROPY, program::readable_source(&raw.entropy_source));
+        self.guest_hooks(&raw.guest_hook_path);
     }
 
     fn memory_backing(&mut self, raw: &RawHypervisor) -> MemoryBacking {
@@ -196,6 +198,14 @@ impl Checker<'_> {
     fn not_yet(&mut self, raw: &RawHypervisor) {
         if raw.virtio_fs_cache_size > 0 {
             self.warning(DAX, "QEMU as released has no such window and starts with 0 only".to_owned());
+        }
+    }
+
+    /// Only the guest knows whether it is there.
+    fn guest_hooks(&mut self, path: &str) {
+        if !path.is_empty() && !path.starts_with('/') {
+            let what = format!("{path:?} is not an absolute path in the guest, such as /usr/share/oci/hooks");
+            self.problem(GUEST_HOOKS, what);
         }
     }
 

@@ -98,6 +98,7 @@ fn unusual(known: &Known, key: &Key) -> String {
         (_, "blk_logical_sector_size" | "blk_physical_sector_size") => "4096".to_owned(),
         (_, "msize_9p") => "16384".to_owned(),
         (_, "rx_rate_limiter_max_rate" | "tx_rate_limiter_max_rate") => "8000".to_owned(),
+        (_, "guest_hook_path") => "/hooks".to_owned(),
         (_, "guest_selinux_label") => "u:r:t:s0".to_owned(),
         (Target::Key(_, Some(Kind::Integer { min, .. })), _) => min.to_string(),
         (Target::Key(_, Some(Kind::Choice(words))), _) => words[0].to_owned(),

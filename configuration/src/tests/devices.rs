@@ -5,7 +5,7 @@ use vmm::spec::{Access, BlockDriver, Boot, ImageDriver, Queues};
 use super::firmware::amd;
 use super::values::refused;
 use super::{Place, problems, words};
-use crate::{Rates, VhostUserStore};
+use crate::{Rates, SharedFs, VhostUserStore};
 
 #[test]
 fn a20_block_devices_are_what_qemu_can_make_of_them() {
@@ -285,6 +285,10 @@ fn e3_keys_that_change_nothing_on_this_machine_are_named() {
         ("", "tdx_quote_generation_service_socket_port = 5".to_owned()),
         ("shared_fs = 'virtio-9p'", "virtio_fs_cache = 'never', virtio_fs_queue_size = 512".to_owned()),
         ("shared_fs = 'virtio-fs', virtio_fs_daemon = '@DIR@/virtiofsd'", "msize_9p = 65536".to_owned()),
+        (
+            "shared_fs = 'none', disable_block_device_use = false",
+            "virtio_fs_cache = 'never', msize_9p = 65536".to_owned(),
+        ),
         ("machine_type = 'microvm'", "indep_iothreads = 1, num_queues = 2, queue_size = 64".to_owned()),
     ] {
         let text = format!("hypervisor.qemu = {{{}}}", [machine, &keys].join(",").trim_start_matches(','));
@@ -354,8 +358,38 @@ fn what_the_host_has_not_is_refused_where_it_is_asked_for_by_name() {
         place.load_with(text).unwrap();
     }
     Place::new().load_with("hypervisor.qemu = {accelerator = 'kvm', vsock = 'vhost'}").unwrap();
-    let shared = "hypervisor.qemu.shared_fs";
-    refused(&place, &[("hypervisor.qemu.shared_fs = 'none'", shared, "without root filesystems")]);
+}
+
+#[test]
+fn d23_a_directory_of_hooks_is_the_guests_and_absolute() {
+    let place = Place::new();
+    let key = "hypervisor.qemu.guest_hook_path";
+    let loaded = place.load_with(&format!("{key} = '/no/such/hooks'")).unwrap();
+    assert_eq!(loaded.configuration.hypervisor.guest_hook_path, "/no/such/hooks");
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    refused(&place, &[(&format!("{key} = 'hooks'"), key, "not an absolute path in the guest")]);
+}
+
+#[test]
+fn d11_a_guest_without_a_share_has_its_root_file_systems_on_disks() {
+    let place = Place::new();
+    let with = |keys: &str| format!("hypervisor.qemu = {{shared_fs = 'none'{keys}}}");
+    let disks = ", disable_block_device_use = false";
+    let loaded = place.load_with(&with(disks)).unwrap();
+    assert_eq!(loaded.configuration.hypervisor.shared_fs, SharedFs::None);
+    let rootless = place.load_with(&with(&format!("{disks}, rootless = true"))).unwrap();
+    assert!(rootless.configuration.hypervisor.rootless, "nothing of the host is served as root");
+    let shown = format!("{}\nruntime.sandbox_bind_mounts = ['/usr']", with(disks));
+    let microvm = with(&format!("{disks}, machine_type = 'microvm'"));
+    let why = "with hypervisor.qemu.shared_fs = \"none\"";
+    refused(
+        &place,
+        &[
+            (&with(""), "hypervisor.qemu.disable_block_device_use", why),
+            (&microvm, "hypervisor.qemu.machine_type", why),
+            (&shown, "runtime.sandbox_bind_mounts", why),
+        ],
+    );
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Files below a directory that somebody else may be changing: every path is resolved by the kernel, inside
 //! that directory, whatever links lie in the way.
 
+mod published;
+
 use std::{
     fs::{self, File},
     io::{self, Read},
@@ -8,21 +10,24 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::{FileExt, PermissionsExt, fchown},
     },
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 use agent_protocol::agent::CopyFileRequest;
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
+    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2, renameat},
     sys::stat::{Mode, SFlag, mkdirat},
-    unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat},
+    unistd::{UnlinkatFlags, symlinkat, unlinkat},
 };
 
 use crate::error::Error;
 
 /// What a container's own files may be read up to, in bytes.
 pub(crate) const MAX_TEXT: u64 = 1024 * 1024;
+
+/// Bytes of a file's name that are in that which it has first.
+const LONGEST_LABEL: usize = 200;
 
 /// The one directory the host may write files to.
 const COPY_ROOT: &str = "/run/kata-containers";
@@ -84,8 +89,8 @@ fn make_dirs_at(root: &OwnedFd, path: &Path, mode: u32, resolve: ResolveFlag) ->
     Ok(dir)
 }
 
-/// Writes one piece of a file the host sends, or a directory, or a symbolic link. A file is written beside
-/// its name, and takes it when the last byte is there, so nobody ever reads half of it.
+/// Writes one piece of a file the host sends, or a directory, or a symbolic link. What is no directory is written beside
+/// its name, and takes it when it is whole: nobody ever reads half of it, or finds nothing where something was.
 ///
 /// # Errors
 ///
@@ -131,11 +136,14 @@ fn copy_dir(dir: &OwnedFd, name: &Path, mode: u32, owner: (u32, u32)) -> io::Res
 
 fn copy_link(dir: &OwnedFd, name: &Path, data: &[u8], owner: (u32, u32)) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
-    remove(dir, name)?;
-    symlinkat(std::ffi::OsStr::from_bytes(data), dir, name)?;
+    let partial = partial(name);
+    remove(dir, &partial)?;
+    symlinkat(std::ffi::OsStr::from_bytes(data), dir, &partial)?;
     let (uid, gid) = (owner.0.into(), owner.1.into());
-    nix::unistd::fchownat(dir, name, Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    Ok(())
+    nix::unistd::fchownat(dir, &partial, Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    let before = published::led_to(dir, name);
+    renameat(dir, &partial, dir, name)?;
+    before.map_or(Ok(()), |before| published::tidy(dir, &before, data))
 }
 
 fn copy_piece(dir: &OwnedFd, name: &Path, request: &CopyFileRequest, owner: (u32, u32)) -> io::Result<()> {
@@ -143,7 +151,7 @@ fn copy_piece(dir: &OwnedFd, name: &Path, request: &CopyFileRequest, owner: (u32
         return Err(Errno::EINVAL.into());
     };
     let end = offset.checked_add(request.data.len() as u64).filter(|end| *end <= size).ok_or(Errno::EFBIG)?;
-    let partial = name.with_file_name(format!(".{}.partial", name.display()));
+    let partial = partial(name);
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | if offset == 0 { OFlag::O_TRUNC } else { OFlag::empty() };
     let strict = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
     let file = File::from(open_at(dir, &partial, flags, Mode::from_bits_truncate(0o600), strict)?);
@@ -153,9 +161,13 @@ fn copy_piece(dir: &OwnedFd, name: &Path, request: &CopyFileRequest, owner: (u32
     }
     fchown(&file, Some(owner.0), Some(owner.1))?;
     file.set_permissions(fs::Permissions::from_mode(request.file_mode & 0o7777))?;
-    remove(dir, name)?;
-    linkat(dir, &partial, dir, name, nix::fcntl::AtFlags::empty())?;
-    remove(dir, &partial)
+    Ok(renameat(dir, &partial, dir, name)?)
+}
+
+/// What a file is called until it is whole. A name may be as long as any already.
+fn partial(name: &Path) -> PathBuf {
+    let text = name.to_string_lossy();
+    format!(".{}.partial", &text[..text.floor_char_boundary(LONGEST_LABEL)]).into()
 }
 
 fn remove(dir: &OwnedFd, name: &Path) -> io::Result<()> {
@@ -171,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    fn request(data: &[u8], offset: i64, size: i64, mode: u32) -> CopyFileRequest {
+    pub(super) fn request(data: &[u8], offset: i64, size: i64, mode: u32) -> CopyFileRequest {
         let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
         CopyFileRequest {
             file_size: size,
@@ -204,6 +216,21 @@ mod tests {
         assert_eq!(fs::metadata(root.path().join("d")).unwrap().mode() & 0o7777, 0o711);
         copy_below(root.path(), Path::new("d/l"), &request(b"../x", 0, 0, 0o120_777)).unwrap();
         assert_eq!(fs::read_link(root.path().join("d/l")).unwrap(), Path::new("../x"));
+    }
+
+    #[test]
+    fn a_file_and_a_link_take_the_place_of_what_is_there_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("f");
+        let long = "x".repeat(255);
+        for name in ["f", &long] {
+            for (data, mode) in [("one", 0o100_644), ("two", 0o120_777), ("three", 0o100_644)] {
+                let size = data.len() as i64;
+                copy_below(root.path(), Path::new(name), &request(data.as_bytes(), 0, size, mode)).unwrap();
+            }
+        }
+        assert_eq!(fs::read_to_string(path).unwrap(), "three");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
     }
 
     #[test]

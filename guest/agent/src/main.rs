@@ -17,6 +17,7 @@ mod container;
 mod devices;
 mod error;
 mod files;
+mod hooks;
 mod hotplug;
 mod id;
 mod log;
@@ -49,6 +50,10 @@ use crate::error::Error;
 
 fn main() -> ExitCode {
     log::start();
+    let mut arguments = std::env::args();
+    if getpid().as_raw() != 1 && arguments.next().as_deref() == Some(hooks::NAME) {
+        return hooks::main(arguments);
+    }
     if getpid().as_raw() != 1 {
         ::log::error!("guest-agent boots a virtual machine: it runs as /init of an initramfs, not by hand");
         return ExitCode::from(2);

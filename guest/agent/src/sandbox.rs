@@ -16,11 +16,12 @@ use crate::{
     container::Container,
     devices::{Devices, Disk},
     error::Error,
+    hooks::GuestHooks,
     id::Id,
     modules, namespaces,
     oom::OomWatch,
     reaper::Reaper,
-    runtime::spec::Shared,
+    runtime::{self, spec::Shared},
     stdio::arrivals::{Arrivals, Connections, Ports},
     storage::Mounts,
     swap,
@@ -47,6 +48,7 @@ struct Pod {
     /// Mount points of virtio-fs among them.
     virtio_fs: Vec<PathBuf>,
     shares_pids: bool,
+    hooks: GuestHooks,
 }
 
 impl Sandbox {
@@ -85,6 +87,7 @@ impl Sandbox {
         for module in &request.kernel_modules {
             modules::ask_for(&module.name, &module.parameters)?;
         }
+        let hooks = GuestHooks::find(&request.guest_hook_path)?;
         host_names::set(&request.hostname, &request.dns)?;
         let storages = self.devices.named(&request.storages).await?;
         let mounted = self.mounts.add(&self.reaper, &storages, Vec::new()).await?;
@@ -92,7 +95,8 @@ impl Sandbox {
         let virtio_fs = virtio_fs.map(|storage| storage.mount_point.clone().into()).collect();
         match namespaces::make(&request.hostname) {
             Ok(shared) => {
-                *self.pod() = Some(Pod { shared, mounted, virtio_fs, shares_pids: request.sandbox_pidns });
+                let shares_pids = request.sandbox_pidns;
+                *self.pod() = Some(Pod { shared, mounted, virtio_fs, shares_pids, hooks });
                 Ok(())
             }
             Err(text) => {
@@ -161,7 +165,9 @@ impl Sandbox {
         disks: &[Disk],
         connections: Connections,
     ) -> Result<Container, Error> {
-        let spec = containers::adapt(id, request, &self.shared(request.sandbox_pidns), disks)?;
+        let mut spec = containers::adapt(id, request, &self.shared(request.sandbox_pidns), disks)?;
+        let hooks = self.pod().as_ref().map(|pod| pod.hooks.clone()).unwrap_or_default();
+        hooks.add_to(&mut spec, &runtime::bundle(id))?;
         let container = Container::create(&self.reaper, id.clone(), spec, connections).await?;
         self.oom.add(id, container.cgroup().path())?;
         self.share_pids(&container)?;

@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     sandbox::{
         Sandbox,
-        share::{Mounted, SharedTree},
+        share::{HostFiles, Mounted, SharedTree},
     },
     thread,
 };
@@ -55,8 +55,26 @@ pub(super) async fn prepare(
 ) -> Result<RootFs> {
     match mounts {
         [one] if sandbox.plugs_root_disks() && is_on_a_disk(one) => plug(sandbox, id, one).await,
-        _ => share(sandbox.tree(), id, mounts, spec, bundle).await.map(RootFs::Shared),
+        _ => match sandbox.host_files() {
+            HostFiles::Shared(tree) => share(tree, id, mounts, spec, bundle).await.map(RootFs::Shared),
+            HostFiles::Copied(_) => Err(on_no_disk(mounts)),
+        },
     }
+}
+
+/// No file of the host's is shared with the guest, and the file system is some.
+fn on_no_disk(mounts: &[Mount]) -> Error {
+    let what = match mounts {
+        [] => "a directory".to_owned(),
+        [one] => format!("{} ({:?})", one.source, one.type_),
+        [.., last] => format!("{} mounts, the last of {:?}", mounts.len(), last.type_),
+    };
+    Error::InvalidArgument(format!(
+        "root filesystem: {what} is no disk, and shared_fs = \"none\" shares no files with the guest: use a snapshotter \
+         that gives each container a block device or an image of {}, such as containerd's devmapper and blockfile, or \
+         set hypervisor.qemu.shared_fs to another value",
+        OF_DISKS.join(", ")
+    ))
 }
 
 /// Whether it is a whole file system, on a block device or in a file that containerd would have mounted by one.

@@ -144,7 +144,8 @@ fn shared_memory(source: &Path) -> Storage {
     memory("shm", "tmpfs", options.into_iter().chain([format!("size={size}")]).collect())
 }
 
-fn memory(name: &str, kind: &str, options: Vec<String>) -> Storage {
+/// Memory of the guest's that it keeps as long as the pod.
+pub(super) fn memory(name: &str, kind: &str, options: Vec<String>) -> Storage {
     Storage {
         driver: "ephemeral".into(),
         source: kind.into(),
@@ -156,7 +157,13 @@ fn memory(name: &str, kind: &str, options: Vec<String>) -> Storage {
 }
 
 fn is_empty_dir(source: &Path) -> bool {
-    source.parent().and_then(Path::file_name).is_some_and(|name| name == EMPTY_DIRS)
+    name_of_empty_dir(source).is_some()
+}
+
+/// The name of the emptyDir that `source` is.
+pub(super) fn name_of_empty_dir(source: &Path) -> Option<&str> {
+    let is_one = source.parent()?.file_name()? == EMPTY_DIRS;
+    source.file_name()?.to_str().filter(|_| is_one)
 }
 
 #[cfg(test)]

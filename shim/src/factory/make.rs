@@ -29,7 +29,7 @@ impl Maker<'_> {
         lock.tidy();
         let making = lock.begin(spec.memory.bytes().min(MOST))?;
         let run_dir = RunDir::create(making.directory.join("run")).map_err(|error| error.to_string())?;
-        let tree = SharedTree::create(run_dir.path(), &[]).map_err(|error| error.to_string())?;
+        let tree = SharedTree::of(spec, run_dir.path(), &[]).map_err(|error| error.to_string())?;
         let mut template = VmSpec {
             name: VmName::new("template").map_err(|error| error.to_string())?,
             run_dir: run_dir.path().to_path_buf(),
@@ -38,7 +38,7 @@ impl Maker<'_> {
             extra_monitor: None,
             ..spec.clone()
         };
-        if let Some(share) = &mut template.share {
+        if let (Some(share), Some(tree)) = (&mut template.share, &tree) {
             share.source = tree.exported().to_path_buf();
         }
         let vm = self.hypervisor.boot(template).await.map_err(|error| error.to_string())?;

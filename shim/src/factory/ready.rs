@@ -18,7 +18,7 @@ use crate::{
 pub(crate) struct Ready {
     vm: Box<dyn Vm>,
     agent: AgentClient,
-    tree: SharedTree,
+    tree: Option<SharedTree>,
     run_dir: RunDir,
     kept: Kept,
     /// What [`Asleep`] has.
@@ -68,8 +68,8 @@ impl Ready {
         log: &Logger,
     ) -> Result<Ready> {
         let run_dir = RunDir::create(run_dir)?;
-        let tree = SharedTree::create(run_dir.path(), &[])?;
         let machine = boot::any_machine(configuration, "ready", run_dir.path(), log)?;
+        let tree = SharedTree::of(&machine.spec, run_dir.path(), &[])?;
         let kept = Kept::of(configuration, &machine.spec)?;
         let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
         let origin = maker.origin_of(&machine.spec).await;
@@ -125,10 +125,12 @@ impl Ready {
         mut self,
         run_dir: PathBuf,
         shown: &[BindMount],
-    ) -> Result<(RunDir, SharedTree, Asleep)> {
+    ) -> Result<(RunDir, Option<SharedTree>, Asleep)> {
         self.run_dir.rename(run_dir)?;
         self.processes().into_iter().for_each(inherit_oom_score);
-        self.tree.follow(self.run_dir.path(), shown)?;
+        if let Some(tree) = &mut self.tree {
+            tree.follow(self.run_dir.path(), shown)?;
+        }
         let asleep = Asleep { machine: (self.vm, self.agent), user: self.user };
         Ok((self.run_dir, self.tree, asleep))
     }

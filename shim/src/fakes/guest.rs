@@ -102,6 +102,14 @@ impl Guest {
         calls.wait_for(|calls| calls.iter().any(|one| one.starts_with(call))).await.unwrap();
     }
 
+    /// Waits until a call of `method` has come that is about something that ends so; returns that call.
+    pub(crate) async fn is_asked_about(&self, method: &str, end: &str) -> String {
+        let is_it = |call: &&String| call.starts_with(method) && call.ends_with(end);
+        let mut calls = self.calls.subscribe();
+        let calls = calls.wait_for(|calls| calls.iter().any(|call| is_it(&call))).await.unwrap();
+        calls.iter().find(is_it).unwrap().clone()
+    }
+
     /// Every call there was of these methods, in their order.
     pub(crate) fn asked(&self, methods: &[&str]) -> Vec<String> {
         let calls = self.calls.borrow();
@@ -170,7 +178,8 @@ impl AgentService for Guest {
         let module =
             |module: &agent::KernelModule| format!(" [{} {}]", module.name, module.parameters.join(" "));
         let modules: String = asked.kernel_modules.iter().map(module).collect();
-        self.enter("CreateSandbox", &format!("{}{modules}", asked.sandbox_id)).await?;
+        let hooks = asked.guest_hook_path;
+        self.enter("CreateSandbox", &format!("{}{modules}{hooks}", asked.sandbox_id)).await?;
         Ok(Empty::new())
     }
 

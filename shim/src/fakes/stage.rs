@@ -201,6 +201,13 @@ impl Shim {
         fs::write(self.configuration(), format!("{text}{line}\n")).unwrap();
     }
 
+    /// Has sandboxes share no directory with their guests.
+    pub(crate) fn shares_nothing(&self) {
+        let text = fs::read_to_string(self.configuration()).unwrap();
+        let nothing = "shared_fs = \"none\"\ndisable_block_device_use = false";
+        fs::write(self.configuration(), text.replace("shared_fs = \"virtio-9p\"", nothing)).unwrap();
+    }
+
     /// Runs `id` in a shim of its own on the same host. Returns what every boot of the host was.
     pub(crate) async fn again(&self, id: &str) -> Vec<&'static str> {
         self.again_with(id, None).await

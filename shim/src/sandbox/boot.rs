@@ -20,8 +20,15 @@ use vmm::{
 };
 
 use super::{
-    Clock, Phase, Provisions, Sandbox, host_cgroup::HostCgroup, keeping::Keeper, resources::Resources,
-    run_dir, run_dir::RunDir, share::SharedTree, vm_spec, vm_spec::MachinePlan,
+    Clock, Phase, Provisions, Sandbox,
+    host_cgroup::HostCgroup,
+    keeping::Keeper,
+    resources::Resources,
+    run_dir,
+    run_dir::RunDir,
+    share::{HostFiles, SharedTree},
+    vm_spec,
+    vm_spec::MachinePlan,
 };
 use crate::{
     container::{disks::SharedDisks, spec::Confinement},
@@ -106,7 +113,7 @@ pub(super) async fn boot(
     let sandbox = Arc::new(Sandbox {
         vm,
         network,
-        tree,
+        host_files: HostFiles::of(tree, &agent, log),
         door,
         cgroup,
         run_dir,
@@ -137,7 +144,7 @@ async fn place(
     ready: Option<Ready>,
     spec: &VmSpec,
     log: &Logger,
-) -> Result<(RunDir, SharedTree, Option<Asleep>)> {
+) -> Result<(RunDir, Option<SharedTree>, Option<Asleep>)> {
     let shown = &configuration.runtime.bind_mounts;
     match ready {
         Some(ready)
@@ -153,7 +160,7 @@ async fn place(
         None => {}
     }
     let run_dir = RunDir::create(path)?;
-    let tree = SharedTree::create(run_dir.path(), shown)?;
+    let tree = SharedTree::of(spec, run_dir.path(), shown)?;
     Ok((run_dir, tree, None))
 }
 
@@ -373,6 +380,7 @@ fn sandbox_request(plan: &Plan<'_>, storages: Vec<agent_protocol::agent::Storage
         sandbox_id: plan.id.to_string(),
         sandbox_pidns: shares_pid_namespace(plan.spec),
         kernel_modules: modules.collect(),
+        guest_hook_path: plan.configuration.hypervisor.guest_hook_path.clone(),
         ..Default::default()
     }
 }

@@ -3,14 +3,25 @@
 //! Containers' root filesystems and volumes are mounted below `share/mounts`, which only the shim can change. The
 //! guest is given `share/shared`: a read-only view of it that follows new mounts (a slave of its propagation), so
 //! that a guest can write into what is mounted there but cannot plant anything between the mounts.
+//!
+//! Where nothing is shared the guest gets copies ([`copies`]).
+
+mod content;
+pub(crate) mod copies;
+mod follow;
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
+use agent_client::AgentClient;
 use configuration::BindMount;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use slog::Logger;
+use vmm::VmSpec;
+
+use copies::Copies;
 
 use crate::error::{Error, Result};
 
@@ -21,6 +32,26 @@ pub(crate) const GUEST_DIR: &str = "/run/kata-containers/shared/containers";
 /// Where in it a guest finds what the operator shows to all of them.
 const SHOWN: &str = "sandbox-mounts";
 
+/// How a guest comes by files of the host's.
+pub(crate) enum HostFiles {
+    Shared(SharedTree),
+    Copied(Copies),
+}
+
+impl HostFiles {
+    /// Those of the guest that `agent` is in, which sees `tree`, if there is one.
+    pub(super) fn of(tree: Option<SharedTree>, agent: &AgentClient, log: &Logger) -> HostFiles {
+        tree.map_or_else(|| HostFiles::Copied(Copies::new(agent.clone(), log.clone())), HostFiles::Shared)
+    }
+
+    /// Unmounts what there is; it does no harm to do so again.
+    pub(super) fn unmount(&self) {
+        if let HostFiles::Shared(tree) = self {
+            tree.unmount();
+        }
+    }
+}
+
 /// The shared tree of one sandbox; dropped, it and everything mounted in it is unmounted.
 pub(crate) struct SharedTree {
     mounts: PathBuf,
@@ -30,11 +61,20 @@ pub(crate) struct SharedTree {
 }
 
 impl SharedTree {
+    /// Makes the tree below the run directory of a machine, if that has a share, with these files and directories of the
+    /// host's in it.
+    ///
+    /// # Errors
+    /// As of [`Self::create`].
+    pub(crate) fn of(machine: &VmSpec, run_dir: &Path, shown: &[BindMount]) -> Result<Option<SharedTree>> {
+        machine.share.as_ref().map(|_| SharedTree::create(run_dir, shown)).transpose()
+    }
+
     /// Makes the tree below the run directory, with these files and directories of the host's in it.
     ///
     /// # Errors
     /// Names the directory and what the kernel refused.
-    pub(crate) fn create(run_dir: &Path, shown: &[BindMount]) -> Result<SharedTree> {
+    fn create(run_dir: &Path, shown: &[BindMount]) -> Result<SharedTree> {
         let [mounts, shared] = places(run_dir);
         let mut tree = SharedTree { mounts, shared, shown: Vec::new() };
         for dir in [&tree.mounts, &tree.shared] {

@@ -1,5 +1,6 @@
 //! The whole Task API on fakes: answers, refusals, and the events containerd gets for them.
 
+mod copied;
 mod deaths;
 mod execs;
 mod hooks;

@@ -19,8 +19,8 @@ use crate::error::Error;
 /// Where the next root is put together.
 const NEW_ROOT: &str = "/newroot";
 
-/// What of the initramfs is still of use.
-const KEPT: &str = "/lib/modules";
+/// What of the initramfs is still of use, where it has it: kernel modules, and hooks where Kata's images have them.
+const KEPT: [&str; 2] = ["/lib/modules", "/usr/share/oci/hooks"];
 
 struct Mount {
     kind: &'static str,
@@ -68,17 +68,19 @@ pub(super) fn new_root() -> Result<(), Error> {
         // devtmpfs of some kernels has them.
         let _ = symlink(to, root.join(link));
     }
-    share_modules(&root.join("lib/modules"))
+    KEPT.iter().try_for_each(|kept| keep(Path::new(kept), root))
 }
 
-/// Modules that are loaded on demand stay where the kernel unpacked them; a bind mount keeps them in reach.
-fn share_modules(target: &Path) -> Result<(), Error> {
-    if !Path::new(KEPT).is_dir() {
+/// What is used on demand stays where the kernel unpacked it; a bind mount keeps it in reach.
+fn keep(directory: &Path, root: &Path) -> Result<(), Error> {
+    if !directory.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(target).map_err(Error::system("make /lib/modules"))?;
-    mount(Some(KEPT), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .map_err(Error::system("share the kernel modules"))
+    let what = || format!("keep {}", directory.display());
+    let target = root.join(directory.strip_prefix("/").unwrap_or(directory));
+    fs::create_dir_all(&target).map_err(Error::system(what()))?;
+    mount(Some(directory), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(Error::system(what()))
 }
 
 fn make_mount(kind: &str, target: &Path, flags: MsFlags, data: &str) -> Result<(), Error> {
@@ -109,7 +111,7 @@ fn remove_tree(dir: &Path, device: u64) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let meta = entry.metadata()?;
-        if meta.dev() != device || entry.path() == Path::new(KEPT) {
+        if meta.dev() != device || KEPT.iter().any(|kept| entry.path() == Path::new(kept)) {
             continue;
         }
         if meta.is_dir() {

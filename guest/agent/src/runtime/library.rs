@@ -22,7 +22,7 @@ use libcontainer::{
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 use super::{Failure, bundle, home, make_working_dir, namespaces, sysctl};
-use crate::{error::chain, id::Id, stdio::ChildStdio};
+use crate::{error::chain, hooks, id::Id, stdio::ChildStdio};
 use executor::Executor;
 
 /// Where libcontainer keeps its state.
@@ -102,7 +102,7 @@ impl Create<'_> {
                 }
                 pid(container.pid().map(|pid| pid.as_raw()))
             }
-            Err(error) => Err(self.failure.explain(&error)),
+            Err(error) => Err(hooks::failure(&bundle).unwrap_or_else(|| self.failure.explain(&error))),
         }
     }
 }

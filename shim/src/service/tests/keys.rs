@@ -19,6 +19,16 @@ fn e4_the_guest_loads_the_operators_modules_first() {
 }
 
 #[test]
+fn d23_the_guest_is_told_where_its_hooks_are() {
+    on_fakes(async |shim| {
+        shim.configure("guest_hook_path = '/usr/share/oci/hooks'");
+        shim.create("c1").await.unwrap();
+        shim.guest.is_asked("CreateSandbox c1/usr/share/oci/hooks").await;
+        assert_eq!(shim.published(1).await, ["create c1"]);
+    });
+}
+
+#[test]
 fn e4_an_agent_has_as_long_as_dial_timeout_says() {
     on_fakes(async |shim| {
         shim.configure("[agent.kata]\ndial_timeout = 3");

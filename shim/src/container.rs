@@ -36,7 +36,10 @@ use containerd_shim_protos::{
 use futures::future::OptionFuture;
 use oci_spec::runtime::{LinuxResources, Spec};
 use slog::{Logger, info, warn};
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+use tokio::{
+    sync::{Mutex as AsyncMutex, MutexGuard},
+    time::sleep,
+};
 
 use disks::Plugged;
 use rootfs::RootFs;
@@ -60,6 +63,8 @@ use crate::{
 const SIGKILL: u32 = 9;
 /// How long the guest may take over a kill before its machine is stopped instead.
 const KILL: Duration = Duration::from_secs(5);
+/// How often a guest is asked to remove what it makes longer than anybody waits.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long the agent may take over a container's removal.
 const REMOVE: Duration = Duration::from_secs(10);
 
@@ -165,7 +170,13 @@ impl Container {
             stderr_port: ports.stderr,
             ..Default::default()
         };
-        sandbox.ask(sandbox.agent().create_container(request)).await?;
+        if let Err(error) = sandbox.ask(sandbox.agent().create_container(request)).await {
+            // A machine of its own goes anyway.
+            if matches!(error, Error::DeadlineExceeded(_)) && !new.owns_sandbox {
+                tokio::spawn(given_up(sandbox, new.id, (shown, plugged, part)));
+            }
+            return Err(error);
+        }
         drop(turn);
         let init = Arc::new(Process::new("", &new.id, new.stdio));
         let container = Arc::new(Container {
@@ -435,6 +446,22 @@ impl Container {
 }
 
 /// Says what of the configuration no agent message has a field for, rather than dropping it in silence.
+/// Keeps what a container is made of until the guest has given up making it, which nobody waits for any more: a disk is
+/// not taken from under a mount.
+async fn given_up<T>(sandbox: Arc<Sandbox>, id: String, parts: T) {
+    loop {
+        let removed = tokio::select! {
+            () = sandbox.gone() => break,
+            removed = sandbox.ask(sandbox.agent().remove_container(&id, REMOVE)) => removed,
+        };
+        match removed {
+            Ok(()) | Err(Error::NotFound(_)) => break,
+            Err(_) => sleep(AGAIN).await,
+        }
+    }
+    drop(parts);
+}
+
 fn warn_of_what_is_lost(spec: &Spec, log: &Logger) {
     let lost = convert::not_carried(spec);
     if !lost.is_empty() {

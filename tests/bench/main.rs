@@ -42,7 +42,8 @@ fn bench(asked: &[String]) -> Result<()> {
     let mut report = Report::default();
     let measured = measure::all(&world, asked, &mut report);
     let finished = world.finish();
-    measured.and(finished)?;
+    // What was measured before something failed was measured all the same.
     report.print();
+    measured.and(finished)?;
     report.write()
 }

@@ -1,7 +1,11 @@
 //! What a process' streams carry, beside a bare vsock in the same minute: a round of each after the other, as what a
 //! machine gives to one of them changes from moment to moment.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tests::bundle::{process, spec};
@@ -26,44 +30,86 @@ pub(crate) fn measure(case: &Case<'_>, task: &TaskClient, report: &mut Report) -
     let mut bare = Bare::boot(case)?;
     let measured = rounds(case, task, &mut bare);
     bare.end()?;
-    let [stdout, stdin, from_guest, to_guest] = measured?;
+    let [stdout, stdin, from_guest, to_guest, pipe] = measured?;
     report.add("stdout_mb_s", stdout, "from the process to the FIFO's reader");
     report.add("stdin_mb_s", stdin, "from the FIFO's writer to the process");
     report.add("bare_vsock_mb_s", from_guest, "guest to host with nothing of ours in between");
     report.add("bare_vsock_in_mb_s", to_guest, "host to guest, the same");
-    report.add("stdout_of_bare", stdout / from_guest, "the part of it that stdout comes to");
+    report.add("guest_pipe_mb_s", pipe, "from one process of the guest to another");
+    report.add("stdout_of_bare", stdout / from_guest, "the part of the bare vsock that stdout comes to");
     report.add("stdin_of_bare", stdin / to_guest, "the part of it that stdin comes to");
+    let best = |bare: f64| 1.0 / (1.0 / pipe + 1.0 / bare);
+    report.add(
+        "stdout_of_best",
+        stdout / best(from_guest),
+        "the part of what a pipe and then the bare vsock come to",
+    );
+    report.add("stdin_of_best", stdin / best(to_guest), "the same of stdin");
     Ok(())
 }
 
-fn rounds(case: &Case<'_>, task: &TaskClient, bare: &mut Bare) -> Result<[f64; 4]> {
-    let mut rates = [const { Vec::new() }; 4];
-    for _ in 0..ROUNDS {
-        rates[0].push(stdout(case, task)?);
+fn rounds(case: &Case<'_>, task: &TaskClient, bare: &mut Bare) -> Result<[f64; 5]> {
+    let mut rates = [const { Vec::new() }; 5];
+    for round in 0..ROUNDS {
+        rates[0].push(stdout(case, task, round)?);
         rates[2].push(bare.send(case)?);
-        rates[1].push(stdin(case, task)?);
+        rates[1].push(stdin(case, task, round)?);
         rates[3].push(bare.take(case)?);
+        rates[4].push(pipe(case, task, round)?);
     }
     Ok(rates.map(median))
 }
 
-fn stdout(case: &Case<'_>, task: &TaskClient) -> Result<f64> {
-    let stdio = Fifos::new(&case.dir(), "out")?;
+fn stdout(case: &Case<'_>, task: &TaskClient, round: usize) -> Result<f64> {
+    let stdio = Fifos::unread(&case.dir(), &format!("out-{round}"))?;
+    let [out, err] = [stdio.stdout.clone(), stdio.stderr.clone()].map(counted);
     let (size, count) = (format!("bs={CHUNK}"), format!("count={}", LENGTH / CHUNK));
     let program = ["dd", "if=/dev/zero", &size, &count];
     task.exec("out", &process(&spec(case.world, &case.namespace, &task.id, &[]), &program), Some(&stdio))?;
     task.start("out")?;
     let began = Instant::now();
-    let (out, _) = stdio.collect(PATIENCE)?;
+    let bytes = out.recv_timeout(PATIENCE)?;
     let took = began.elapsed();
-    check_eq!(out.len(), LENGTH, "bytes of stdout");
+    check_eq!(bytes, LENGTH, "bytes of stdout");
+    err.recv_timeout(PATIENCE)?;
     task.wait("out")?;
     task.delete("out")?;
     Ok(rate(LENGTH, took))
 }
 
-fn stdin(case: &Case<'_>, task: &TaskClient) -> Result<f64> {
-    let stdio = Fifos::new(&case.dir(), "in")?;
+/// How many bytes come out of a FIFO, once it ends.
+fn counted(fifo: PathBuf) -> Receiver<usize> {
+    let (sender, counted) = channel();
+    thread::spawn(move || {
+        let mut chunk = vec![0; 1 << 20];
+        let mut all = 0;
+        if let Ok(mut fifo) = File::open(&fifo) {
+            while let Ok(more @ 1..) = fifo.read(&mut chunk) {
+                all += more;
+            }
+        }
+        sender.send(all)
+    });
+    counted
+}
+
+/// From one process of the guest to another, which every stream of a process begins or ends with.
+fn pipe(case: &Case<'_>, task: &TaskClient, round: usize) -> Result<f64> {
+    let exec = format!("pipe-{round}");
+    let count = LENGTH / CHUNK;
+    let script = format!("dd if=/dev/zero bs={CHUNK} count={count} | dd of=/dev/null bs={CHUNK}");
+    let program = ["sh", "-c", script.as_str()];
+    task.exec(&exec, &process(&spec(case.world, &case.namespace, &task.id, &[]), &program), None)?;
+    let began = Instant::now();
+    task.start(&exec)?;
+    check_eq!(task.wait(&exec)?, 0, "status");
+    let took = began.elapsed();
+    task.delete(&exec)?;
+    Ok(rate(LENGTH, took))
+}
+
+fn stdin(case: &Case<'_>, task: &TaskClient, round: usize) -> Result<f64> {
+    let stdio = Fifos::new(&case.dir(), &format!("in-{round}"))?;
     let program = ["dd", "of=/dev/null", &format!("bs={CHUNK}")];
     task.exec("in", &process(&spec(case.world, &case.namespace, &task.id, &[]), &program), Some(&stdio))?;
     task.start("in")?;

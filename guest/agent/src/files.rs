@@ -152,9 +152,19 @@ fn copy_piece(dir: &OwnedFd, name: &Path, request: &CopyFileRequest, owner: (u32
     };
     let end = offset.checked_add(request.data.len() as u64).filter(|end| *end <= size).ok_or(Errno::EFBIG)?;
     let partial = partial(name);
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | if offset == 0 { OFlag::O_TRUNC } else { OFlag::empty() };
+    // A container that can write there must not have this wait at a pipe of its own, nor fill another file.
+    let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK;
+    let (flags, mode) = if offset == 0 {
+        remove(dir, &partial)?;
+        (flags | OFlag::O_CREAT | OFlag::O_EXCL, Mode::from_bits_truncate(0o600))
+    } else {
+        (flags, Mode::empty())
+    };
     let strict = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
-    let file = File::from(open_at(dir, &partial, flags, Mode::from_bits_truncate(0o600), strict)?);
+    let file = File::from(open_at(dir, &partial, flags, mode, strict)?);
+    if !file.metadata()?.is_file() {
+        return Err(Errno::EEXIST.into());
+    }
     file.write_all_at(&request.data, offset)?;
     if end < size {
         return Ok(());

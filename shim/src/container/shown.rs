@@ -95,6 +95,12 @@ fn instead(bind: &Bind) -> Result<Instead> {
         let storage = volumes::memory(&format!("ephemeral/{name}"), "tmpfs", options.to_vec());
         return Ok(Instead::Storage(storage));
     }
+    if volumes::is_part_of_empty_dir(source) {
+        return Err(wrong(
+            &"it is a subPath of an emptyDir, which with shared_fs = \"none\" the guest has and the host has not: mount \
+             the whole volume",
+        ));
+    }
     if metadata.is_dir() && !bind.read_only && !is_published(source) {
         return Err(wrong(
             &"with shared_fs = \"none\" a guest has no more than copies of directories, and what is written to this one \

@@ -160,6 +160,11 @@ fn is_empty_dir(source: &Path) -> bool {
     name_of_empty_dir(source).is_some()
 }
 
+/// Whether `source` is a part of an emptyDir, as kubelet mounts a subPath.
+pub(super) fn is_part_of_empty_dir(source: &Path) -> bool {
+    part::at(source).is_some_and(|part| is_empty_dir(&part.volume))
+}
+
 /// The name of the emptyDir that `source` is.
 pub(super) fn name_of_empty_dir(source: &Path) -> Option<&str> {
     let is_one = source.parent()?.file_name()? == EMPTY_DIRS;

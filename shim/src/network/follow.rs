@@ -16,7 +16,7 @@ use netlink::Watch;
 use slog::{Logger, info, warn};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use vmm::plug::{DeviceId, Nic, Pluggable};
 
@@ -33,8 +33,11 @@ use crate::{
 
 /// How long the kernel may take to tell what there is, or to join an interface.
 const KERNEL: Duration = Duration::from_secs(10);
-/// How long QEMU may take to take an interface.
-const PLUGGING: Duration = Duration::from_secs(20);
+/// How long QEMU may take to take an interface: longer than a guest may take to let go of a device before it.
+const PLUGGING: Duration = Duration::from_secs(30);
+/// How long after something failed all of it is tried again, twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What was done in the namespace, until it is undone.
 pub(super) type Shared = Arc<Mutex<Option<Joined>>>;
@@ -94,20 +97,27 @@ impl Follower {
     /// Until the sandbox is on its way down.
     pub(super) async fn run(mut self, sandbox: Weak<Sandbox>, going: impl Future<Output = ()> + Send) {
         tokio::pin!(going);
+        let mut pause = FIRST_PAUSE;
+        // The watch is older than what is known already.
+        let mut all = true;
         loop {
-            let Some(up) = sandbox.upgrade() else { return };
-            tokio::select! {
-                () = up.gone() => return,
-                () = self.catch_up(&up) => {}
-            }
-            drop(up);
             tokio::select! {
                 () = &mut going => return,
-                news = self.news() => if let Err(why) = news {
-                    warn!(self.log, "the pod's network is not followed any more"; "why" => why.to_string());
-                    return;
-                }
+                news = self.news() => match news {
+                    Ok(()) => pause = FIRST_PAUSE,
+                    Err(why) => {
+                        warn!(self.log, "the pod's network is not followed any more"; "why" => why.to_string());
+                        return;
+                    }
+                },
+                // What failed for a moment is news to nobody.
+                () = sleep(pause), if !all => pause = (2 * pause).min(LONGEST_PAUSE),
             }
+            let Some(up) = sandbox.upgrade() else { return };
+            all = tokio::select! {
+                () = up.gone() => return,
+                all = self.catch_up(&up) => all,
+            };
         }
     }
 
@@ -120,19 +130,21 @@ impl Follower {
         }
     }
 
-    /// Has the machine have what the namespace has. What fails is told, and no harm to the rest.
-    async fn catch_up(&mut self, sandbox: &Sandbox) {
+    /// Has the machine have what the namespace has. What fails is told, and no harm to the rest. Whether it is worth to
+    /// try all of it again.
+    async fn catch_up(&mut self, sandbox: &Sandbox) -> bool {
         let seen = match self.in_namespace(Joined::look).await {
             Ok(seen) => seen,
             Err(why) => {
                 warn!(self.log, "the pod's network cannot be looked at"; "why" => why.to_string());
-                return;
+                return false;
             }
         };
         self.take_out_others(sandbox, &seen).await;
-        self.bring_in_new(sandbox, &seen).await;
-        self.change(sandbox, &seen).await;
-        self.tell_ways(sandbox).await;
+        let brought = self.bring_in_new(sandbox, &seen).await;
+        let changed = self.change(sandbox, &seen).await;
+        let told = self.tell_ways(sandbox).await;
+        brought && changed && told
     }
 
     async fn take_out_others(&mut self, sandbox: &Sandbox, seen: &[Found]) {
@@ -167,7 +179,8 @@ impl Follower {
         }
     }
 
-    async fn bring_in_new(&mut self, sandbox: &Sandbox, seen: &[Found]) {
+    async fn bring_in_new(&mut self, sandbox: &Sandbox, seen: &[Found]) -> bool {
+        let mut all = true;
         self.refused.retain(|old| find(seen, old).is_some_and(|now| !now.differs(old)));
         for found in seen.iter().filter(|found| found.is_set_up()) {
             let is_same = |other: &Found| other.link.index == found.link.index;
@@ -179,10 +192,15 @@ impl Follower {
                 Err(why) => {
                     warn!(self.log, "a network interface that came to the pod is not in its machine";
                         "name" => &found.link.name, "why" => why.to_string());
-                    self.refused.push(found.clone());
+                    if matches!(why, Error::InvalidArgument(_)) {
+                        self.refused.push(found.clone());
+                    } else {
+                        all = false;
+                    }
                 }
             }
         }
+        all
     }
 
     async fn bring_in(&self, sandbox: &Sandbox, found: &Found) -> Result<Member> {
@@ -191,59 +209,72 @@ impl Follower {
         let late = found.clone();
         let joined = match self.in_namespace(move |joined| joined.join_late(&late)).await {
             Ok(nic) => self.plug(sandbox, found, nic).await,
-            Err(why) => Err(why),
+            Err(why) => Err(why.into()),
         };
-        if joined.is_err() {
-            self.release(link.index).await;
+        match joined {
+            Ok(member) => Ok(member),
+            Err(Refused { why, is_held }) => {
+                // QEMU would go on reading a tap that is gone.
+                if !is_held {
+                    self.release(link.index).await;
+                }
+                Err(why)
+            }
         }
-        joined
     }
 
-    async fn plug(&self, sandbox: &Sandbox, found: &Found, nic: Nic) -> Result<Member> {
+    async fn plug(&self, sandbox: &Sandbox, found: &Found, nic: Nic) -> std::result::Result<Member, Refused> {
         let name = &found.link.name;
         let late =
             || Error::DeadlineExceeded(format!("QEMU has not taken it within {} s", PLUGGING.as_secs()));
-        let plugged = timeout(PLUGGING, sandbox.plug(Pluggable::Nic(nic))).await.map_err(|_| late())?;
+        let plugged = timeout(PLUGGING, sandbox.plug(Pluggable::Nic(nic))).await;
+        let plugged = plugged.map_err(|_| Refused { why: late(), is_held: true })?;
         let plugged = plugged.map_err(|error| Error::Failed(format!("plug it in: {error}")))?;
         let place = plugged.at.to_string();
         info!(self.log, "a network interface is plugged in"; "name" => name, "at" => &place);
         let member = Member { place, ..Member::new(found.clone(), Some(plugged.id.clone()), false) };
         if let Err(error) = sandbox.ask(sandbox.agent().update_interface(member.told())).await {
-            sandbox.unplug(&plugged.id).await;
-            return Err(Error::Failed(format!("have the guest use it: {error}")));
+            let why = Error::Failed(format!("have the guest use it: {error}"));
+            return Err(Refused { why, is_held: !sandbox.unplug(&plugged.id).await });
         }
         info!(self.log, "the guest has a network interface"; "name" => name);
         Ok(member)
     }
 
-    async fn change(&mut self, sandbox: &Sandbox, seen: &[Found]) {
+    async fn change(&mut self, sandbox: &Sandbox, seen: &[Found]) -> bool {
+        let mut all = true;
         for member in self.members.iter_mut().filter(|member| !member.is_stripped) {
             let Some(now) = find(seen, &member.found) else { continue };
             let is_to_be_told = now.differs(&member.found);
             // That of the guest's cannot change.
             let mac = member.found.link.mac;
-            member.found = now.clone();
+            let before = std::mem::replace(&mut member.found, now.clone());
             member.found.link.mac = mac;
             if !is_to_be_told {
                 continue;
             }
             match sandbox.agent().update_interface(member.told()).await {
                 Ok(()) => info!(self.log, "a network interface has changed"; "name" => member.name()),
-                Err(why) => warn!(self.log, "a network interface has changed, and the guest's has not";
-                    "name" => member.name(), "why" => why.to_string()),
+                Err(why) => {
+                    warn!(self.log, "a network interface has changed, and the guest's has not";
+                        "name" => member.name(), "why" => why.to_string());
+                    (member.found, all) = (before, false);
+                }
             }
         }
+        all
     }
 
     /// Routes are told all together, so those of all interfaces.
-    async fn tell_ways(&mut self, sandbox: &Sandbox) {
+    async fn tell_ways(&mut self, sandbox: &Sandbox) -> bool {
         let told = Told::of(self.members.iter().map(|member| &member.found));
         let agent = sandbox.agent();
         if told.routes != self.told.routes {
             match agent.update_routes(told.routes.clone()).await {
                 Ok(()) => info!(self.log, "the guest has other routes"; "routes" => told.routes.len()),
                 Err(why) => {
-                    warn!(self.log, "the guest does not have the pod's routes"; "why" => why.to_string())
+                    warn!(self.log, "the guest does not have the pod's routes"; "why" => why.to_string());
+                    return false;
                 }
             }
         }
@@ -253,8 +284,10 @@ impl Follower {
             && let Err(why) = agent.add_arp_neighbors(new).await
         {
             warn!(self.log, "the guest does not have the pod's neighbours"; "why" => why.to_string());
+            return false;
         }
         self.told = told;
+        true
     }
 
     /// Nobody waits longer than the kernel is given; it may have others to serve first who change networks.
@@ -280,6 +313,19 @@ impl Follower {
         });
         let late = || Error::DeadlineExceeded(format!("not done within {} s", KERNEL.as_secs()));
         timeout(KERNEL, done).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+/// Why an interface is not in the machine.
+struct Refused {
+    why: Error,
+    /// Whether QEMU has its tap all the same, or may come to have it.
+    is_held: bool,
+}
+
+impl From<Error> for Refused {
+    fn from(why: Error) -> Refused {
+        Refused { why, is_held: false }
     }
 }
 

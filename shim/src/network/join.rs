@@ -2,7 +2,7 @@
 
 use std::{fs::File, io};
 
-use configuration::Rates;
+use configuration::{InternetworkingModel, Rates};
 use netlink::{LinkChange, Mac, Netlink, Saved};
 use serde::{Deserialize, Serialize};
 use vmm::plug::Nic;
@@ -67,9 +67,13 @@ impl Joined {
     /// What kind of interface cannot be had, or what the kernel refused; what was done until then stays until it is
     /// released, or this is dropped.
     pub(super) fn join(&mut self, found: &[Found]) -> Result<Vec<Nic>> {
+        self.join_by(found, self.manner)
+    }
+
+    fn join_by(&mut self, found: &[Found], manner: Manner) -> Result<Vec<Nic>> {
         let netlink = &mut self.netlink;
         let mut keep = |link| netlink.save(link).map_err(Error::io("addresses and routes"));
-        let steps = plan::steps(found, self.next, self.manner, &mut keep)?;
+        let steps = plan::steps(found, self.next, manner, &mut keep)?;
         for step in &steps {
             plan::differs(step, &self.steps)?;
         }
@@ -81,13 +85,15 @@ impl Joined {
         steps.iter().map(|step| self.take(step)).collect()
     }
 
-    /// The same for an interface that came later, on any thread, which is in the namespace then.
+    /// The same for an interface that came later, on any thread, which is in the namespace then. Never by a macvtap: whoever
+    /// brings it goes on setting it up, which what is stripped of its addresses does not let them.
     ///
     /// # Errors
     /// As of [`Joined::join`]; nothing is left of it.
     pub(super) fn join_late(&mut self, found: &Found) -> Result<Nic> {
         namespace::enter_again(&self.namespace)?;
-        match self.join(std::slice::from_ref(found)) {
+        let manner = Manner { model: InternetworkingModel::Tcfilter, ..self.manner };
+        match self.join_by(std::slice::from_ref(found), manner) {
             Ok(mut nics) if nics.len() == 1 => Ok(nics.remove(0)),
             Ok(_) => Err(Error::Failed("an interface is one interface".into())),
             Err(error) => {

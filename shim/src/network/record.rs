@@ -41,8 +41,9 @@ struct Noted {
 struct Changed {
     index: u32,
     name: String,
-    /// How many packets could wait to be sent.
-    queue_length: u32,
+    /// How many packets could wait to be sent, if it was noted.
+    #[serde(default)]
+    queue_length: Option<u32>,
     /// The numbers of interfaces that are made for it.
     made: Vec<u32>,
     /// Whether its ingress discipline is ours.
@@ -63,7 +64,7 @@ impl Changed {
         Changed {
             index: step.link,
             name: step.name.clone(),
-            queue_length: step.queue_length,
+            queue_length: Some(step.queue_length),
             made: tap.into_iter().chain(ifb).collect(),
             has_ingress: ifb.is_some() || matches!(step.how, How::Redirected { .. }),
             had,
@@ -84,7 +85,9 @@ impl Changed {
             if netlink.is_rate_limited(self.index).unwrap_or(false) {
                 outcome = outcome.and(netlink.unlimit_rate(self.index));
             }
-            outcome = outcome.and(netlink.change_link(self.index, &queue_length(self.queue_length)));
+            if let Some(length) = self.queue_length {
+                outcome = outcome.and(netlink.change_link(self.index, &queue_length(length)));
+            }
             if let Some(had) = &self.had {
                 outcome = outcome.and(had.give_back(netlink));
             }

@@ -1,6 +1,6 @@
 //! Each of a machine's processors on a CPU of its own, where its containers have as many (`enable_vcpus_pinning`).
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::Path};
 
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -24,6 +24,7 @@ impl Pins {
             return Ok(());
         }
         let threads = vm.vcpu_threads().await.map_err(|error: QmpError| error.to_string())?;
+        are_of(vm.pid(), &threads)?;
         let Some(plan) = plan(&threads, cpus) else { return self.take_back(vm, &threads) };
         self.0 = true;
         let pinned = plan.into_iter().try_for_each(|(tid, cpu)| pin(tid, cpu));
@@ -45,6 +46,15 @@ impl Pins {
         each.fold(Ok(()), Result::and)?;
         self.0 = false;
         Ok(())
+    }
+}
+
+/// What QEMU says is not taken for granted: others' threads are not its to have bound.
+fn are_of(qemu: u32, threads: &[VcpuThread]) -> Result<(), String> {
+    let is_its = |thread: &VcpuThread| Path::new(&format!("/proc/{qemu}/task/{}", thread.tid)).exists();
+    match threads.iter().find(|thread| !is_its(thread)) {
+        Some(other) => Err(format!("QEMU names thread {}, which is not its own", other.tid)),
+        None => Ok(()),
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
     ffi::OsString,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use agent_client::AgentClient;
@@ -16,6 +17,7 @@ use slog::{Logger, info, warn};
 use tokio::{
     sync::{Mutex as AsyncMutex, Notify},
     task::JoinHandle,
+    time::timeout,
 };
 
 use super::{
@@ -38,6 +40,9 @@ const PUBLISHED: [&str; 4] = [
 ];
 /// How often a volume is read that is exchanged meanwhile.
 const READS: usize = 5;
+/// How long after a failed update of a volume it is tried again, twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Characters of a copy's name that are from its source.
 const LONGEST_LABEL: usize = 64;
 
@@ -102,10 +107,14 @@ impl Copies {
             current: None,
         };
         // Before it is read, so that no change is lost.
-        let followed = match made.follower.take() {
-            _ if !is_published(source) => None,
-            Some(follower) => Some(made.follower.insert(follower).follow(source)?),
-            None => Some(made.follower.insert(Follower::start()?).follow(source)?),
+        let followed = if is_published(source) {
+            let follower = match made.follower.take() {
+                Some(follower) => follower,
+                None => Follower::start()?,
+            };
+            Some(made.follower.insert(follower).follow(source)?)
+        } else {
+            None
         };
         copying.copy().await?;
         let following = followed.map(|followed| {
@@ -171,16 +180,23 @@ impl Copying {
         thread::run("copy", read).await
     }
 
-    /// Copies at each change.
+    /// Copies at each change. What failed is tried again: nobody publishes the same a second time.
     async fn follow(mut self, changed: Arc<Notify>, log: Logger) {
+        changed.notified().await;
+        let mut pause = FIRST_PAUSE;
         loop {
-            changed.notified().await;
             match self.copy().await {
                 Ok(()) => {
-                    info!(log, "a volume's change is in the guest"; "volume" => self.source.display().to_string())
+                    info!(log, "a volume's change is in the guest"; "volume" => self.source.display().to_string());
+                    pause = FIRST_PAUSE;
+                    changed.notified().await;
                 }
-                // At its next change it may be otherwise.
-                Err(why) => warn!(log, "a volume's change is not in the guest"; "why" => why.to_string()),
+                Err(why) => {
+                    warn!(log, "a volume's change is not in the guest, and is copied again";
+                        "in" => format!("{} s", pause.as_secs()), "why" => why.to_string());
+                    let _ = timeout(pause, changed.notified()).await;
+                    pause = (2 * pause).min(LONGEST_PAUSE);
+                }
             }
         }
     }

@@ -142,9 +142,9 @@ pub(crate) fn prepare_console(connections: Connections) -> Result<(ChildStdio<Pa
 
 /// A socket for a terminal that its process makes.
 pub(crate) fn prepare_terminal(connections: Connections) -> Result<(ChildStdio<OwnedFd>, Prepared), Error> {
-    let (ours, childs) = UnixStream::pair().map_err(Error::system("make a socket for a terminal"))?;
+    let (ours, theirs) = UnixStream::pair().map_err(Error::system("make a socket for a terminal"))?;
     let ends = Ends::Socket(ours.into());
-    Ok((ChildStdio::Terminal(childs.into()), Prepared { ends, connections }))
+    Ok((ChildStdio::Terminal(theirs.into()), Prepared { ends, connections }))
 }
 
 impl Prepared {

@@ -131,8 +131,8 @@ async fn first(
     };
     cgroup.make(spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()))?;
     let Failure { reader, writer } = Failure::new()?;
-    let (ours, childs) = UnixStream::pair().map_err(Error::system(what.clone()))?;
-    let pid = First { cgroup, spec, stdio, failure: writer, gate: childs }.start()?;
+    let (ours, theirs) = UnixStream::pair().map_err(Error::system(what.clone()))?;
+    let pid = First { cgroup, spec, stdio, failure: writer, gate: theirs }.start()?;
     let exit = reaper.adopt(pid);
     let failed = Failed(reader);
     match opened(ours, &what).await? {

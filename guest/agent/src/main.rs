@@ -26,6 +26,7 @@ mod modules;
 mod namespaces;
 mod network;
 mod oom;
+mod pidfd;
 mod process;
 mod readiness;
 mod reaper;

@@ -139,7 +139,9 @@ async fn first(
         Some(gate) => {
             Ok((Process::new(pid, exit, prepared.complete(owner)?), Unstarted { failed, gate: Some(gate) }))
         }
-        None => Err(failed.unless_executed(&what).await.err().unwrap_or_else(|| Error::state(what))),
+        None => Err(failed.unless_executed(&what).await.err().unwrap_or_else(|| {
+            Error::state(format!("{what}: its first process did not wait for its start"))
+        })),
     }
 }
 

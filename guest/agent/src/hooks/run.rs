@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
     os::{
-        fd::{AsFd, FromRawFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::process::CommandExt,
     },
     path::{Path, PathBuf},
@@ -24,6 +24,7 @@ use nix::{
 };
 
 use super::PRESTART;
+use crate::pidfd;
 
 /// What the program is called then.
 pub(crate) const NAME: &str = "guest-hook";
@@ -83,21 +84,13 @@ fn run(program: &Path, stage: &str, bundle: &Path, state: Stdio, patience: Durat
 /// How the process ended; nothing if it had to be killed, with all that it started.
 fn wait(mut child: Child, patience: Duration) -> io::Result<Option<ExitStatus>> {
     let pid = Pid::from_raw(child.id().cast_signed());
-    let ended = pidfd(pid).and_then(|pidfd| ends_within(&pidfd, patience));
+    let ended = pidfd::open(pid).and_then(|pidfd| ends_within(&pidfd, patience));
     if !matches!(ended, Ok(true)) {
         // ESRCH: it has ended by itself.
         let _ = killpg(pid, Signal::SIGKILL);
     }
     let status = child.wait()?;
     Ok(ended?.then_some(status))
-}
-
-fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: takes two numbers, and returns a descriptor that is nobody else's.
-    let made = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
-    let made = i32::try_from(made).map_err(io::Error::other)?;
-    // SAFETY: see above.
-    Ok(unsafe { OwnedFd::from_raw_fd(made) })
 }
 
 fn ends_within(pidfd: &OwnedFd, patience: Duration) -> io::Result<bool> {

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
@@ -39,18 +39,6 @@ impl Drop for Within {
         let back = setns(&self.0, CloneFlags::CLONE_NEWPID);
         assert!(back.is_ok(), "come back to the agent's own process namespace: {back:?}");
     }
-}
-
-/// A descriptor of a process.
-pub(super) fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: passes two numbers and returns a new descriptor or -1.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Forks into a cgroup, and with `flags` into namespaces of the child's own. None in the child.

@@ -21,13 +21,14 @@ use oci_spec::runtime::{Process, Spec};
 
 use super::{
     child::{Child, become_user, said},
-    fork::{Within, fork_into, live, pidfd},
+    fork::{Within, fork_into, live},
     namespaces,
 };
 use crate::{
     cgroup::{self, Cgroup},
     error::Error,
     id::Id,
+    pidfd,
     stdio::ChildStdio,
     worker,
 };
@@ -53,7 +54,7 @@ impl Exec<'_> {
     /// on `failure`.
     pub(crate) fn start(self) -> Result<Pid, Error> {
         let refused = |what: &str| Error::system(format!("make a process in container {}: {what}", self.id));
-        let init = pidfd(self.init).map_err(refused("find the container's first process"))?;
+        let init = pidfd::open(self.init).map_err(refused("find the container's first process"))?;
         let namespaces = namespaces::all(self.spec);
         // The namespace of processes is entered by being born there.
         let within = namespaces.contains(CloneFlags::CLONE_NEWPID).then(|| Within::enter(&init)).transpose();

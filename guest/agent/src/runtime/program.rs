@@ -91,12 +91,12 @@ fn c_strings<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<CStr
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use oci_spec::runtime::ProcessBuilder;
 
     use super::*;
 
-    fn process(args: &[&str], env: &[&str]) -> Process {
+    pub(in crate::runtime) fn process(args: &[&str], env: &[&str]) -> Process {
         let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         ProcessBuilder::default().args(strings(args)).env(strings(env)).build().unwrap()
     }

@@ -85,14 +85,9 @@ impl workload::Executor for Executor {
 #[cfg(test)]
 mod tests {
     use libcontainer::workload::Executor as _;
-    use oci_spec::runtime::ProcessBuilder;
 
     use super::*;
-
-    fn process(args: &[&str], env: &[&str]) -> Process {
-        let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        ProcessBuilder::default().args(strings(args)).env(strings(env)).build().unwrap()
-    }
+    use crate::runtime::program::tests::process;
 
     #[test]
     fn the_environment_keeps_its_order() {

@@ -37,6 +37,7 @@ mod scheduling;
 mod server;
 mod stdio;
 mod storage;
+mod stuck;
 mod swap;
 mod worker;
 

@@ -19,7 +19,7 @@ use nix::{
     unistd::{ForkResult, Pid, fork, pipe2, read, write},
 };
 
-use crate::{error::Error, reaper::Reaper, scheduling};
+use crate::{error::Error, reaper::Reaper, scheduling, stuck};
 
 /// Longest message a worker sends back, in bytes: fits the pipe, so its one write never blocks.
 const MAX_REPORT: usize = 16 * 1024;
@@ -56,8 +56,9 @@ where
     let mut exit = forked.reaper.claim(forked.pid);
     let ended = tokio::time::timeout(deadline, exit.wait_for(Option::is_some)).await.is_ok();
     if !ended {
+        let what = format!("{what} ({})", stuck::whereabouts(forked.pid));
         forked.end();
-        return Err(Error::Timeout { what: what.to_owned(), after: deadline });
+        return Err(Error::Timeout { what, after: deadline });
     }
     Ok(Report { text: forked.report(what)?, _worker: forked })
 }

@@ -24,6 +24,7 @@ use crate::{
         library::{self, Create},
     },
     stdio::{self, Prepared, arrivals::Connections},
+    stuck,
     worker::{self, Report},
 };
 
@@ -33,8 +34,8 @@ const MAKE: Duration = Duration::from_secs(60);
 /// Longest message of a process that cannot execute its program, in bytes.
 const MAX_MESSAGE: usize = 4096;
 
-/// The reading end of [`Failure`].
-struct Failed(OwnedFd);
+/// The reading end of [`Failure`], and whose it is.
+struct Failed(OwnedFd, Pid);
 
 impl Failed {
     /// Returns once the process has executed its program, or ended without.
@@ -44,7 +45,7 @@ impl Failed {
     /// [`Error::Worker`] with the reason it gave.
     async fn unless_executed(self, what: &str) -> Result<(), Error> {
         let pipe = readiness::watch(self.0, Interest::READABLE).map_err(Error::system(what))?;
-        let timeout = |_| Error::Timeout { what: what.to_owned(), after: MAKE };
+        let timeout = |_| late(what, self.1);
         let said = tokio::time::timeout(MAKE, to_the_end(&pipe)).await.map_err(timeout)?;
         let said = said.map_err(Error::system(what))?;
         match said.strip_prefix(&[EXECUTES]).unwrap_or(&said) {
@@ -55,6 +56,10 @@ impl Failed {
             reason => Err(Error::Worker(String::from_utf8_lossy(reason).into_owned())),
         }
     }
+}
+
+fn late(what: &str, pid: Pid) -> Error {
+    Error::Timeout { what: format!("{what} ({})", stuck::whereabouts(pid)), after: MAKE }
 }
 
 /// All that is said until the other end closes, or as much as anybody reads.
@@ -134,8 +139,8 @@ async fn first(
     let (ours, theirs) = UnixStream::pair().map_err(Error::system(what.clone()))?;
     let pid = First { cgroup, spec, stdio, failure: writer, gate: theirs }.start()?;
     let exit = reaper.adopt(pid);
-    let failed = Failed(reader);
-    match opened(ours, &what).await? {
+    let failed = Failed(reader, pid);
+    match opened(ours, &what, pid).await? {
         Some(gate) => {
             Ok((Process::new(pid, exit, prepared.complete(owner)?), Unstarted { failed, gate: Some(gate) }))
         }
@@ -146,11 +151,11 @@ async fn first(
 }
 
 /// The gate, when the process is at its other end; none if the process has ended.
-async fn opened(gate: UnixStream, what: &str) -> Result<Option<OwnedFd>, Error> {
+async fn opened(gate: UnixStream, what: &str, pid: Pid) -> Result<Option<OwnedFd>, Error> {
     gate.set_nonblocking(true).map_err(Error::system(what))?;
     let gate = readiness::watch(gate.into(), Interest::READABLE).map_err(Error::system(what))?;
     let there = gate.async_io(Interest::READABLE, |gate| Ok(read(gate, &mut [0])?));
-    let timeout = |_| Error::Timeout { what: what.to_owned(), after: MAKE };
+    let timeout = |_| late(what, pid);
     let there = tokio::time::timeout(MAKE, there).await.map_err(timeout)?;
     Ok(matches!(there, Ok(1)).then(|| gate.into_inner()))
 }
@@ -173,7 +178,8 @@ async fn by_library(
     let what = format!("create container {id}");
     let made = worker::run(reaper, &what, &create.fds(), MAKE, move || create.run()).await?;
     let process = complete(reaper, &made, prepared, owner, size)?;
-    Ok((process, Unstarted { failed: Failed(failed), gate: None }))
+    let failed = Failed(failed, process.pid());
+    Ok((process, Unstarted { failed, gate: None }))
 }
 
 /// Makes a process in a running container, and has it execute its program.
@@ -195,7 +201,7 @@ pub(super) async fn exec(
     let pid = Exec { id, cgroup, init, process: description, spec, stdio, failure: writer }.start()?;
     let exit = reaper.adopt(pid);
     let what = format!("make a process in container {id}");
-    let executed = Failed(reader).unless_executed(&what).await;
+    let executed = Failed(reader, pid).unless_executed(&what).await;
     match executed.and_then(|()| prepared.complete(owner)) {
         Ok(stdio) => Ok(Process::new(pid, exit, stdio)),
         Err(error) => {

@@ -54,8 +54,8 @@ const IOMMU: [&str; 2] = ["intel_iommu=on", "iommu=pt"];
 /// that is another pass over all bytes that move through pipes and sockets. See docs/security.md.
 const EMULATED: [&str; 1] = ["init_on_alloc=0"];
 
-/// The whole line. Later words win, so the specification's own come last. `ticks_per_ms` is for a guest that cannot
-/// measure the rate of its clock.
+/// The whole line. Later words win, so the specification's own come last. `ticks_per_ms` is the rate of
+/// its clock, for a guest that would measure it.
 pub(crate) fn command_line(spec: &VmSpec, ticks_per_ms: Option<u64>) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut add = |list: &[&str]| words.extend(list.iter().map(ToString::to_string));

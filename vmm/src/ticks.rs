@@ -1,7 +1,8 @@
 //! How fast the clock ticks that an emulated guest reads.
 //!
-//! QEMU gives a guest it emulates the host's own time stamp counter. A guest measures it by a timer of the board; one
-//! whose board has none has to be told.
+//! QEMU gives a guest it emulates the host's own time stamp counter. A guest measures it by a timer of the board, and
+//! mistakes it where the host does not run QEMU meanwhile; one whose board has no other timer cannot measure it. So it is
+//! told (docs/decisions/0016).
 
 #[cfg(target_arch = "x86_64")]
 use std::time::{Duration, Instant};
@@ -10,23 +11,47 @@ use std::time::{Duration, Instant};
 #[cfg(target_arch = "x86_64")]
 const MEASURED: Duration = Duration::from_millis(20);
 
+/// Longer ago, the host may have slept since, and its counter with it.
+#[cfg(target_arch = "x86_64")]
+const RECENT: Duration = Duration::from_secs(10);
+
 /// Readings of which the one that was interrupted least counts.
 #[cfg(target_arch = "x86_64")]
 const READINGS: usize = 8;
 
-/// Ticks in a millisecond of the host's time stamp counter; takes 20 ms. `None` where there is no such counter.
+/// The host's time stamp counter, looked at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counter {
+    #[cfg(target_arch = "x86_64")]
+    first: Option<(Instant, u64)>,
+}
+
 #[cfg(target_arch = "x86_64")]
-pub(crate) async fn per_ms() -> Option<u64> {
-    let (began, first) = reading()?;
-    tokio::time::sleep(MEASURED).await;
-    let (ended, last) = reading()?;
-    rate(last.checked_sub(first)?, ended - began)
+impl Counter {
+    pub(crate) fn look() -> Self {
+        Self { first: reading() }
+    }
+
+    /// Ticks in a millisecond; not before 20 ms after the first look. `None` where the counter does not count.
+    pub(crate) async fn per_ms(&self) -> Option<u64> {
+        let recent = self.first.filter(|(at, _)| at.elapsed() < RECENT);
+        let (began, first) = recent.or_else(reading)?;
+        tokio::time::sleep(MEASURED.saturating_sub(began.elapsed())).await;
+        let (ended, last) = reading()?;
+        rate(last.checked_sub(first)?, ended - began)
+    }
 }
 
 /// Other processors' clocks need no telling.
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) async fn per_ms() -> Option<u64> {
-    None
+impl Counter {
+    pub(crate) fn look() -> Self {
+        Self {}
+    }
+
+    pub(crate) async fn per_ms(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// The counter, and the time between whose two looks it was read.
@@ -65,8 +90,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_look_of_long_ago_does_not_count() {
+        let other = reading().map(|(at, _)| (at - RECENT, 1));
+        let long_ago = Counter { first: other }.per_ms().await.unwrap();
+        let now = Counter::look().per_ms().await.unwrap();
+        assert!(long_ago < 2 * now, "{long_ago} and {now} ticks in a millisecond");
+    }
+
+    #[tokio::test]
     async fn two_measurements_agree_to_a_thousandth() {
-        let (one, other) = (per_ms().await.unwrap(), per_ms().await.unwrap());
+        let (one, other) = (Counter::look(), Counter::look());
+        let (one, other) = (one.per_ms().await.unwrap(), other.per_ms().await.unwrap());
         assert!(one.abs_diff(other) * 1000 < one, "{one} and {other} ticks in a millisecond");
     }
 }

@@ -40,7 +40,7 @@ use crate::plug::Nic;
 use crate::processes::{Processes, Program};
 use crate::selinux::Labelled;
 use crate::spec::{Accelerator, Boot, EXTRA_MONITOR, Machine as Board, Origin, VmSpec};
-use crate::ticks;
+use crate::ticks::Counter;
 use crate::user::User;
 use crate::vm::{Hypervisor, Vm};
 
@@ -55,13 +55,15 @@ const OLDEST: (u32, u32) = (7, 2);
 #[derive(Debug, Clone)]
 pub struct Qemu {
     log: Logger,
+    counter: Counter,
 }
 
 impl Qemu {
-    /// Machines whose processes and consoles are logged to `log`.
+    /// Machines whose processes and consoles are logged to `log`. Those that are emulated boot without delay from 20 ms
+    /// on, when the rate of the clock they are given is known.
     #[must_use]
     pub fn new(log: Logger) -> Qemu {
-        Qemu { log }
+        Qemu { log, counter: Counter::look() }
     }
 }
 
@@ -73,7 +75,7 @@ impl Hypervisor for Qemu {
         huge_pages::check(&spec.memory, &spec.backing)?;
         let label = spec.selinux.as_ref().map(Labelled::new).transpose()?;
         let processes = Processes::new(&spec, user(&spec)?, label, self.log.clone())?;
-        match run(&processes, &spec).await {
+        match run(&processes, &spec, self.counter).await {
             Ok(parts) => Ok(Box::new(Machine::new(processes, parts))),
             Err(error) => {
                 // The boot's own error is the one worth telling.
@@ -95,7 +97,7 @@ fn user(spec: &VmSpec) -> Result<Option<User>, BootError> {
     Ok(Some(user))
 }
 
-async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
+async fn run(processes: &Processes, spec: &VmSpec, counter: Counter) -> Result<Parts, BootError> {
     let Connections { share, vsock, fds, late, host, device } = Connections::make(processes, spec).await?;
     let memory = MemoryFile::of(spec)?;
     let image = image(spec)?;
@@ -116,7 +118,7 @@ async fn run(processes: &Processes, spec: &VmSpec) -> Result<Parts, BootError> {
         vsock,
         nics: nics.iter().map(nic_end).collect(),
         memory: memory.as_ref().map(|memory| memory.fd.as_raw_fd()),
-        ticks_per_ms: ticks_per_ms(spec).await,
+        ticks_per_ms: ticks_per_ms(spec, counter).await,
     };
     let args = command::render(spec, &inherited);
     let told = json!(args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>()).to_string();
@@ -224,11 +226,14 @@ fn extra_monitor(processes: &Processes) -> Result<OwnedFd, BootError> {
     listen().map_err(|source| BootError::Io { doing: format!("listen on {}", path.display()), source })
 }
 
-/// With ACPI the board without PCI has no timer that a guest could measure its clock by. KVM has a clock of its own.
-async fn ticks_per_ms(spec: &VmSpec) -> Option<u64> {
-    if has_one_timer(spec) { ticks::per_ms().await } else { None }
+/// KVM has a clock of its own.
+async fn ticks_per_ms(spec: &VmSpec, counter: Counter) -> Option<u64> {
+    let emulated =
+        matches!(spec.machine, Board::Q35(_) | Board::Microvm(_)) && spec.accelerator == Accelerator::Tcg;
+    if emulated { counter.per_ms().await } else { None }
 }
 
+/// With ACPI the board without PCI has no other.
 fn has_one_timer(spec: &VmSpec) -> bool {
     matches!(spec.machine, Board::Microvm(_)) && spec.accelerator == Accelerator::Tcg
 }

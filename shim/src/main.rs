@@ -18,6 +18,7 @@ mod hooks;
 mod ids;
 mod logging;
 mod management;
+mod memory;
 mod metrics;
 mod network;
 mod oom;

@@ -34,7 +34,7 @@ use crate::{
     hooks::ContainerHooks,
     ids,
     logging::Verbosity,
-    management, oom,
+    management, memory, oom,
     process::{Process, State},
     sandbox::{Making, OnlySandbox, Sandbox},
     stdio::Paths,
@@ -207,7 +207,7 @@ impl TaskService {
         let pid = container.pid();
         to_the_end(async move {
             match request.exec_id.as_str() {
-                "" => container.start().await,
+                "" => container.start().await.inspect(|()| memory::let_go()),
                 exec_id => container.start_exec(exec_id).await,
             }
         })

@@ -59,7 +59,7 @@ impl Exec<'_> {
         // The namespace of processes is entered by being born there.
         let within = namespaces.contains(CloneFlags::CLONE_NEWPID).then(|| Within::enter(&init)).transpose();
         let within = within.map_err(refused("enter the container's process namespace"))?;
-        let forked = self.fork().map_err(refused("fork"))?;
+        let forked = self.fork().map_err(|error| self.unless_ended(&init, refused("fork")(error)))?;
         if let Some(pid) = forked {
             drop(within);
             return Ok(pid);
@@ -76,6 +76,11 @@ impl Exec<'_> {
             }
             forked => Ok(forked?),
         }
+    }
+
+    /// Nothing is born in a process namespace whose first process is gone: the kernel says that there is no memory.
+    fn unless_ended(&self, init: &OwnedFd, error: Error) -> Error {
+        if pidfd::has_ended(init) { Error::state(format!("container {}: its process has ended", self.id)) } else { error }
     }
 
     /// Returns only with what went wrong.

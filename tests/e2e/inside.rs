@@ -1,6 +1,7 @@
 //! What a container finds inside: identity, privileges, limits.
 
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::bundle::{process, spec};
@@ -18,6 +19,7 @@ listed! {
     ],
     ours: [
         the_guest_runs_a_kernel_of_its_own,
+        the_guests_clock_is_as_fast_as_the_hosts,
     ]
 }
 
@@ -153,5 +155,31 @@ fn the_guest_runs_a_kernel_of_its_own(case: &Case<'_>) -> Result<()> {
     let guest = shared.exec(tests::world::SHARED, &[], &["uname", "-r"])?.exits(0)?.out();
     let host = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     check!(guest.trim() != host.trim(), "guest and host both run {host}");
+    Ok(())
+}
+
+fn in_the_guest(case: &Case<'_>, file: &str) -> Result<String> {
+    Ok(case.world.shared()?.exec(tests::world::SHARED, &[], &["cat", file])?.exits(0)?.out())
+}
+
+/// How long the guest says that it runs.
+fn seconds(case: &Case<'_>) -> Result<f64> {
+    Ok(in_the_guest(case, "/proc/uptime")?.split(' ').next().context("a number")?.parse()?)
+}
+
+/// One that is wrong ends waits too early, or too late.
+fn the_guests_clock_is_as_fast_as_the_hosts(case: &Case<'_>) -> Result<()> {
+    if !std::fs::exists("/dev/kvm")? {
+        let line = in_the_guest(case, "/proc/cmdline")?;
+        check!(line.contains(" tsc_early_khz="), "the guest measures its clock: {line}");
+    }
+    let before = Instant::now();
+    let first = seconds(case)?;
+    let between = Instant::now();
+    sleep(Duration::from_secs(2));
+    let least = between.elapsed().as_secs_f64();
+    let passed = seconds(case)? - first;
+    let most = before.elapsed().as_secs_f64();
+    check!(passed > least * 0.99 - 0.01 && passed < most * 1.01 + 0.01, "{passed} s in {least} to {most} s");
     Ok(())
 }

@@ -292,8 +292,13 @@ impl Pod<'_> {
 
     /// Its sandbox's bundle.
     pub fn bundle(&self) -> PathBuf {
-        let tasks = self.world.dir().join("state/io.containerd.runtime.v2.task");
-        tasks.join(NAMESPACE).join(&self.id)
+        let assets = &self.world.assets;
+        // containerd 2 keeps a sandbox that is no container apart from containers.
+        let keeper = match assets.generation {
+            2.. if assets.sandbox_api => "io.containerd.sandbox.controller.v1.shim",
+            _ => "io.containerd.runtime.v2.task",
+        };
+        self.world.dir().join("state").join(keeper).join(NAMESPACE).join(&self.id)
     }
 }
 

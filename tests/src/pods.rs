@@ -439,4 +439,19 @@ mod tests {
         assert_eq!(runtime["runtime_type"].as_str(), Some("vm"));
         assert!(runtime["runtime_path"].as_str().unwrap().ends_with("/containerd-shim-kata-v2"));
     }
+
+    #[test]
+    fn the_page_has_the_runtime_of_each_generation_of_containerd() {
+        for dialect in [1, 2].map(Dialect::of) {
+            for sandbox_api in [false, true] {
+                let all: Table = dialect.plugins(Path::new("/w"), sandbox_api).unwrap().parse().unwrap();
+                let runtime = &all["plugins"][dialect.cri]["containerd"]["runtimes"][HANDLER];
+                assert_eq!(runtime["runtime_type"].as_str(), Some("io.containerd.kata.v2"));
+                assert_eq!(runtime.get(dialect.sandboxer).is_some(), sandbox_api);
+                let options = runtime.get("options").map(|options| options["ConfigPath"].as_str());
+                let wanted = Some(Some("/w/configuration.toml"));
+                assert_eq!(options, wanted.filter(|_| dialect.keeps_options || !sandbox_api));
+            }
+        }
+    }
 }

@@ -90,15 +90,19 @@ e2e-templates: guest build ## the same with every sandbox a copy of a template
 .PHONY: test
 test: setup check e2e e2e-templates ## set up, check, e2e both ways: everything, on a machine that has only the Rust toolchain
 
+# The containerd of one generation.
+BY = KATA_TEST_CONTAINERD=$(MATRIX)/containerd-$(1)/usr/bin/containerd KATA_TEST_CTR=$(MATRIX)/containerd-$(1)/usr/bin/ctr
+
 .PHONY: matrix
 matrix: export KATA_TEST_QEMU = $(MATRIX)/qemu/qemu-system-x86_64
-matrix: export KATA_TEST_CONTAINERD = $(MATRIX)/containerd/usr/bin/containerd
-matrix: export KATA_TEST_CTR = $(MATRIX)/containerd/usr/bin/ctr
-matrix: guest build ## e2e and whole machines again with a newer containerd and QEMU, and pods by its Sandbox API
+matrix: guest build ## e2e and whole machines again with newer containerds (1 and 2) and QEMU, and pods by their Sandbox API
 	@tools/fetch-matrix
 	cargo test --quiet --locked --package vmm
-	$(MAKE) --no-print-directory e2e
-	KATA_TEST_SANDBOX_API=1 $(MAKE) --no-print-directory e2e SUITE="--test pods"
+	$(call BY,1) $(MAKE) --no-print-directory e2e
+	$(call BY,1) KATA_TEST_SANDBOX_API=1 $(MAKE) --no-print-directory e2e SUITE="--test pods"
+	$(call BY,2) $(MAKE) --no-print-directory e2e SUITE="--test e2e" TESTS="$(or $(TESTS),lifecycle)"
+	$(call BY,2) $(MAKE) --no-print-directory e2e SUITE="--test pods"
+	$(call BY,2) KATA_TEST_SANDBOX_API=1 $(MAKE) --no-print-directory e2e SUITE="--test pods"
 
 .PHONY: bench
 bench: guest build ## measure starts, execs, streams and memory, or some PARTS; the report goes to target/bench

@@ -27,6 +27,7 @@ listed! {
         a_missing_configuration_file_is_named,
         an_id_that_leaves_its_directory_is_refused,
         host_networking_is_refused,
+        a_user_namespace_is_refused,
     ]
 }
 
@@ -131,6 +132,12 @@ fn an_id_that_leaves_its_directory_is_refused(case: &Case<'_>) -> Result<()> {
 fn host_networking_is_refused(case: &Case<'_>) -> Result<()> {
     let output = case.container("hostnet").flags(["--net-host"]).run(["true"])?;
     says(&output, &["network", "host"])
+}
+
+fn a_user_namespace_is_refused(case: &Case<'_>) -> Result<()> {
+    let mappings = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"];
+    let output = case.container("mapped").flags(mappings).run(["true"])?;
+    says(&output, &["user namespace", "--uidmap"])
 }
 
 fn a_bundle_without_configuration_is_refused(case: &Case<'_>) -> Result<()> {

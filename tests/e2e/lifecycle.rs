@@ -1,6 +1,8 @@
 //! The verbs of a container's life through `ctr`, and the events they make.
 
 use containerd_shim_protos::api::ConnectResponse;
+use serde_json::Value;
+use tests::assets::KATA;
 use tests::case::PATIENCE;
 use tests::command::start;
 use tests::world::SHARED;
@@ -18,6 +20,7 @@ listed! {
     ],
     ours: [
         s_d1_no_core_file_of_the_shim_would_have_the_guests_memory,
+        containerd_2_is_told_what_the_runtime_is,
     ]
 }
 
@@ -152,5 +155,21 @@ fn s_d1_no_core_file_of_the_shim_would_have_the_guests_memory(case: &Case<'_>) -
     let flags = lines.find_map(|line| line.strip_prefix("VmFlags:"));
     let flags = flags.context("the vsock device's mapping of the guest's memory")?;
     check!(flags.split_whitespace().any(|flag| flag == "dd"), "its flags: {flags}");
+    Ok(())
+}
+
+fn containerd_2_is_told_what_the_runtime_is(case: &Case<'_>) -> Result<()> {
+    // Those before do not ask.
+    if case.world.assets().generation < 2 {
+        return Ok(());
+    }
+    // Without options for the runtime, and with some.
+    for options in [&[][..], &["--runtime-config-path", "/etc/kata-containers/configuration.toml"]] {
+        let asked = ["plugins", "inspect-runtime", "--runtime", KATA];
+        let info = case.ctr(asked.into_iter().chain(options.iter().copied()))?.exits(0)?.stdout;
+        let info: Value = serde_json::from_slice(&info)?;
+        check_eq!(info["Name"].as_str(), Some(KATA), "{info}");
+        check_eq!(info["Version"]["Version"].as_str(), Some(env!("CARGO_PKG_VERSION")), "{info}");
+    }
     Ok(())
 }

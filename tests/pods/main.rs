@@ -4,8 +4,8 @@
 //! All cases share one containerd, in a network and mounts of its own. Every case removes its pods, and ends with a
 //! search for anything left that carries their names.
 //!
-//! `KATA_TEST_SANDBOX_API=1` has the same pods made by containerd's Sandbox API (containerd 1.7), and adds what only
-//! that has.
+//! `KATA_TEST_SANDBOX_API=1` has the same pods made by containerd's Sandbox API (containerd 1.7 or 2), and adds what
+//! only that has.
 
 mod containers;
 mod management;

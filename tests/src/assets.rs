@@ -3,8 +3,11 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
-use crate::{Result, fail};
+use crate::command::run;
+use crate::{Context, Result, fail};
 
 /// The runtime under test unless `KATA_TEST_RUNTIME` names another one.
 pub const KATA: &str = "io.containerd.kata.v2";
@@ -19,6 +22,8 @@ pub struct Assets {
     pub runtime: String,
     /// `KATA_TEST_CONTAINERD`, or `containerd` of the search path.
     pub containerd: PathBuf,
+    /// The first number of its version.
+    pub generation: u32,
     /// `KATA_TEST_CTR`, or `ctr` of the search path.
     pub ctr: PathBuf,
     /// `KATA_TEST_QEMU`, or what the shipped configuration names.
@@ -51,8 +56,10 @@ impl Assets {
         let runtime = env::var("KATA_TEST_RUNTIME").unwrap_or_else(|_| KATA.to_owned());
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let cache = cache();
+        let containerd = program("KATA_TEST_CONTAINERD", "containerd")?;
         let assets = Assets {
-            containerd: program("KATA_TEST_CONTAINERD", "containerd")?,
+            generation: generation(&containerd)?,
+            containerd,
             ctr: program("KATA_TEST_CTR", "ctr")?,
             qemu: env::var_os("KATA_TEST_QEMU").map(PathBuf::from),
             templates: env::var_os("KATA_TEST_TEMPLATES").map(PathBuf::from),
@@ -100,6 +107,15 @@ fn cache() -> PathBuf {
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
     base.unwrap_or_else(|| PathBuf::from("/root/.cache")).join("containerd-shim-kata-v2")
+}
+
+/// The first number of a containerd's version.
+fn generation(containerd: &Path) -> Result<u32> {
+    let said = run(Command::new(containerd).arg("--version"), Duration::from_secs(10))?.exits(0)?.out();
+    // "containerd <Go module> <version> <commit>"
+    let version = said.split_whitespace().nth(2).unwrap_or_default().trim_start_matches('v');
+    let first = version.split('.').next().unwrap_or_default();
+    first.parse().context(format_args!("{}: the version in {said:?}", containerd.display()))
 }
 
 fn guest(cache: &Path) -> Result<PathBuf> {

@@ -68,7 +68,7 @@ impl Containerd {
         environment: &[(&str, &Path)],
     ) -> Result<Containerd> {
         let file = dir.join(CONFIGURATION);
-        fs::write(&file, configuration(dir, plugins)).context(file.display())?;
+        fs::write(&file, configuration(assets.generation, dir, plugins)).context(file.display())?;
         let own =
             [("PATH".into(), assets.search_path()), ("NOTIFY_SOCKET".into(), dir.join("notify").into())];
         let given =
@@ -155,10 +155,10 @@ fn log_in(dir: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn configuration(dir: &Path, plugins: &str) -> String {
-    let dir = dir.display();
+fn configuration(generation: u32, dir: &Path, plugins: &str) -> String {
+    let (format, dir) = (if generation < 2 { 2 } else { 3 }, dir.display());
     format!(
-        "version = 2\n\
+        "version = {format}\n\
          root = \"{dir}/root\"\n\
          state = \"{dir}/state\"\n\
          {plugins}\

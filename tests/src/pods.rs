@@ -75,10 +75,15 @@ impl PodWorld {
         })?;
         fs::create_dir(dir.path().join("cni"))?;
         fs::write(dir.path().join("cni/10-bridge.conflist"), network(dir.path()))?;
-        let plugins = plugins(dir.path(), assets.sandbox_api)?;
-        let switch = assets.sandbox_api.then(sandbox_api_switch).transpose()?;
-        let switch = switch.map(|(name, value)| (name, Path::new(value)));
-        let containerd = Containerd::for_pods(&assets, dir.path(), &plugins, switch.as_slice())?;
+        let plugins = Dialect::of(assets.generation).plugins(dir.path(), assets.sandbox_api)?;
+        let configuration = dir.path().join("configuration.toml");
+        let variable = match assets.generation {
+            _ if !assets.sandbox_api => None,
+            ..2 => Some(sandbox_api_switch()?),
+            // The runtime has no options then that could name it.
+            2.. => Some(("KATA_CONF_FILE", configuration.as_path())),
+        };
+        let containerd = Containerd::for_pods(&assets, dir.path(), &plugins, variable.as_slice())?;
         let cri = Cri::connect(&containerd.socket())?;
         let world = PodWorld { cri, containerd, dir, assets, pods: AtomicUsize::new(0) };
         world.check_mode().and_then(|()| world.import()).map_err(|failure| world.with_log(0, &failure))?;
@@ -149,9 +154,12 @@ impl PodWorld {
         ctr
     }
 
-    /// A containerd without the Sandbox API would make pause containers, and every case would pass.
+    /// A containerd 1 that does not know its Sandbox API's variable would make pause containers.
     fn check_mode(&self) -> Result<()> {
-        if self.assets.sandbox_api && !self.containerd.log().contains(SANDBOX_SERVER) {
+        if self.assets.sandbox_api
+            && self.assets.generation < 2
+            && !self.containerd.log().contains(SANDBOX_SERVER)
+        {
             fail!("KATA_TEST_SANDBOX_API: containerd does not use its Sandbox API: is it 1.7?");
         }
         Ok(())
@@ -284,8 +292,13 @@ impl Pod<'_> {
 
     /// Its sandbox's bundle.
     pub fn bundle(&self) -> PathBuf {
-        let tasks = self.world.dir().join("state/io.containerd.runtime.v2.task");
-        tasks.join(NAMESPACE).join(&self.id)
+        let assets = &self.world.assets;
+        // containerd 2 keeps a sandbox that is no container apart from containers.
+        let keeper = match assets.generation {
+            2.. if assets.sandbox_api => "io.containerd.sandbox.controller.v1.shim",
+            _ => "io.containerd.runtime.v2.task",
+        };
+        self.world.dir().join("state").join(keeper).join(NAMESPACE).join(&self.id)
     }
 }
 
@@ -317,48 +330,82 @@ pub fn snippet(language: &str, word: &str) -> Result<&'static str> {
         .context(format_args!("docs/kubernetes.md: {word} in {language}"))
 }
 
+/// What CRI's configuration is called, by the generations of containerd.
+struct Dialect {
+    /// The plugin that makes pods.
+    cri: &'static str,
+    /// The key of the image that a sandbox's own container is of, in its table where that is another plugin's.
+    pause: &'static str,
+    /// Where the network's plugins are.
+    network: &'static str,
+    /// The key that says who makes sandboxes.
+    sandboxer: &'static str,
+    /// Whether the runtime has its options then. containerd 2.1 takes them for runc's, and makes no container.
+    keeps_options: bool,
+}
+
+impl Dialect {
+    fn of(generation: u32) -> Dialect {
+        match generation {
+            ..2 => Dialect {
+                cri: "io.containerd.grpc.v1.cri",
+                pause: "sandbox_image",
+                network: "bin_dir = \"/usr/lib/cni\"",
+                sandboxer: "sandbox_mode",
+                keeps_options: true,
+            },
+            2.. => Dialect {
+                cri: "io.containerd.cri.v1.runtime",
+                pause: "[plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox",
+                network: "bin_dirs = [\"/usr/lib/cni\"]",
+                sandboxer: "sandboxer",
+                keeps_options: false,
+            },
+        }
+    }
+
+    /// The runtime's table as the page has it, with what it adds for the Sandbox API.
+    fn runtime(&self, sandbox_api: bool) -> Result<String> {
+        let table = format!("[plugins.\"{}\".containerd.runtimes.{HANDLER}]", self.cri);
+        let runtime = snippet("toml", &format!("{table}\n  runtime_type"))?;
+        if !sandbox_api {
+            return Ok(runtime.to_owned());
+        }
+        let added = snippet("toml", &format!("{table}\n  {}", self.sandboxer))?;
+        let options = runtime.find("  [plugins").filter(|_| !self.keeps_options);
+        let runtime = &runtime[..options.unwrap_or(runtime.len())];
+        Ok(runtime.replacen(&table, added.trim(), 1))
+    }
+
+    /// CRI's configuration as the page has it, for a world of its own.
+    fn plugins(&self, dir: &Path, sandbox_api: bool) -> Result<String> {
+        let file = dir.join("configuration.toml");
+        // Where nobody needs the image, none is to be had.
+        let image = if sandbox_api { "localhost/none:latest" } else { PAUSE };
+        let runtime = self.runtime(sandbox_api)?;
+        let runtime = runtime.replace("/etc/kata-containers/configuration.toml", &file.to_string_lossy());
+        let Dialect { cri, pause, network, .. } = self;
+        let dir = dir.display();
+        Ok(format!(
+            "[plugins.\"{cri}\"]\n\
+             netns_mounts_under_state_dir = true\n\
+             {pause} = \"{image}\"\n\
+             [plugins.\"{cri}\".cni]\n\
+             {network}\n\
+             conf_dir = \"{dir}/cni\"\n\
+             [plugins.\"{cri}\".containerd]\n\
+             default_runtime_name = \"{HANDLER}\"\n\
+             {runtime}"
+        ))
+    }
+}
+
 /// The variable in containerd's environment that the page tells of, and its value.
-fn sandbox_api_switch() -> Result<(&'static str, &'static str)> {
+fn sandbox_api_switch() -> Result<(&'static str, &'static Path)> {
     let line =
         snippet("ini", "ENABLE_CRI_SANDBOXES")?.lines().find_map(|line| line.strip_prefix("Environment="));
-    line.and_then(|line| line.trim_matches('"').split_once('=')).context("docs/kubernetes.md: the variable")
-}
-
-/// The runtime's table as the page has it, with what it adds for the Sandbox API.
-fn runtime(sandbox_api: bool) -> Result<String> {
-    let runtime = snippet("toml", "io.containerd.kata.v2")?;
-    if !sandbox_api {
-        return Ok(runtime.to_owned());
-    }
-    let (table, line) =
-        snippet("toml", "sandbox_mode")?.trim_start().split_once('\n').context("sandbox_mode")?;
-    if !runtime.contains(table) {
-        fail!("docs/kubernetes.md: the table of sandbox_mode is not the runtime's: {table}");
-    }
-    Ok(runtime.replacen(table, &format!("{table}\n{line}"), 1))
-}
-
-/// CRI's configuration as the page has it, for a world of its own.
-fn plugins(dir: &Path, sandbox_api: bool) -> Result<String> {
-    let file = dir.join("configuration.toml");
-    // Where nobody needs the image, none is to be had.
-    let image = if sandbox_api { "localhost/none:latest" } else { PAUSE };
-    let runtime = runtime(sandbox_api)?;
-    let runtime = runtime.replace("/etc/kata-containers/configuration.toml", &file.to_string_lossy());
-    let dir = dir.display();
-    Ok(format!(
-        "[plugins.\"io.containerd.grpc.v1.cri\"]\n\
-         sandbox_image = \"{image}\"\n\
-         stream_server_address = \"127.0.0.1\"\n\
-         stream_server_port = \"0\"\n\
-         netns_mounts_under_state_dir = true\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
-         bin_dir = \"/usr/lib/cni\"\n\
-         conf_dir = \"{dir}/cni\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd]\n\
-         default_runtime_name = \"{HANDLER}\"\n\
-         {runtime}"
-    ))
+    let variable = line.and_then(|line| line.trim_matches('"').split_once('='));
+    variable.map(|(name, value)| (name, Path::new(value))).context("docs/kubernetes.md: the variable")
 }
 
 /// A bridge on the pods' host, and addresses of both families.
@@ -391,5 +438,20 @@ mod tests {
         let runtime = &crio["crio"]["runtime"]["runtimes"][HANDLER];
         assert_eq!(runtime["runtime_type"].as_str(), Some("vm"));
         assert!(runtime["runtime_path"].as_str().unwrap().ends_with("/containerd-shim-kata-v2"));
+    }
+
+    #[test]
+    fn the_page_has_the_runtime_of_each_generation_of_containerd() {
+        for dialect in [1, 2].map(Dialect::of) {
+            for sandbox_api in [false, true] {
+                let all: Table = dialect.plugins(Path::new("/w"), sandbox_api).unwrap().parse().unwrap();
+                let runtime = &all["plugins"][dialect.cri]["containerd"]["runtimes"][HANDLER];
+                assert_eq!(runtime["runtime_type"].as_str(), Some("io.containerd.kata.v2"));
+                assert_eq!(runtime.get(dialect.sandboxer).is_some(), sandbox_api);
+                let options = runtime.get("options").map(|options| options["ConfigPath"].as_str());
+                let wanted = Some(Some("/w/configuration.toml"));
+                assert_eq!(options, wanted.filter(|_| dialect.keeps_options || !sandbox_api));
+            }
+        }
     }
 }

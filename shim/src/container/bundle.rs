@@ -49,6 +49,12 @@ pub(crate) fn read(bundle: &Path, id: &str) -> Result<(Spec, SandboxRef)> {
               virtual machine cannot give: leave out hostNetwork or --net-host",
         ));
     }
+    if maps_users(&spec) {
+        return Err(wrong(
+            &"a user namespace is asked for (linux.uidMappings, linux.gidMappings), which containers in a virtual \
+              machine do not get, as their users are none of the host's: leave out hostUsers: false or --uidmap",
+        ));
+    }
     Ok((spec, sandbox))
 }
 
@@ -74,6 +80,12 @@ pub(crate) fn shares_the_hosts_network(spec: &Spec) -> bool {
     let mut all = namespaces.into_iter().flatten();
     let network = all.find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
     network.is_none_or(|network| network.path().as_deref().is_some_and(is_the_hosts))
+}
+
+fn maps_users(spec: &Spec) -> bool {
+    let linux = spec.linux().as_ref();
+    let mappings = linux.map(|linux| [linux.uid_mappings(), linux.gid_mappings()]);
+    mappings.into_iter().flatten().flatten().any(|mappings| !mappings.is_empty())
 }
 
 /// Whether the namespace at `path` is the one this process is in, as containerd is: the host's.
@@ -152,6 +164,17 @@ mod tests {
         let pods = r#""annotations":{"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.sandbox-id":"p"},"linux""#;
         let joined = read(&by_path.replace("\"linux\"", pods)).unwrap().1;
         assert_eq!(joined, SandboxRef { id: "p".into(), is_own: false }, "the network is the pod's");
+        for kind in ["uidMappings", "gidMappings"] {
+            let with = |list: &str| {
+                host.replace(
+                    r#""namespaces":["#,
+                    &format!(r#""{kind}":[{list}],"namespaces":[{{"type":"network"}},"#),
+                )
+            };
+            assert!(read(&with("")).is_ok());
+            let mapped = with(r#"{"containerID":0,"hostID":100000,"size":65536}"#);
+            assert!(refused(&mapped).contains("user namespace"));
+        }
         assert!(
             super::read(Path::new("/nonexistent"), "c1")
                 .unwrap_err()

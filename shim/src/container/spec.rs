@@ -189,6 +189,11 @@ impl Volumes {
         let options = mount.options().clone().unwrap_or_default();
         let is_bind =
             mount.typ().as_deref() == Some("bind") || options.iter().any(|o| o == "bind" || o == "rbind");
+        if !is_bind && keeping.shared_memory && volumes::is_shared_memory(mount.destination()) {
+            let bound = ["rbind", "nosuid", "nodev", "noexec"].map(str::to_owned);
+            mount.set_typ(Some("bind".to_owned())).set_options(Some(bound.to_vec()));
+            return Ok(Some(self.of_the_guest(mount, vec![volumes::shared_memory(Path::new(""))])));
+        }
         if !is_bind {
             return Ok(Some(mount));
         }
@@ -202,19 +207,24 @@ impl Volumes {
             return Ok(Some(mount));
         }
         let storages = volumes::of_the_guest(&bind.source, mount.destination(), &bind.name, keeping)?;
-        let Some(last) = storages.last() else {
+        if storages.is_empty() {
             mount.set_source(Some(Path::new(GUEST_DIR).join(&bind.name)));
             self.binds.push(bind);
             return Ok(Some(mount));
-        };
-        mount.set_source(Some(last.mount_point.clone().into()));
+        }
+        Ok(Some(self.of_the_guest(mount, storages)))
+    }
+
+    /// The mount of the last of the guest's `storages`, which the container needs.
+    fn of_the_guest(&mut self, mut mount: Mount, storages: Vec<Storage>) -> Mount {
+        mount.set_source(storages.last().map(|last| last.mount_point.clone().into()));
         for storage in storages {
             // One volume may be mounted in several places.
             if self.storages.iter().all(|known| known.mount_point != storage.mount_point) {
                 self.storages.push(storage);
             }
         }
-        Ok(Some(mount))
+        mount
     }
 }
 
@@ -307,6 +317,27 @@ mod tests {
             mounts[1].source().as_deref(),
             Some(Path::new("/run/kata-containers/shared/containers/c1-0-data"))
         );
+    }
+
+    #[test]
+    fn d14_shared_memory_of_a_containers_own_is_the_pods_where_the_pod_has_some() {
+        let config = CONFIG.replace(
+            "\"mounts\": [",
+            r#""mounts": [{"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["size=65536k"]},"#,
+        );
+        let with = |shared_memory| {
+            let keeping = Keeping { shared_memory, ..Keeping::default() };
+            let spec = serde_json::from_str(&config).unwrap();
+            for_guest(spec, "c1", "/r", &Confinement::default(), &keeping).unwrap()
+        };
+        let (alone, of_a_pod) = (with(false), with(true));
+        let first = |guest: &GuestSpec| guest.spec.mounts().as_ref().unwrap()[0].clone();
+        assert_eq!((first(&alone).typ().as_deref(), alone.storages.len()), (Some("tmpfs"), 0));
+        let storage = &of_a_pod.storages[0];
+        assert_eq!(first(&of_a_pod).source().as_deref(), Some(Path::new(&storage.mount_point)));
+        assert_eq!(first(&of_a_pod).typ().as_deref(), Some("bind"));
+        assert!(storage.options.contains(&"size=67108864".to_owned()), "{:?}", storage.options);
+        assert!(first(&of_a_pod).options().iter().flatten().all(|option| !option.starts_with("size")));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(crate) const PARTS: &str = "sub-path";
 /// What a guest keeps of its pod's volumes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Keeping {
+    /// Shared memory, for containers that would have some of their own, too.
+    pub(crate) shared_memory: bool,
     /// Parts, as well as whole volumes: not every agent can.
     pub(crate) parts: bool,
     /// EmptyDirs on disks, in this directory of the guest's.
@@ -59,7 +61,7 @@ pub(super) fn of_the_guest(
     name: &str,
     keeping: &Keeping,
 ) -> Result<Vec<Storage>> {
-    if destination == Path::new(SHM) {
+    if is_shared_memory(destination) {
         return Ok(vec![shared_memory(source)]);
     }
     if is_empty_dir(source) {
@@ -135,8 +137,12 @@ fn wrong(source: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::InvalidArgument(format!("mount source {}: {error}", source.display()))
 }
 
-/// All containers of a pod have the same.
-fn shared_memory(source: &Path) -> Storage {
+pub(super) fn is_shared_memory(destination: &Path) -> bool {
+    destination == Path::new(SHM)
+}
+
+/// All containers of a pod have the same, as large as the host's `source` if that is one.
+pub(super) fn shared_memory(source: &Path) -> Storage {
     let own = statfs(source).ok().filter(|file_system| file_system.filesystem_type() == TMPFS_MAGIC);
     let size = own.map(|own| own.blocks().saturating_mul(own.block_size().unsigned_abs()));
     let size = size.filter(|size| *size > 0).unwrap_or(SHM_SIZE);

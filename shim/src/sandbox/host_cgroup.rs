@@ -40,8 +40,9 @@ const OF_THREADS: [&str; 3] = ["cpu", "cpuacct", "cpuset"];
 const OWN: &str = "/proc/self/cgroup";
 /// The file, in the run directory, with the cgroups that are to be removed, one a line.
 const RECORD: &str = "cgroups";
-/// How long the kernel may take to find a cgroup empty whose processes are dead.
-const EMPTY: Duration = Duration::from_secs(1);
+/// How long the kernel may take to find a cgroup empty whose processes are dead: a busy host's has their memory to free
+/// first.
+const EMPTY: Duration = Duration::from_secs(2);
 /// It tells nobody.
 const PAUSE: Duration = Duration::from_millis(10);
 

@@ -45,7 +45,9 @@ impl Sandbox {
     pub(crate) async fn keeping(&self, spec: &Spec) -> Result<Keeping> {
         let root = self.keeper.root.get().filter(|_| self.keeper.keeps_empty_dirs);
         let empty_dirs = root.map(|root| format!("{root}/{LOCAL}"));
-        let whole = Keeping { parts: false, empty_dirs };
+        // containerd 1.7 names its own, which it would have made for a pod's own container; 2 names what is there.
+        let shared_memory = self.provided().is_of_a_pod();
+        let whole = Keeping { shared_memory, parts: false, empty_dirs };
         let parts = whole.has_parts(spec) && self.takes_parts().await?;
         Ok(Keeping { parts, ..whole })
     }

@@ -54,6 +54,11 @@ impl Provisions {
 }
 
 impl Provided {
+    /// Whether it is what a pod's own container would have had.
+    pub(crate) fn is_of_a_pod(&self) -> bool {
+        !self.files.is_empty()
+    }
+
     /// Takes the mounts out of `spec` that the guest's files replace, and returns those of the guest's, for its
     /// configuration in the guest's terms. A setting that the container has itself stays.
     pub(crate) fn complete(&self, spec: &mut Spec) -> Vec<Mount> {

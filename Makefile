@@ -21,7 +21,7 @@ AGENT_ENV := RUSTFLAGS="-C target-feature=+crt-static" \
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 UNIT_TESTS := $(if $(NEXTEST),cargo nextest run --no-tests=pass,cargo test --quiet)
 # The end-to-end tests need root for containerd, mounts and cgroups.
-KEPT := PATH,HOME,KATA_CACHE_DIR,KATA_GUEST,CARGO_TARGET_DIR,KATA_TEST_CONTAINERD,KATA_TEST_CTR,KATA_TEST_QEMU,KATA_TEST_SANDBOX_API
+KEPT := PATH,HOME,KATA_CACHE_DIR,KATA_GUEST,CARGO_TARGET_DIR,KATA_TEST_CONTAINERD,KATA_TEST_CTR,KATA_TEST_DOCKER,KATA_TEST_QEMU,KATA_TEST_SANDBOX_API
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEPT))
 
 .PHONY: help
@@ -94,7 +94,8 @@ test: setup check e2e e2e-templates ## set up, check, e2e both ways: everything,
 matrix: export KATA_TEST_QEMU = $(MATRIX)/qemu/qemu-system-x86_64
 matrix: export KATA_TEST_CONTAINERD = $(MATRIX)/containerd/usr/bin/containerd
 matrix: export KATA_TEST_CTR = $(MATRIX)/containerd/usr/bin/ctr
-matrix: guest build ## e2e and whole machines again with a newer containerd and QEMU, and pods by its Sandbox API
+matrix: export KATA_TEST_DOCKER = $(MATRIX)/docker
+matrix: guest build ## e2e and whole machines again with a newer containerd and QEMU, Docker, and pods by containerd's Sandbox API
 	@tools/fetch-matrix
 	cargo test --quiet --locked --package vmm
 	$(MAKE) --no-print-directory e2e

@@ -10,6 +10,7 @@
 
 mod follow;
 mod join;
+mod names;
 mod namespace;
 mod plan;
 mod random;
@@ -80,6 +81,8 @@ pub(crate) struct Network {
     /// What a running machine was given for which interfaces.
     plugged: Mutex<Vec<(u32, DeviceId)>>,
     news: Mutex<Option<News>>,
+    /// What tells a container that has its own namespace where to ask for names.
+    resolver: Option<PathBuf>,
     /// Whom to ask whether the machine has what has come.
     follower: OnceLock<mpsc::Sender<Question>>,
 }
@@ -174,6 +177,7 @@ impl Network {
         let run_dir = run_dir.to_path_buf();
         let join = move || Network::join(&place, hooks.as_deref(), manner, &run_dir);
         let network = thread::run("network", join).await?;
+        let network = Network { resolver: resolver::file(spec).cloned(), ..network };
         for interface in &network.told.interfaces {
             info!(log, "network interface"; "name" => &interface.name, "mac" => &interface.hw_addr);
         }
@@ -194,7 +198,7 @@ impl Network {
         let (nics, joined) = (Mutex::new(nics), Arc::new(Mutex::new(joined)));
         let (plugged, news) = (Mutex::default(), Mutex::new(news));
         let follower = OnceLock::new();
-        Network { path, own: None, nics, told, joined, plugged, news, follower }
+        Network { path, own: None, nics, told, joined, plugged, news, resolver: None, follower }
     }
 
     /// On a thread of its own, which is in the pod's namespace from here on.
@@ -283,7 +287,8 @@ impl Network {
         let members = found.into_iter().map(member).collect();
         // A container starts once.
         let (asks, questions) = mpsc::channel(1);
-        match Follower::new(watch, network.joined.clone(), members, log.clone()) {
+        let names = network.own().zip(network.resolver.clone());
+        match Follower::new(watch, network.joined.clone(), members, names, log.clone()) {
             Ok(follower) => {
                 let _ = network.follower.set(asks);
                 tokio::spawn(follower.run(Arc::downgrade(sandbox), sandbox.going(), questions));

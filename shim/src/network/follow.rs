@@ -10,6 +10,8 @@
 use std::{
     io,
     mem::{replace, take},
+    os::fd::OwnedFd,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -26,6 +28,7 @@ use vmm::plug::{DeviceId, Nic, Pluggable};
 
 use super::{
     join::Joined,
+    names,
     scan::Found,
     told::{self, Told},
 };
@@ -99,6 +102,8 @@ pub(super) struct Follower {
     /// What went wrong this time and may go well the next time.
     troubles: Vec<String>,
     told: Told,
+    /// Where names may be asked for, until the guest has been told, and what says whether they are.
+    names: Option<(Arc<OwnedFd>, PathBuf)>,
     log: Logger,
 }
 
@@ -109,6 +114,7 @@ impl Follower {
         watch: Watch,
         joined: Shared,
         members: Vec<Member>,
+        names: Option<(Arc<OwnedFd>, PathBuf)>,
         log: Logger,
     ) -> io::Result<Follower> {
         let told = Told::of(members.iter().map(|member| &member.found));
@@ -123,6 +129,7 @@ impl Follower {
             unfit: Vec::new(),
             troubles: Vec::new(),
             told,
+            names,
             log,
         })
     }
@@ -201,6 +208,20 @@ impl Follower {
         self.bring_in_new(sandbox, &seen).await;
         self.change(sandbox, &seen).await;
         self.tell_ways(sandbox).await;
+        self.serve_names(sandbox).await;
+    }
+
+    /// Once; an agent that does not take it never will.
+    async fn serve_names(&mut self, sandbox: &Sandbox) {
+        let is_time = |(_, resolver): &mut (_, PathBuf)| names::are_in_the_namespace(resolver);
+        let Some((namespace, _)) = self.names.take_if(is_time) else { return };
+        match names::serve(sandbox.vsock().as_ref(), namespace, &self.log).await {
+            Ok(()) => info!(self.log, "the guest finds names of the container's network"),
+            Err(why) => {
+                warn!(self.log, "the guest does not find names of the container's network: its agent takes no \
+                questions for them"; "why" => why.to_string())
+            }
+        }
     }
 
     async fn take_out_others(&mut self, sandbox: &Sandbox, seen: &[Found]) {

@@ -10,6 +10,7 @@ use crate::listed;
 
 listed!(
     a_container_has_its_network_from_its_first_moment_and_is_reached_by_published_ports,
+    containers_of_a_network_find_each_other_by_name,
     networks_are_connected_and_disconnected_while_a_container_runs,
 );
 
@@ -34,6 +35,33 @@ fn a_container_has_its_network_from_its_first_moment_and_is_reached_by_published
         docker.says(["exec", name, "ping", "-c", "1", "-w", "20", "172.30.0.1"])?;
         Ok(())
     })
+}
+
+fn containers_of_a_network_find_each_other_by_name(docker: &Docker) -> Result<()> {
+    docker.says(["network", "create", "--subnet", "172.29.0.0/24", "named"])?;
+    docker.says([
+        "run",
+        "--detach",
+        "--name",
+        "peer",
+        "--network",
+        "named",
+        "--runtime",
+        "runc",
+        IMAGE,
+        "sleep",
+        "1000000",
+    ])?;
+    docker.case(|name| {
+        let look = "nslookup peer && ping -c 1 -w 20 peer && ! nslookup nobody";
+        let run_it =
+            ["run", "--name", name, "--runtime", "kata", "--network", "named", IMAGE, "sh", "-c", look];
+        let said = docker.run(run_it, "")?.exits(0)?.out();
+        check!(said.contains("Address: 172.29.0.2"), "the name's address is not in {said}");
+        Ok(())
+    })?;
+    docker.says(["rm", "--force", "peer"])?;
+    docker.says(["network", "rm", "named"]).map(drop)
 }
 
 fn networks_are_connected_and_disconnected_while_a_container_runs(docker: &Docker) -> Result<()> {

@@ -228,6 +228,10 @@ impl Follower {
         let is_here = |member: &Member| find(seen, &member.found).is_some_and(|now| !member.is_replaced(now));
         let (here, gone) = take(&mut self.members).into_iter().partition::<Vec<_>, _>(is_here);
         self.members = here;
+        if !gone.is_empty() {
+            // The guest's routes by it go with its addresses, also where it is back already.
+            self.told = Told::default();
+        }
         for member in gone {
             info!(self.log, "a network interface is gone from the pod"; "name" => member.name());
             if member.device.is_some() {

@@ -257,3 +257,27 @@ fn d22_an_interface_waits_for_one_of_its_address_that_the_guest_does_not_let_go_
         assert!(!pod.run("ip link").contains("kata"));
     });
 }
+
+#[test]
+fn d22_what_goes_and_is_back_at_once_has_its_routes_again() {
+    on_fakes(async |shim| {
+        let pod = Pod::with_veth();
+        shim.service.create(&TtrpcContext::default(), request(shim, "c1", &pod)).await.unwrap();
+        assert_eq!(shim.published(1).await, ["create c1"]);
+        let routes = || shim.guest.asked(&["UpdateRoutes"]).len();
+        let before = routes();
+        pod.run("ip link del eth0");
+        pod.run("ip link add eth0 address 02:00:00:00:00:07 mtu 1400 type veth peer name other");
+        pod.run("ip link set eth0 up");
+        pod.run("ip addr add 10.1.0.2/24 dev eth0");
+        pod.run("ip route add default via 10.1.0.1");
+        shim.guest.is_asked("UpdateInterface eth0 [] 0 addresses").await;
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while routes() == before {
+            assert!(std::time::Instant::now() < deadline, "the guest has not been told its routes again");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        shim.service.stop().await;
+        assert_eq!(shim.published(1).await, ["exit c1 255"]);
+    });
+}

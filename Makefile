@@ -21,7 +21,7 @@ AGENT_ENV := RUSTFLAGS="-C target-feature=+crt-static" \
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 UNIT_TESTS := $(if $(NEXTEST),cargo nextest run --no-tests=pass,cargo test --quiet)
 # The end-to-end tests need root for containerd, mounts and cgroups.
-KEPT := PATH,HOME,KATA_CACHE_DIR,KATA_GUEST,CARGO_TARGET_DIR,KATA_TEST_CONTAINERD,KATA_TEST_CTR,KATA_TEST_QEMU,KATA_TEST_SANDBOX_API
+KEPT := PATH,HOME,KATA_CACHE_DIR,KATA_GUEST,CARGO_TARGET_DIR,KATA_TEST_CONTAINERD,KATA_TEST_CTR,KATA_TEST_DOCKER,KATA_TEST_QEMU,KATA_TEST_SANDBOX_API
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEPT))
 
 .PHONY: help
@@ -95,7 +95,8 @@ BY = KATA_TEST_CONTAINERD=$(MATRIX)/containerd-$(1)/usr/bin/containerd KATA_TEST
 
 .PHONY: matrix
 matrix: export KATA_TEST_QEMU = $(MATRIX)/qemu/qemu-system-x86_64
-matrix: guest build ## e2e and whole machines again with newer containerds (1 and 2) and QEMU, and pods by their Sandbox API
+matrix: export KATA_TEST_DOCKER = $(MATRIX)/docker
+matrix: guest build ## e2e and whole machines again with newer containerds (1 and 2) and QEMU, Docker, and pods by their Sandbox API
 	@tools/fetch-matrix
 	cargo test --quiet --locked --package vmm
 	$(call BY,1) $(MAKE) --no-print-directory e2e

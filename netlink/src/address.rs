@@ -5,7 +5,7 @@ use std::{io, net::IpAddr};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope},
 };
 
 use crate::Netlink;
@@ -19,6 +19,17 @@ pub struct Address {
     pub ip: IpAddr,
     /// Bits of it that its network has in common.
     pub prefix: u8,
+    /// The kernel has made it of what a router advertised, for as long as that says so. Kernels before Linux 5.18 do not
+    /// tell.
+    pub is_advertised: bool,
+}
+
+impl Address {
+    /// One that somebody gives an interface.
+    #[must_use]
+    pub fn new(link: u32, ip: IpAddr, prefix: u8) -> Address {
+        Address { link, ip, prefix, is_advertised: false }
+    }
 }
 
 impl Netlink {
@@ -73,7 +84,9 @@ impl Address {
             _ => None,
         });
         let (link, prefix) = (message.header.index, message.header.prefix_len);
-        Some(Address { link, ip: local.or(plain)?, prefix })
+        let advertised = AddressAttribute::Protocol(AddressProtocol::RouterAnnouncement);
+        let is_advertised = message.attributes.contains(&advertised);
+        Some(Address { link, ip: local.or(plain)?, prefix, is_advertised })
     }
 
     fn message(self) -> AddressMessage {

@@ -32,7 +32,7 @@ pub struct Route {
     pub onlink: bool,
     /// The longest packet, in bytes.
     pub mtu: Option<u32>,
-    /// Made by the kernel on its own, for an address.
+    /// Made by the kernel on its own: for an address, or of what a router advertised.
     pub is_kernels: bool,
     /// Its place among those to the same destination: the lowest is used.
     pub priority: Option<u32>,
@@ -95,7 +95,7 @@ impl Route {
             scope: header.scope.into(),
             onlink: header.flags.contains(RouteFlags::Onlink),
             mtu: None,
-            is_kernels: header.protocol == RouteProtocol::Kernel,
+            is_kernels: matches!(header.protocol, RouteProtocol::Kernel | RouteProtocol::Ra),
             priority: None,
         };
         for attribute in &message.attributes {

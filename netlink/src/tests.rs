@@ -2,6 +2,11 @@
 
 use std::{net::IpAddr, process::Command};
 
+use netlink_packet_core::NLM_F_CREATE;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage, AddressProtocol},
+};
 use nix::sched::{CloneFlags, unshare};
 
 use super::*;
@@ -100,7 +105,7 @@ fn an_address_is_there_at_once_and_goes_again() {
         let (link, _) = pair(netlink);
         let all = ["10.1.0.2/24", "fd00::2/64"].map(|text| {
             let (address, prefix) = text.split_once('/').unwrap();
-            Address { link, ip: ip(address), prefix: prefix.parse().unwrap() }
+            Address::new(link, ip(address), prefix.parse().unwrap())
         });
         for address in all {
             netlink.add_address(address).unwrap();
@@ -118,8 +123,8 @@ fn an_address_is_there_at_once_and_goes_again() {
 fn routes_are_told_as_they_were_made() {
     apart(|netlink| {
         let (link, _) = pair(netlink);
-        netlink.add_address(Address { link, ip: ip("10.1.0.2"), prefix: 24 }).unwrap();
-        netlink.add_address(Address { link, ip: ip("fd00::2"), prefix: 64 }).unwrap();
+        netlink.add_address(Address::new(link, ip("10.1.0.2"), 24)).unwrap();
+        netlink.add_address(Address::new(link, ip("fd00::2"), 64)).unwrap();
         let made = [
             route(link, Some(("192.0.2.0", 24)), None),
             Route {
@@ -142,6 +147,35 @@ fn routes_are_told_as_they_were_made() {
             netlink.remove_route(route).unwrap_or_else(|error| panic!("{route:?}: {error}"));
         }
         assert!(netlink.routes().unwrap().iter().all(|route| route.is_kernels));
+    });
+}
+
+/// Who asks for these has the kernel's own: a router's are made the same way.
+#[test]
+fn what_a_router_advertised_is_told_apart() {
+    apart(|netlink| {
+        let (link, _) = pair(netlink);
+        let ordinary = Address::new(link, ip("fd00::2"), 64);
+        netlink.add_address(ordinary).unwrap();
+        let mut advertised = AddressMessage::default();
+        advertised.header.family = AddressFamily::Inet6;
+        (advertised.header.index, advertised.header.prefix_len) = (link, 64);
+        advertised.attributes = vec![
+            AddressAttribute::Local(ip("fd01::2")),
+            AddressAttribute::Protocol(AddressProtocol::RouterAnnouncement),
+        ];
+        netlink.order(RouteNetlinkMessage::NewAddress(advertised), NLM_F_CREATE).unwrap();
+        let told = netlink.addresses().unwrap();
+        assert!(told.contains(&ordinary));
+        assert!(told.contains(&Address { is_advertised: true, ..Address::new(link, ip("fd01::2"), 64) }));
+        for by in ["static", "ra"] {
+            run_ip(&format!("-6 route add default via fd00::1 dev v0 proto {by}"));
+            let routes = netlink.routes().unwrap();
+            let ours: Vec<_> = routes.iter().filter(|route| route.gateway.is_some()).collect();
+            assert_eq!(ours.len(), 1);
+            assert_eq!(ours[0].is_kernels, by == "ra");
+            run_ip("-6 route del default");
+        }
     });
 }
 
@@ -268,7 +302,7 @@ fn news_are_told_of_interfaces_addresses_and_routes() {
         assert!(is_quiet());
         let (link, _) = pair(netlink);
         watch.take().unwrap();
-        netlink.add_address(Address { link, ip: ip("10.1.0.2"), prefix: 24 }).unwrap();
+        netlink.add_address(Address::new(link, ip("10.1.0.2"), 24)).unwrap();
         watch.take().unwrap();
         netlink.add_route(&route(link, Some(("192.0.2.0", 24)), None)).unwrap();
         watch.take().unwrap();

@@ -234,6 +234,9 @@ impl Container {
         if self.init.state() != State::Created {
             return Err(self.wrong_state("start"));
         }
+        if self.owns_sandbox {
+            self.sandbox.network().caught_up().await?;
+        }
         let input = self.init.open_input()?;
         if let Err(error) = self.sandbox.ask(self.sandbox.agent().start_container(&self.id)).await {
             self.init.let_go_of_input();

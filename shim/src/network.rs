@@ -10,6 +10,7 @@
 
 mod follow;
 mod join;
+mod names;
 mod namespace;
 mod plan;
 mod random;
@@ -24,7 +25,8 @@ mod told;
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use agent_client::{AgentClient, Code};
@@ -32,6 +34,10 @@ use configuration::{Configuration, InternetworkingModel, Rates};
 use netlink::{Netlink, Watch};
 use oci_spec::runtime::Spec;
 use slog::{Logger, info, warn};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use vmm::{
     Vm,
     plug::{DeviceId, Nic, Pluggable},
@@ -44,7 +50,7 @@ use crate::{
     sandbox::Sandbox,
     thread,
 };
-use follow::{Follower, Member, Shared};
+use follow::{Follower, Member, Question, Shared};
 use join::Joined;
 pub(crate) use namespace::path_in as namespace_of;
 use record::Record;
@@ -55,6 +61,9 @@ use told::Told;
 
 /// The longest list of queues a tap has (`MAX_TAP_QUEUES` of the kernel).
 const MOST_QUEUES: u32 = 256;
+
+/// How long a start may wait for a network that was made just before it.
+const CAUGHT_UP: Duration = Duration::from_secs(60);
 
 /// Those of the namespace that a thread is in.
 const COUNTERS: &str = "/proc/thread-self/net/dev";
@@ -72,6 +81,10 @@ pub(crate) struct Network {
     /// What a running machine was given for which interfaces.
     plugged: Mutex<Vec<(u32, DeviceId)>>,
     news: Mutex<Option<News>>,
+    /// What tells a container that has its own namespace where to ask for names.
+    resolver: Option<PathBuf>,
+    /// Whom to ask whether the machine has what has come.
+    follower: OnceLock<mpsc::Sender<Question>>,
 }
 
 /// What has come since the first look.
@@ -84,8 +97,22 @@ struct News {
 enum Place {
     /// It is there.
     At(PathBuf),
+    /// It is that of a machine that is there already.
+    Of(Arc<OwnedFd>),
     /// It is to be made.
     New,
+}
+
+/// An empty network namespace, which lasts as long as who is in it, and what refers to it.
+///
+/// # Errors
+/// What the kernel refused.
+pub(crate) async fn new_namespace() -> Result<Arc<OwnedFd>> {
+    let make = || {
+        namespace::enter_new().map_err(Error::io("network namespace"))?;
+        namespace::own()
+    };
+    Ok(Arc::new(thread::run("network", make).await?.into()))
 }
 
 /// Takes this thread into the network namespace at `path`, for as long as the thread lives.
@@ -119,6 +146,7 @@ impl Network {
         hooks: Option<&Arc<ContainerHooks>>,
         configuration: &Configuration,
         vcpus: Vcpus,
+        ready: Option<Arc<OwnedFd>>,
         run_dir: &Path,
         log: &Logger,
     ) -> Result<Network> {
@@ -127,6 +155,13 @@ impl Network {
         let place = match (namespace::path_in(spec), &hooks) {
             (_, None) if model == InternetworkingModel::None => return Ok(Network::none()),
             (Some(path), _) => Place::At(path),
+            // What a machine is in that waited is as new.
+            (None, _)
+                if let Some(ready) = ready
+                    && (hooks.is_some() || namespace::is_asked_for(spec)) =>
+            {
+                Place::Of(ready)
+            }
             // Hooks make something of a new one, or whoever finds it by the machine's process: Docker, once that runs.
             (None, Some(_)) => Place::New,
             (None, None) if namespace::is_asked_for(spec) => Place::New,
@@ -142,6 +177,7 @@ impl Network {
         let run_dir = run_dir.to_path_buf();
         let join = move || Network::join(&place, hooks.as_deref(), manner, &run_dir);
         let network = thread::run("network", join).await?;
+        let network = Network { resolver: resolver::file(spec).cloned(), ..network };
         for interface in &network.told.interfaces {
             info!(log, "network interface"; "name" => &interface.name, "mac" => &interface.hw_addr);
         }
@@ -161,7 +197,8 @@ impl Network {
     ) -> Network {
         let (nics, joined) = (Mutex::new(nics), Arc::new(Mutex::new(joined)));
         let (plugged, news) = (Mutex::default(), Mutex::new(news));
-        Network { path, own: None, nics, told, joined, plugged, news }
+        let follower = OnceLock::new();
+        Network { path, own: None, nics, told, joined, plugged, news, resolver: None, follower }
     }
 
     /// On a thread of its own, which is in the pod's namespace from here on.
@@ -173,10 +210,14 @@ impl Network {
     ) -> Result<Network> {
         let identity = match place {
             Place::At(path) => Some((path, namespace::enter(path)?)),
+            Place::Of(ready) => {
+                namespace::enter_again(ready)?;
+                None
+            }
             Place::New => None,
         };
         let mut netlink = match place {
-            Place::At(_) => Netlink::open(),
+            Place::At(_) | Place::Of(_) => Netlink::open(),
             Place::New => namespace::enter_new(),
         }
         .map_err(Error::io("network namespace"))?;
@@ -244,10 +285,40 @@ impl Network {
             Member::new(found, device, stripped(link))
         };
         let members = found.into_iter().map(member).collect();
-        match Follower::new(watch, network.joined.clone(), members, log.clone()) {
-            Ok(follower) => drop(tokio::spawn(follower.run(Arc::downgrade(sandbox), sandbox.going()))),
+        // A container starts once.
+        let (asks, questions) = mpsc::channel(1);
+        let names = network.own().zip(network.resolver.clone());
+        match Follower::new(watch, network.joined.clone(), members, names, log.clone()) {
+            Ok(follower) => {
+                let _ = network.follower.set(asks);
+                tokio::spawn(follower.run(Arc::downgrade(sandbox), sandbox.going(), questions));
+            }
             Err(why) => warn!(log, "the pod's network is not followed"; "why" => why.to_string()),
         }
+    }
+
+    /// Waits until the machine has what its own namespace has by now: Docker makes a container's network between its
+    /// creation and its start, and what is started may want it at once.
+    ///
+    /// # Errors
+    /// What the machine does not have, and why.
+    pub(crate) async fn caught_up(&self) -> Result<()> {
+        let Some(follower) = self.follower.get().filter(|_| self.own.is_some()) else { return Ok(()) };
+        let (question, answer) = oneshot::channel();
+        let asked = async {
+            // A follower that has gone has gone with the machine, which others see as well.
+            if follower.send(question).await.is_err() {
+                return Ok(());
+            }
+            answer.await.unwrap_or(Ok(()))
+        };
+        let late = || {
+            let patience = CAUGHT_UP.as_secs();
+            Error::DeadlineExceeded(format!(
+                "the container's network is not in its machine within {patience} s"
+            ))
+        };
+        timeout(CAUGHT_UP, asked).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Has the guest set its side up.
@@ -282,9 +353,13 @@ impl Network {
     /// # Errors
     /// The namespace is gone.
     pub(crate) async fn counters(&self) -> Result<String> {
-        let Some(path) = self.path.clone() else { return Ok(String::new()) };
+        let (path, own) = (self.path.clone(), self.own());
+        if path.is_none() && own.is_none() {
+            return Ok(String::new());
+        }
         thread::run("counters", move || {
-            namespace::enter(&path)?;
+            path.as_deref().map_or(Ok(()), enter)?;
+            own.as_deref().map_or(Ok(()), namespace::enter_again)?;
             std::fs::read_to_string(COUNTERS).map_err(Error::io(COUNTERS))
         })
         .await

@@ -1,6 +1,6 @@
 //! A containerd of our own: own root, state and socket, nothing of the host's.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
@@ -19,6 +19,9 @@ const CONFIGURATION: &str = "containerd.toml";
 
 /// How long containerd may take to serve.
 const READY: Duration = Duration::from_secs(30);
+
+/// CRI would look for a network and for a sandbox image.
+const NO_CRI: &str = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
 
 /// Where network plugins keep what they have given, wherever they are told to keep the rest.
 const CNI_STATE: &str = "/var/lib/cni";
@@ -39,9 +42,7 @@ impl Containerd {
     ///
     /// `environment` reaches the shims too, since containerd hands its own on.
     pub fn start(assets: &Assets, dir: &Path, environment: &[(&str, &Path)]) -> Result<Containerd> {
-        // CRI stays out: it would look for a network and for a sandbox image, and no case uses it.
-        let plugins = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
-        Self::spawn(Command::new(&assets.containerd), plugins, assets, dir, environment)
+        Self::spawn(Command::new(&assets.containerd), NO_CRI, assets, dir, environment)
     }
 
     /// The same with CRI, as `plugins` has it, in a network and mounts of its own: what its network plugins make there
@@ -60,6 +61,18 @@ impl Containerd {
         Self::spawn(apart, plugins, assets, dir, environment)
     }
 
+    /// The same for another daemon that uses it and is to run in its namespaces.
+    pub fn for_daemon(assets: &Assets, dir: &Path) -> Result<Containerd> {
+        Self::for_pods(assets, dir, NO_CRI, &[])
+    }
+
+    /// A program in the network and mounts that it is in.
+    pub fn beside(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--mount", "--wd=.", "--target", &self.pid().to_string(), "--"]).arg(program);
+        command
+    }
+
     fn spawn(
         command: Command,
         plugins: &str,
@@ -69,8 +82,7 @@ impl Containerd {
     ) -> Result<Containerd> {
         let file = dir.join(CONFIGURATION);
         fs::write(&file, configuration(assets.generation, dir, plugins)).context(file.display())?;
-        let own =
-            [("PATH".into(), assets.search_path()), ("NOTIFY_SOCKET".into(), dir.join("notify").into())];
+        let own = [("PATH".into(), assets.search_path())];
         let given =
             environment.iter().map(|(name, value)| (OsString::from(name), value.as_os_str().to_owned()));
         let environment: Vec<_> = own.into_iter().chain(given).collect();
@@ -106,7 +118,7 @@ impl Containerd {
 
     /// What it and, through it, its shims have logged so far.
     pub fn log(&self) -> String {
-        log_in(&self.dir)
+        text(&self.dir.join("containerd.log"))
     }
 }
 
@@ -119,39 +131,45 @@ impl Drop for Containerd {
 
 /// Runs `command` with containerd's arguments until it says that it serves.
 fn launch(mut command: Command, dir: &Path, environment: &[(OsString, OsString)]) -> Result<Child> {
-    // containerd speaks systemd's notify protocol, so its being ready is an event.
+    command.arg("--config").arg(dir.join(CONFIGURATION));
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    serve(command, dir, "containerd.log")
+}
+
+/// Runs a daemon, what it says going to the file `log` in `dir`, until it says that it serves.
+pub(crate) fn serve(mut command: Command, dir: &Path, log: &str) -> Result<Child> {
+    // Daemons speak systemd's notify protocol, so their being ready is an event.
     let socket = dir.join("notify");
     let _ = fs::remove_file(&socket);
     let notify = UnixDatagram::bind(socket)?;
     notify.set_read_timeout(Some(READY))?;
-    let log = File::options().append(true).create(true).open(dir.join("containerd.log"))?;
+    let said = File::options().append(true).create(true).open(dir.join(log))?;
     let mut child = command
-        .arg("--config")
-        .arg(dir.join(CONFIGURATION))
-        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .env("NOTIFY_SOCKET", dir.join("notify"))
         .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
+        .stdout(said.try_clone()?)
+        .stderr(said)
         .spawn()
         .context(format_args!("{command:?}"))?;
-    let served = ready(&notify, dir);
+    let served = ready(&notify, &dir.join(log));
     if served.is_err() {
         let _ = child.kill().and_then(|()| child.wait());
     }
     served.map(|()| child)
 }
 
-fn ready(notify: &UnixDatagram, dir: &Path) -> Result<()> {
+fn ready(notify: &UnixDatagram, log: &Path) -> Result<()> {
     let mut message = [0; 256];
     match notify.recv(&mut message) {
         Ok(length) if message[..length].starts_with(b"READY=1") => Ok(()),
-        Ok(length) => fail!("containerd notified {:?}", String::from_utf8_lossy(&message[..length])),
-        Err(error) => fail!("containerd did not serve: {error}; its log: {}", tail(&log_in(dir))),
+        Ok(length) => fail!("a daemon notified {:?}", String::from_utf8_lossy(&message[..length])),
+        Err(error) => fail!("a daemon did not serve: {error}; {}: {}", log.display(), tail(&text(log))),
     }
 }
 
-fn log_in(dir: &Path) -> String {
-    let bytes = fs::read(dir.join("containerd.log")).unwrap_or_default();
+/// A log as far as it is there.
+pub(crate) fn text(log: &Path) -> String {
+    let bytes = fs::read(log).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

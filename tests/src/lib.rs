@@ -10,6 +10,7 @@ pub mod case;
 pub mod command;
 pub mod containerd;
 pub mod cri;
+pub mod docker;
 pub mod events;
 pub mod eventually;
 pub mod failure;

@@ -130,7 +130,7 @@ impl World {
 }
 
 /// Unpacks the layers of the OCI archive into `<dir>/rootfs`.
-fn unpack(archive: &Path, dir: &Path) -> Result<()> {
+pub(crate) fn unpack(archive: &Path, dir: &Path) -> Result<()> {
     let (image, rootfs) = (dir.join("image"), dir.join("rootfs"));
     fs::create_dir(&image)?;
     fs::create_dir(&rootfs)?;

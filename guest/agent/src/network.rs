@@ -6,6 +6,7 @@
 
 mod asked;
 mod interface;
+pub(crate) mod names;
 mod place;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The agent protocol on vsock port 1024, and streams of processes on port 1027.
+//! The agent protocol on vsock port 1024, streams of processes on port 1027, and questions for names on port 1028.
 
 mod vsock;
 
@@ -7,7 +7,9 @@ use std::{sync::Arc, time::Duration};
 use agent_protocol::{agent_ttrpc, health_ttrpc};
 use ttrpc::r#async::Server;
 
-use crate::{error::Error, modules, reaper::Reaper, rpc, sandbox::Sandbox, stdio::arrivals::Arrivals};
+use crate::{
+    error::Error, modules, network::names, reaper::Reaper, rpc, sandbox::Sandbox, stdio::arrivals::Arrivals,
+};
 use vsock::HostListener;
 
 /// Port the host dials to speak the agent protocol.
@@ -19,6 +21,9 @@ const READY_PORT: u32 = 1025;
 /// Port the host dials to have a connection that becomes a stream of a process. The agents in the field that know
 /// requests with ports for streams listen here too, when they are told to.
 const STREAM_PORT: u32 = 1027;
+
+/// Port the host dials where it has answers to questions for names.
+const NAMES_PORT: u32 = 1028;
 
 /// How often and how far apart the host is told; it may be a moment late to listen, or not listen at all.
 const READY_ATTEMPTS: u32 = 3;
@@ -38,6 +43,7 @@ pub(crate) async fn serve() -> Result<(), Error> {
     let sandbox = Arc::new(Sandbox::new(reaper)?);
     // Before the host is told that it may call.
     let streams = HostListener::bind(STREAM_PORT)?;
+    let names = HostListener::bind(NAMES_PORT)?;
     let mut server = Server::new()
         .add_listener(HostListener::bind(AGENT_PORT)?.into_ttrpc())
         .register_service(agent_ttrpc::create_agent_service(Arc::new(rpc::Agent::new(sandbox.clone()))))
@@ -45,8 +51,22 @@ pub(crate) async fn serve() -> Result<(), Error> {
     server.start().await.map_err(|error| Error::state(format!("serve the agent protocol: {error}")))?;
     ::log::info!("serving on vsock port {AGENT_PORT}");
     tokio::spawn(tell_host());
+    tokio::spawn(serve_names(names));
     tokio::spawn(drive_devices(Arc::clone(&sandbox)));
     receive_streams(&streams, sandbox.arrivals()).await
+}
+
+/// One connection after the other: there is one place to answer at.
+async fn serve_names(listener: HostListener) {
+    loop {
+        let served = match listener.accept().await {
+            Ok((stream, _)) => names::serve(stream).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = served {
+            ::log::info!("names that the host knows: {error}");
+        }
+    }
 }
 
 async fn receive_streams(listener: &HostListener, arrivals: &Arrivals) -> ! {

@@ -1,6 +1,6 @@
 //! A machine that runs before anybody asks for it: a container has lived in it, and it is paused.
 
-use std::{fs, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{fs, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use agent_client::AgentClient;
 use configuration::{BindMount, Configuration};
@@ -11,6 +11,7 @@ use vmm::{Hypervisor, Vm, VmSpec};
 use super::{Maker, key::Key, warm};
 use crate::{
     error::{Error, Result},
+    network,
     sandbox::{Clock, boot, boot::MachineAndAgent, run_dir::RunDir, share::SharedTree},
 };
 
@@ -21,6 +22,8 @@ pub(crate) struct Ready {
     tree: Option<SharedTree>,
     run_dir: RunDir,
     kept: Kept,
+    /// QEMU's: a container's network that is looked for by its process must not be the host's.
+    network: Arc<OwnedFd>,
     /// What [`Asleep`] has.
     user: Option<OwnedFd>,
 }
@@ -73,14 +76,15 @@ impl Ready {
         let kept = Kept::of(configuration, &machine.spec)?;
         let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
         let origin = maker.origin_of(&machine.spec).await;
-        let (vm, agent) =
-            boot::start_anyhow(&maker, &machine.spec, origin, None, &Clock::start(log.clone())).await?;
+        let network = network::new_namespace().await?;
+        let spec = VmSpec { network: Some(network.clone()), ..machine.spec };
+        let (vm, agent) = boot::start_anyhow(&maker, &spec, origin, None, &Clock::start(log.clone())).await?;
         // What is translated, read and cached once need not be again. What is left of a life that did not end would be in
         // the way of the next.
         let warm = warm::up(&agent, &machine.storages).await;
         warm.map_err(|why| Error::Failed(format!("a first container in the machine: {why}")))?;
         vm.pause().await.map_err(|error| Error::Failed(format!("the machine is ready, but {error}")))?;
-        Ok(Ready { vm, agent, tree, run_dir, kept, user: None })
+        Ok(Ready { vm, agent, tree, run_dir, kept, network, user: None })
     }
 
     /// What it is like.
@@ -131,7 +135,7 @@ impl Ready {
         if let Some(tree) = &mut self.tree {
             tree.follow(self.run_dir.path(), shown)?;
         }
-        let asleep = Asleep { machine: (self.vm, self.agent), user: self.user };
+        let asleep = Asleep { machine: (self.vm, self.agent), network: self.network, user: self.user };
         Ok((self.run_dir, self.tree, asleep))
     }
 }
@@ -146,6 +150,8 @@ fn inherit_oom_score(process: u32) {
 /// A machine that is paused, in its sandbox's place.
 pub(crate) struct Asleep {
     pub(crate) machine: MachineAndAgent,
+    /// The network namespace that QEMU is in.
+    pub(crate) network: Arc<OwnedFd>,
     /// Somebody waits for this to be closed, which is to be when the machine is busy no more with a first container.
     pub(crate) user: Option<OwnedFd>,
 }

@@ -118,6 +118,16 @@ impl FakeHypervisor {
         self.sizes.is_full.store(true, Ordering::Relaxed);
     }
 
+    /// Whether guests keep what is to be unplugged, from now on.
+    pub(crate) fn holds_on(&self, is_held: bool) {
+        self.sizes.is_held.store(is_held, Ordering::Relaxed);
+    }
+
+    /// Waits until a guest has kept something.
+    pub(crate) async fn has_held(&self) {
+        self.sizes.held.subscribe().wait_for(|held| *held > 0).await.unwrap();
+    }
+
     /// From now on machines have these threads of the host as processors.
     pub(crate) fn runs_on(&self, threads: &[u32]) {
         *self.sizes.threads.lock().unwrap() = threads.to_vec();
@@ -216,6 +226,10 @@ fn no_room() -> PlugError {
 struct Sizes {
     all: watch::Sender<Vec<String>>,
     is_full: AtomicBool,
+    /// Guests do not let go of what is to be unplugged.
+    is_held: AtomicBool,
+    /// How often they have not.
+    held: watch::Sender<usize>,
     /// What the processors are.
     threads: Mutex<Vec<u32>>,
 }
@@ -278,6 +292,10 @@ impl Vm for FakeVm {
     }
 
     async fn unplug(&self, id: &DeviceId) -> Result<(), PlugError> {
+        if self.sizes.is_held.load(Ordering::Relaxed) {
+            self.sizes.held.send_modify(|held| *held += 1);
+            return Err(PlugError::Refused(id.to_string()));
+        }
         let mut was_there = false;
         self.nics.send_modify(|nics| {
             let place = nics.iter().position(|(other, _)| other == id);

@@ -215,15 +215,25 @@ impl Shim {
 
     /// The same, where a machine may be ready.
     pub(crate) async fn again_with(&self, id: &str, ready: Option<Ready>) -> Vec<&'static str> {
+        self.meanwhile(id, ready, async || ()).await;
+        self.machine.origins()
+    }
+
+    /// Runs `body` while the machine that is ready is a sandbox's.
+    pub(crate) async fn uses(&self, ready: Ready, id: &str, body: impl AsyncFnOnce()) {
+        self.meanwhile(id, Some(ready), body).await;
+    }
+
+    async fn meanwhile(&self, id: &str, ready: Option<Ready>, body: impl AsyncFnOnce()) {
         let log = Logger::root(Discard, o!());
         let exit = Arc::new(ExitSignal::default());
         let (machine, events, verbosity) = (self.machine.clone(), self.events.clone(), Verbosity::default());
         let service = TaskService::new(NAMESPACE, machine, ready, events, exit, log, verbosity);
         self.create_with(&service, self.request(id)).await.unwrap();
         assert_eq!(self.published(1).await, [format!("create {id}")]);
+        body().await;
         service.stop().await;
         assert_eq!(self.published(1).await, [format!("exit {id} 255")]);
-        self.machine.origins()
     }
 
     /// A machine that is ready, of the configuration as it is.

@@ -4,9 +4,14 @@
 //! ```text
 //! news -> look -> what is gone leaves the machine -> what is new is joined, plugged in, told -> what differs is told
 //! ```
+//!
+//! Whoever starts a container whose network was made after its creation waits for that: see [`Question`].
 
 use std::{
     io,
+    mem::{replace, take},
+    os::fd::OwnedFd,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -16,12 +21,14 @@ use netlink::Watch;
 use slog::{Logger, info, warn};
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    sync::{mpsc, oneshot},
     time::{sleep, timeout},
 };
 use vmm::plug::{DeviceId, Nic, Pluggable};
 
 use super::{
     join::Joined,
+    names,
     scan::Found,
     told::{self, Told},
 };
@@ -41,6 +48,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What was done in the namespace, until it is undone.
 pub(super) type Shared = Arc<Mutex<Option<Joined>>>;
+
+/// Asks for a look at what there is by now; answered when the machine has it, or with what it does not have.
+pub(super) type Question = oneshot::Sender<Result<()>>;
 
 /// An interface of the pod's that is in the machine.
 pub(super) struct Member {
@@ -63,9 +73,20 @@ impl Member {
         &self.found.link.name
     }
 
+    /// Whether `now`, of the same number, is another interface. What the machine has had from the start keeps its address.
+    fn is_replaced(&self, now: &Found) -> bool {
+        self.device.is_some() && now.link.mac != self.found.link.mac
+    }
+
     fn told(&self) -> types::Interface {
         types::Interface { device_path: self.place.clone(), ..told::interface(&self.found) }
     }
+}
+
+/// What the machine could not be given, as it was, and why: another attempt is made when it is different.
+struct Unfit {
+    found: Found,
+    why: String,
 }
 
 /// Follows one namespace.
@@ -73,9 +94,16 @@ pub(super) struct Follower {
     watch: AsyncFd<Watch>,
     joined: Shared,
     members: Vec<Member>,
-    /// What the machine could not be given, as it was: another attempt is made when it is different.
-    refused: Vec<Found>,
+    /// Gone from the pod, and in the machine still: the guest has not let go.
+    leaving: Vec<Member>,
+    /// Gone from the pod, and in the machine for good, which may be used again.
+    idle: Vec<Member>,
+    unfit: Vec<Unfit>,
+    /// What went wrong this time and may go well the next time.
+    troubles: Vec<String>,
     told: Told,
+    /// Where names may be asked for, until the guest has been told, and what says whether they are.
+    names: Option<(Arc<OwnedFd>, PathBuf)>,
     log: Logger,
 }
 
@@ -86,21 +114,38 @@ impl Follower {
         watch: Watch,
         joined: Shared,
         members: Vec<Member>,
+        names: Option<(Arc<OwnedFd>, PathBuf)>,
         log: Logger,
     ) -> io::Result<Follower> {
         let told = Told::of(members.iter().map(|member| &member.found));
         // SAFETY: the watch has one descriptor as long as it lives, and stays where it is put.
         let watch = unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) }?;
-        Ok(Follower { watch, joined, members, refused: Vec::new(), told, log })
+        Ok(Follower {
+            watch,
+            joined,
+            members,
+            leaving: Vec::new(),
+            idle: Vec::new(),
+            unfit: Vec::new(),
+            troubles: Vec::new(),
+            told,
+            names,
+            log,
+        })
     }
 
     /// Until the sandbox is on its way down.
-    pub(super) async fn run(mut self, sandbox: Weak<Sandbox>, going: impl Future<Output = ()> + Send) {
+    pub(super) async fn run(
+        mut self,
+        sandbox: Weak<Sandbox>,
+        going: impl Future<Output = ()> + Send,
+        mut questions: mpsc::Receiver<Question>,
+    ) {
         tokio::pin!(going);
         let mut pause = FIRST_PAUSE;
-        // The watch is older than what is known already.
-        let mut all = true;
         loop {
+            let mut question = None;
+            // The watch is older than what is known already.
             tokio::select! {
                 () = &mut going => return,
                 news = self.news() => match news {
@@ -110,15 +155,35 @@ impl Follower {
                         return;
                     }
                 },
+                Some(asked) = questions.recv() => question = Some(asked),
                 // What failed for a moment is news to nobody.
-                () = sleep(pause), if !all => pause = (2 * pause).min(LONGEST_PAUSE),
+                () = sleep(pause), if !self.troubles.is_empty() => pause = (2 * pause).min(LONGEST_PAUSE),
             }
             let Some(up) = sandbox.upgrade() else { return };
-            all = tokio::select! {
+            tokio::select! {
                 () = up.gone() => return,
-                all = self.catch_up(&up) => all,
-            };
+                () = self.catch_up(&up) => {}
+            }
+            if let Some(question) = question {
+                // Whoever asked may have gone.
+                let _ = question.send(self.answer());
+            }
         }
+    }
+
+    /// Whether the machine has all that there is.
+    fn answer(&self) -> Result<()> {
+        let unfit = self.unfit.first().map(|unfit| &unfit.why);
+        match self.troubles.first().or(unfit) {
+            Some(why) => Err(Error::Failed(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Something that did not go well, and is tried again.
+    fn trouble(&mut self, what: &str, name: &str, why: &str) {
+        warn!(self.log, "{what}"; "name" => name, "why" => why);
+        self.troubles.push(format!("{what}: {name}: {why}"));
     }
 
     async fn news(&self) -> io::Result<()> {
@@ -130,39 +195,71 @@ impl Follower {
         }
     }
 
-    /// Has the machine have what the namespace has. What fails is told, and no harm to the rest. Whether it is worth to
-    /// try all of it again.
-    async fn catch_up(&mut self, sandbox: &Sandbox) -> bool {
+    /// Has the machine have what the namespace has. What fails is told, and no harm to the rest.
+    async fn catch_up(&mut self, sandbox: &Sandbox) {
+        self.troubles.clear();
         let seen = match self.in_namespace(Joined::look).await {
             Ok(seen) => seen,
             Err(why) => {
-                warn!(self.log, "the pod's network cannot be looked at"; "why" => why.to_string());
-                return false;
+                return self.trouble("the pod's network cannot be looked at", "all", &why.to_string());
             }
         };
         self.take_out_others(sandbox, &seen).await;
-        let brought = self.bring_in_new(sandbox, &seen).await;
-        let changed = self.change(sandbox, &seen).await;
-        let told = self.tell_ways(sandbox).await;
-        brought && changed && told
+        self.bring_in_new(sandbox, &seen).await;
+        self.change(sandbox, &seen).await;
+        self.tell_ways(sandbox).await;
+        self.serve_names(sandbox).await;
+    }
+
+    /// Once; an agent that does not take it never will.
+    async fn serve_names(&mut self, sandbox: &Sandbox) {
+        let is_time = |(_, resolver): &mut (_, PathBuf)| names::are_in_the_namespace(resolver);
+        let Some((namespace, _)) = self.names.take_if(is_time) else { return };
+        match names::serve(sandbox.vsock().as_ref(), namespace, &self.log).await {
+            Ok(()) => info!(self.log, "the guest finds names of the container's network"),
+            Err(why) => {
+                warn!(self.log, "the guest does not find names of the container's network: its agent takes no \
+                questions for them"; "why" => why.to_string())
+            }
+        }
     }
 
     async fn take_out_others(&mut self, sandbox: &Sandbox, seen: &[Found]) {
-        let is_here = |member: &Member| find(seen, &member.found).is_some();
-        let (here, gone) = std::mem::take(&mut self.members).into_iter().partition(is_here);
+        let is_here = |member: &Member| find(seen, &member.found).is_some_and(|now| !member.is_replaced(now));
+        let (here, gone) = take(&mut self.members).into_iter().partition::<Vec<_>, _>(is_here);
         self.members = here;
+        if !gone.is_empty() {
+            // The guest's routes by it go with its addresses, also where it is back already.
+            self.told = Told::default();
+        }
         for member in gone {
-            let name = member.name();
-            info!(self.log, "a network interface is gone from the pod"; "name" => name);
-            match &member.device {
-                Some(device) if sandbox.unplug(device).await => {
-                    self.release(member.found.link.index).await;
-                    info!(self.log, "a network interface has left the machine"; "name" => name);
-                }
-                // QEMU has its tap still.
-                Some(_) => {}
-                None => self.silence(sandbox, &member).await,
+            info!(self.log, "a network interface is gone from the pod"; "name" => member.name());
+            if member.device.is_some() {
+                self.leaving.push(member);
+            } else {
+                self.silence(sandbox, &member).await;
+                self.idle.push(member);
             }
+        }
+        for member in take(&mut self.leaving) {
+            self.take_out(sandbox, member).await;
+        }
+    }
+
+    /// QEMU has its tap until the guest has let go, so both wait for that.
+    async fn take_out(&mut self, sandbox: &Sandbox, member: Member) {
+        let Some(device) = &member.device else { return };
+        if sandbox.unplug(device).await {
+            self.release(member.found.link.index).await;
+            info!(self.log, "a network interface has left the machine"; "name" => member.name());
+        } else {
+            let name = member.name().to_owned();
+            self.leaving.push(member);
+            self.trouble(
+                "a network interface that is gone from the pod stays in the machine",
+                &name,
+                "not let go of",
+            );
         }
     }
 
@@ -179,28 +276,50 @@ impl Follower {
         }
     }
 
-    async fn bring_in_new(&mut self, sandbox: &Sandbox, seen: &[Found]) -> bool {
-        let mut all = true;
-        self.refused.retain(|old| find(seen, old).is_some_and(|now| !now.differs(old)));
+    async fn bring_in_new(&mut self, sandbox: &Sandbox, seen: &[Found]) {
+        const WHAT: &str = "a network interface that came to the pod is not in its machine";
+        self.unfit.retain(|old| find(seen, &old.found).is_some_and(|now| !now.differs(&old.found)));
         for found in seen.iter().filter(|found| found.is_set_up()) {
             let is_same = |other: &Found| other.link.index == found.link.index;
-            if self.members.iter().any(|member| is_same(&member.found)) || self.refused.iter().any(is_same) {
+            let has_same_address = |other: &Member| other.found.link.mac == found.link.mac;
+            let is_known = self.members.iter().any(|member| is_same(&member.found));
+            if is_known || self.unfit.iter().any(|unfit| is_same(&unfit.found)) {
                 continue;
             }
-            match self.bring_in(sandbox, found).await {
+            let brought = if self.leaving.iter().any(has_same_address) {
+                Err(Error::Unavailable("the machine still has another one of its address".into()))
+            } else if let Some(place) = self.idle.iter().position(has_same_address) {
+                self.bring_back(sandbox, place, found).await
+            } else {
+                self.bring_in(sandbox, found).await
+            };
+            let name = &found.link.name;
+            match brought {
                 Ok(member) => self.members.push(member),
-                Err(why) => {
-                    warn!(self.log, "a network interface that came to the pod is not in its machine";
-                        "name" => &found.link.name, "why" => why.to_string());
-                    if matches!(why, Error::InvalidArgument(_)) {
-                        self.refused.push(found.clone());
-                    } else {
-                        all = false;
-                    }
+                Err(Error::InvalidArgument(why)) => {
+                    warn!(self.log, "{WHAT}"; "name" => name, "why" => &why);
+                    self.unfit.push(Unfit { found: found.clone(), why: format!("{WHAT}: {name}: {why}") });
                 }
+                Err(why) => self.trouble(WHAT, name, &why.to_string()),
             }
         }
-        all
+    }
+
+    /// Joins what the machine has for that address already.
+    async fn bring_back(&mut self, sandbox: &Sandbox, place: usize, found: &Found) -> Result<Member> {
+        let (gone, late) = (self.idle[place].found.link.index, found.clone());
+        info!(self.log, "a network interface has come back to the pod"; "name" => &found.link.name);
+        let joined = self.in_namespace(move |joined| joined.join_again(gone, &late)).await;
+        if !matches!(joined, Err(Error::InvalidArgument(_))) {
+            self.idle[place].found.link.index = found.link.index;
+        }
+        joined?;
+        let member = Member::new(found.clone(), None, false);
+        let told = sandbox.ask(sandbox.agent().update_interface(member.told())).await;
+        told.map_err(|error| Error::Failed(format!("have the guest use it: {error}")))?;
+        self.idle.remove(place);
+        info!(self.log, "the guest has a network interface"; "name" => member.name());
+        Ok(member)
     }
 
     async fn bring_in(&self, sandbox: &Sandbox, found: &Found) -> Result<Member> {
@@ -241,14 +360,14 @@ impl Follower {
         Ok(member)
     }
 
-    async fn change(&mut self, sandbox: &Sandbox, seen: &[Found]) -> bool {
-        let mut all = true;
+    async fn change(&mut self, sandbox: &Sandbox, seen: &[Found]) {
+        let mut untold = Vec::new();
         for member in self.members.iter_mut().filter(|member| !member.is_stripped) {
             let Some(now) = find(seen, &member.found) else { continue };
             let is_to_be_told = now.differs(&member.found);
             // That of the guest's cannot change.
             let mac = member.found.link.mac;
-            let before = std::mem::replace(&mut member.found, now.clone());
+            let before = replace(&mut member.found, now.clone());
             member.found.link.mac = mac;
             if !is_to_be_told {
                 continue;
@@ -256,25 +375,25 @@ impl Follower {
             match sandbox.agent().update_interface(member.told()).await {
                 Ok(()) => info!(self.log, "a network interface has changed"; "name" => member.name()),
                 Err(why) => {
-                    warn!(self.log, "a network interface has changed, and the guest's has not";
-                        "name" => member.name(), "why" => why.to_string());
-                    (member.found, all) = (before, false);
+                    untold.push((member.name().to_owned(), why.to_string()));
+                    member.found = before;
                 }
             }
         }
-        all
+        for (name, why) in untold {
+            self.trouble("a network interface has changed, and the guest's has not", &name, &why);
+        }
     }
 
     /// Routes are told all together, so those of all interfaces.
-    async fn tell_ways(&mut self, sandbox: &Sandbox) -> bool {
+    async fn tell_ways(&mut self, sandbox: &Sandbox) {
         let told = Told::of(self.members.iter().map(|member| &member.found));
         let agent = sandbox.agent();
         if told.routes != self.told.routes {
             match agent.update_routes(told.routes.clone()).await {
                 Ok(()) => info!(self.log, "the guest has other routes"; "routes" => told.routes.len()),
                 Err(why) => {
-                    warn!(self.log, "the guest does not have the pod's routes"; "why" => why.to_string());
-                    return false;
+                    return self.trouble("the guest does not have the pod's", "routes", &why.to_string());
                 }
             }
         }
@@ -283,11 +402,9 @@ impl Follower {
         if !new.is_empty()
             && let Err(why) = agent.add_arp_neighbors(new).await
         {
-            warn!(self.log, "the guest does not have the pod's neighbours"; "why" => why.to_string());
-            return false;
+            return self.trouble("the guest does not have the pod's", "neighbours", &why.to_string());
         }
         self.told = told;
-        true
     }
 
     /// Nobody waits longer than the kernel is given; it may have others to serve first who change networks.

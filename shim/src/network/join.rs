@@ -103,6 +103,54 @@ impl Joined {
         }
     }
 
+    /// Has the tap that was joined to interface number `gone` joined to another one that has come with its address: a
+    /// machine keeps the interfaces that it was started with.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for what has no tap of that kind, or what the kernel refused; the tap waits on, for `found`'s
+    /// number, then.
+    pub(super) fn join_again(&mut self, gone: u32, found: &Found) -> Result<()> {
+        let name = &found.link.name;
+        let kept = self.steps.iter().position(|step| step.link == gone);
+        let (Some(place), Some(made)) = (kept, self.made_for(gone)) else {
+            return Err(Error::InvalidArgument(format!("network interface {name}: nothing is kept for it")));
+        };
+        let How::Redirected { tap } = self.steps[place].how.clone() else {
+            return Err(Error::InvalidArgument(format!(
+                "network interface {name}: what the machine had for its address was a macvtap, and went"
+            )));
+        };
+        self.undo_but_made(gone);
+        let link = &found.link;
+        let (name, mtu, queue_length) = (link.name.clone(), link.mtu, link.queue_length);
+        let step = Step { link: link.index, name, mtu, queue_length, ..self.steps[place].clone() };
+        self.steps[place] = step.clone();
+        self.done.iter_mut().filter(|done| done.link == gone).for_each(|done| done.link = step.link);
+        if let Some(record) = &self.record {
+            record.write(&self.steps)?;
+        }
+        self.done(&step, What::Queues(step.queue_length));
+        let connected = self.connect(&step, made, &tap, self.manner.rates);
+        if connected.is_err() {
+            self.undo_but_made(step.link);
+        }
+        connected
+    }
+
+    fn made_for(&self, link: u32) -> Option<u32> {
+        self.done.iter().find_map(|done| match done.what {
+            What::Made(made) if done.link == link => Some(made),
+            _ => None,
+        })
+    }
+
+    fn undo_but_made(&mut self, link: u32) {
+        let is_undone = |done: &Done| done.link == link && !matches!(done.what, What::Made(_));
+        let (its, others) = self.done.drain(..).partition(is_undone);
+        self.done = others;
+        undo(its, &mut self.netlink);
+    }
+
     /// Undoes what was done for the interface of this number, which may be gone. Its machine must have let go of it.
     pub(super) fn release(&mut self, link: u32) {
         let (its, others) = self.done.drain(..).partition(|done| done.link == link);
@@ -187,6 +235,10 @@ impl Joined {
         let tap_index =
             made.ok_or_else(|| Error::Failed(format!("tap {tap}: gone as soon as it was made")))?;
         self.done(step, What::Made(tap_index));
+        self.connect(step, tap_index, tap, rates)
+    }
+
+    fn connect(&mut self, step: &Step, tap_index: u32, tap: &str, rates: Rates) -> Result<()> {
         let up = LinkChange { mtu: Some(step.mtu), up: Some(true), ..LinkChange::default() };
         self.netlink.change_link(tap_index, &up).map_err(Error::io(format!("tap {tap}")))?;
         for (index, name) in [(step.link, step.name.as_str()), (tap_index, tap)] {

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io,
-    os::unix::fs::MetadataExt,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -65,7 +65,7 @@ pub(super) fn own() -> Result<File> {
 ///
 /// # Errors
 /// What the kernel refused.
-pub(super) fn enter_again(namespace: &File) -> Result<()> {
+pub(super) fn enter_again(namespace: impl AsFd) -> Result<()> {
     setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|error| Error::io("network namespace")(error.into()))
 }
 

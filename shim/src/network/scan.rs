@@ -50,7 +50,8 @@ fn is_kernels(address: &Address) -> bool {
     matches!(address.ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
-/// Whose is what. The guest's kernel makes the routes for its addresses itself.
+/// Whose is what. The guest's kernel makes the routes for its addresses itself, and hears routers itself: what they have
+/// advertised to the host's would stay for ever in the guest.
 pub(super) fn sorted(
     mut links: Vec<Link>,
     addresses: &[Address],
@@ -61,7 +62,11 @@ pub(super) fn sorted(
     let found = links.into_iter().filter(|link| !link.is_loopback).map(|link| {
         let index = link.index;
         Found {
-            addresses: addresses.iter().filter(|address| address.link == index).copied().collect(),
+            addresses: addresses
+                .iter()
+                .filter(|address| address.link == index && !address.is_advertised)
+                .copied()
+                .collect(),
             routes: routes.iter().filter(|route| route.link == index && !route.is_kernels).cloned().collect(),
             neighbours: neighbours.iter().filter(|neighbour| neighbour.link == index).copied().collect(),
             link,

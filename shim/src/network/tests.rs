@@ -251,7 +251,7 @@ fn each_interface_gets_what_is_its_own() {
         is_up: true,
         no_arp: false,
     };
-    let address = |link| Address { link, ip: [10, 0, 0, link as u8].into(), prefix: 24 };
+    let address = |link| Address::new(link, [10, 0, 0, link as u8].into(), 24);
     let route = |link, is_kernels| Route {
         destination: None,
         gateway: None,
@@ -397,7 +397,7 @@ fn an_interface_that_came_later_is_joined_and_released_alone() {
 
 #[test]
 fn what_the_kernel_gives_an_interface_by_itself_does_not_set_it_up() {
-    let address = |ip: &str| Address { link: 3, ip: ip.parse().unwrap(), prefix: 64 };
+    let address = |ip: &str| Address::new(3, ip.parse().unwrap(), 64);
     let bare = Found { addresses: vec![address("fe80::1")], ..one(&Pod::with_veth(), "eth0") };
     let given = Found { addresses: vec![address("fe80::2"), address("fd00::1")], ..bare.clone() };
     assert!(!bare.is_set_up() && given.is_set_up());

@@ -80,9 +80,9 @@ pub(super) async fn boot(
     let path = run_dir::path_of(plan.namespace, plan.id);
     let machine = vm_spec::of(configuration, &plan, &path, log)?;
     let (run_dir, tree, mut asleep) = place(path, configuration, ready, &machine.spec, log).await?;
+    let (vcpus, own) = (machine.spec.vcpus, asleep.as_ref().map(|asleep| asleep.network.clone()));
     let network =
-        Network::connect(plan.spec, plan.hooks, configuration, machine.spec.vcpus, run_dir.path(), log)
-            .await?;
+        Network::connect(plan.spec, plan.hooks, configuration, vcpus, own, run_dir.path(), log).await?;
     clock.mark("network_joined");
     let resources = Resources::new(configuration, plan.spec, &machine.spec, log)?;
     let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
@@ -227,7 +227,8 @@ async fn start(
 ) -> Result<MachineAndAgent> {
     let is_copy = origin != Origin::Boot;
     let nics = network.filter(|_| !is_copy).map(|network| network.nics()).unwrap_or_default();
-    let spec = VmSpec { origin, nics, network: network.and_then(Network::own), ..spec.clone() };
+    let own = network.map_or_else(|| spec.network.clone(), Network::own);
+    let spec = VmSpec { origin, nics, network: own, ..spec.clone() };
     let vm = maker.hypervisor.boot(spec).await.map_err(|error| not_booted(&error, maker.configuration))?;
     clock.mark("vm_runs");
     if let Some(network) = network.filter(|_| is_copy) {

@@ -49,17 +49,17 @@ pub(super) fn change(netlink: &mut Netlink, link: &Link, asked: &Asked) -> Resul
         netlink.remove_address(old).map_err(refused("remove an address"))?;
     }
     for &(ip, prefix) in &asked.addresses {
-        let address = Address { link: index, ip, prefix };
+        let address = Address::new(index, ip, prefix);
         netlink.add_address(address).map_err(refused(&format!("add the address {ip}/{prefix}")))?;
     }
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
     netlink.change_link(index, &up).map_err(refused("begin the use"))
 }
 
-/// Those that IPv6 makes for itself are not the host's to take away.
+/// Those that IPv6 makes for itself, also of what routers advertise, are not the host's to take away.
 fn is_unwanted(old: Address, asked: &Asked) -> bool {
     let is_own = matches!(old.ip, std::net::IpAddr::V6(ip) if ip.is_unicast_link_local());
-    !is_own && !asked.addresses.contains(&(old.ip, old.prefix))
+    !is_own && !old.is_advertised && !asked.addresses.contains(&(old.ip, old.prefix))
 }
 
 /// Another interface that has the name, as the kernel gave it, is called something else until its own turn comes.

@@ -1,13 +1,16 @@
-//! The agent protocol on vsock port 1024, and streams of processes on port 1027.
+//! The agent protocol on vsock port 1024, streams of processes on port 1027, and ports that are forwarded on port 1028.
 
 mod vsock;
 
 use std::{sync::Arc, time::Duration};
 
-use agent_protocol::{agent_ttrpc, health_ttrpc};
+use agent_protocol::{agent_ttrpc, forward::FORWARD_PORT, health_ttrpc};
 use ttrpc::r#async::Server;
 
-use crate::{error::Error, modules, reaper::Reaper, rpc, sandbox::Sandbox, stdio::arrivals::Arrivals};
+use crate::{
+    error::Error, forward::Forwarded, modules, reaper::Reaper, rpc, sandbox::Sandbox,
+    stdio::arrivals::Arrivals,
+};
 use vsock::HostListener;
 
 /// Port the host dials to speak the agent protocol.
@@ -38,6 +41,7 @@ pub(crate) async fn serve() -> Result<(), Error> {
     let sandbox = Arc::new(Sandbox::new(reaper)?);
     // Before the host is told that it may call.
     let streams = HostListener::bind(STREAM_PORT)?;
+    let forwarded = HostListener::bind(FORWARD_PORT)?;
     let mut server = Server::new()
         .add_listener(HostListener::bind(AGENT_PORT)?.into_ttrpc())
         .register_service(agent_ttrpc::create_agent_service(Arc::new(rpc::Agent::new(sandbox.clone()))))
@@ -46,6 +50,7 @@ pub(crate) async fn serve() -> Result<(), Error> {
     ::log::info!("serving on vsock port {AGENT_PORT}");
     tokio::spawn(tell_host());
     tokio::spawn(drive_devices(Arc::clone(&sandbox)));
+    tokio::spawn(async move { receive_forwarded(&forwarded).await });
     receive_streams(&streams, sandbox.arrivals()).await
 }
 
@@ -54,6 +59,16 @@ async fn receive_streams(listener: &HostListener, arrivals: &Arrivals) -> ! {
         match listener.accept().await {
             Ok((stream, port)) => arrivals.add(port, Box::new(stream)),
             Err(error) => ::log::warn!("accept a connection for a stream: {error}"),
+        }
+    }
+}
+
+async fn receive_forwarded(listener: &HostListener) -> ! {
+    let forwarded = Forwarded::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => forwarded.add(stream),
+            Err(error) => ::log::warn!("accept a connection to be forwarded: {error}"),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use k8s_cri::v1::ContainerConfig;
-use tests::kubectl::{Forward, Kubectl};
+use tests::kubectl::Kubectl;
 use tests::pods::PodWorld;
 use tests::{Context, Failure, Result, check, check_eq};
 
@@ -61,23 +61,20 @@ fn kubectl_forwards_ports(world: &PodWorld) -> Result<()> {
         pod.sh(&id, SERVER)?;
         let kubectl = Kubectl::new(pod, &[&id])?;
         let forward = kubectl.forward(7080)?;
-        echoes(&forward, 1)?;
-        thread::scope(|scope| {
-            let forward = &forward;
-            let several: Vec<_> = (2..6).map(|seed| scope.spawn(move || echoes(forward, seed))).collect();
-            let joined = |one: thread::ScopedJoinHandle<'_, Result<()>>| {
-                one.join().map_err(|_| Failure::new("panicked"))?
-            };
-            several.into_iter().try_for_each(joined)
-        })?;
+        echoes(forward.connect()?, 1)?;
+        let clients = (2..6).map(|seed| Ok((forward.connect()?, seed))).collect::<Result<Vec<_>>>()?;
+        let several: Vec<_> =
+            clients.into_iter().map(|(client, seed)| thread::spawn(move || echoes(client, seed))).collect();
+        several
+            .into_iter()
+            .try_for_each(|one| one.join().map_err(|_| Failure::new("an echo panicked"))?)?;
         nobody_listens(&kubectl)
     })
 }
 
 /// All of a request that is not small, and all of it back.
-fn echoes(forward: &Forward, seed: u8) -> Result<()> {
+fn echoes(mut client: TcpStream, seed: u8) -> Result<()> {
     let body: Vec<u8> = (0..BODY).map(|at| (at / 7) as u8 ^ (at % 251) as u8 ^ seed).collect();
-    let mut client = forward.connect()?;
     let mut sender = client.try_clone()?;
     let head = format!("POST /cgi-bin/echo HTTP/1.0\r\nContent-Length: {BODY}\r\n\r\n");
     let request = [head.as_bytes(), &body].concat();
@@ -92,16 +89,14 @@ fn echoes(forward: &Forward, seed: u8) -> Result<()> {
     Ok(())
 }
 
+/// containerd is told so by a reset, which some of its versions tell `kubectl` as an error, and others by hanging up.
 fn nobody_listens(kubectl: &Kubectl) -> Result<()> {
     let forward = kubectl.forward(7081)?;
     let since = Instant::now();
-    let mut client: TcpStream = forward.connect()?;
     let mut said = Vec::new();
     // kubectl hangs up, in order or not.
-    let _ = client.read_to_end(&mut said);
+    let ended = forward.connect()?.read_to_end(&mut said);
     let took = since.elapsed();
-    check!(said.is_empty() && took < Duration::from_secs(10), "{said:?} after {took:?}");
-    let complaints = forward.end()?;
-    check!(complaints.contains("7081"), "what kubectl says where nobody listens: {complaints:?}");
+    check!(said.is_empty() && took < Duration::from_secs(10), "{ended:?} and {said:?} after {took:?}");
     Ok(())
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -77,9 +77,10 @@ impl Kubectl {
 
     /// Runs `kubectl port-forward` to a port of the pod, until it is dropped.
     pub fn forward(&self, port: u16) -> Result<Forward> {
-        let mut kubectl = self.command();
+        let (mut kubectl, errors) = (self.command(), self.home.join("errors"));
         kubectl.args(["port-forward", "--address", "127.0.0.1", POD, &format!(":{port}")]);
-        let mut child = kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut child =
+            kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&errors)?).spawn()?;
         let stdout = BufReader::new(child.stdout.take().context("its output")?);
         let mut forward = Forward { child, stdout, local: 0 };
         // It ends, or says this, when it has an answer.
@@ -88,7 +89,7 @@ impl Kubectl {
         let local = first.split_once("127.0.0.1:").and_then(|(_, rest)| rest.split_once(' '));
         match local {
             Some((local, _)) => forward.local = local.parse()?,
-            None => fail!("kubectl port-forward: {first}{}", forward.end()?),
+            None => fail!("kubectl port-forward: {first}{}", fs::read_to_string(&errors)?),
         }
         Ok(forward)
     }
@@ -119,16 +120,6 @@ impl Forward {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(stream)
-    }
-
-    /// Ends it; what it has complained of.
-    pub fn end(mut self) -> Result<String> {
-        self.child.kill()?;
-        let mut complaints = String::new();
-        if let Some(mut stderr) = self.child.stderr.take() {
-            stderr.read_to_string(&mut complaints)?;
-        }
-        Ok(complaints)
     }
 }
 

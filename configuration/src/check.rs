@@ -109,6 +109,7 @@ impl Checker<'_> {
             guest_selinux_label: raw.guest_selinux_label,
             create_container_timeout: seconds(raw.create_container_timeout, 60),
             internetworking_model: model,
+            forwards_ports: raw.enable_port_forward,
             static_resources: raw.static_sandbox_resource_mgmt,
             sandbox_cgroup_only: raw.sandbox_cgroup_only,
             pins_vcpus: raw.enable_vcpus_pinning,

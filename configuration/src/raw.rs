@@ -124,6 +124,7 @@ pub(crate) struct RawRuntime {
     pub(crate) disable_guest_seccomp: bool,
     pub(crate) guest_selinux_label: String,
     pub(crate) internetworking_model: InternetworkingModel,
+    pub(crate) enable_port_forward: bool,
     pub(crate) disable_new_netns: bool,
     pub(crate) static_sandbox_resource_mgmt: bool,
     pub(crate) sandbox_cgroup_only: bool,

@@ -20,6 +20,8 @@ pub struct Runtime {
     pub create_container_timeout: Duration,
     /// How the pod's network reaches the guest.
     pub internetworking_model: InternetworkingModel,
+    /// Who connects to localhost in the pod's network namespace on the host reaches the guest's.
+    pub forwards_ports: bool,
     /// The virtual machine has from its start on what is known to be needed, and stays so.
     pub static_resources: bool,
     /// What of the host every guest sees.

@@ -59,9 +59,9 @@ mod tests {
                 let parts = std::slice::from_raw_parts((*info).dlpi_phdr, (*info).dlpi_phnum.into());
                 for part in parts.iter().filter(|part| part.p_type == PT_LOAD && part.p_flags & PF_W == 0) {
                     let start = ((*info).dlpi_addr + part.p_vaddr) as *const u8;
-                    (0..part.p_memsz as usize)
-                        .step_by(4096)
-                        .for_each(|at| drop(start.add(at).read_volatile()));
+                    for at in (0..part.p_memsz as usize).step_by(4096) {
+                        let _ = start.add(at).read_volatile();
+                    }
                 }
             }
             1

@@ -9,6 +9,7 @@
 //! is killed takes its taps along; the rest is in the record, for [`sweep`].
 
 mod follow;
+pub(crate) mod forward;
 mod join;
 mod names;
 mod namespace;
@@ -72,6 +73,8 @@ const COUNTERS: &str = "/proc/thread-self/net/dev";
 pub(crate) struct Network {
     /// Where the namespace is, if there is one.
     path: Option<PathBuf>,
+    /// The same, if who connects to localhost there is to reach the guest's.
+    forwards_from: Option<PathBuf>,
     /// One that nobody else has made.
     own: Option<Arc<OwnedFd>>,
     /// Until the machine is gone.
@@ -152,21 +155,24 @@ impl Network {
     ) -> Result<Network> {
         let hooks = hooks.filter(|hooks| hooks.at_creation()).cloned();
         let model = configuration.runtime.internetworking_model;
-        let place = match (namespace::path_in(spec), &hooks) {
-            (_, None) if model == InternetworkingModel::None => return Ok(Network::none()),
-            (Some(path), _) => Place::At(path),
+        let path = namespace::path_in(spec);
+        let forwards_from = path.clone().filter(|_| configuration.runtime.forwards_ports);
+        let place = match (path, &hooks) {
+            (_, None) if model == InternetworkingModel::None => None,
+            (Some(path), _) => Some(Place::At(path)),
             // What a machine is in that waited is as new.
             (None, _)
                 if let Some(ready) = ready
                     && (hooks.is_some() || namespace::is_asked_for(spec)) =>
             {
-                Place::Of(ready)
+                Some(Place::Of(ready))
             }
             // Hooks make something of a new one, or whoever finds it by the machine's process: Docker, once that runs.
-            (None, Some(_)) => Place::New,
-            (None, None) if namespace::is_asked_for(spec) => Place::New,
-            (None, None) => return Ok(Network::none()),
+            (None, Some(_)) => Some(Place::New),
+            (None, None) if namespace::is_asked_for(spec) => Some(Place::New),
+            (None, None) => None,
         };
+        let Some(place) = place else { return Ok(Network { forwards_from, ..Network::none() }) };
         let hypervisor = &configuration.hypervisor;
         let manner = Manner {
             model,
@@ -177,7 +183,7 @@ impl Network {
         let run_dir = run_dir.to_path_buf();
         let join = move || Network::join(&place, hooks.as_deref(), manner, &run_dir);
         let network = thread::run("network", join).await?;
-        let network = Network { resolver: resolver::file(spec).cloned(), ..network };
+        let network = Network { resolver: resolver::file(spec).cloned(), forwards_from, ..network };
         for interface in &network.told.interfaces {
             info!(log, "network interface"; "name" => &interface.name, "mac" => &interface.hw_addr);
         }
@@ -198,7 +204,8 @@ impl Network {
         let (nics, joined) = (Mutex::new(nics), Arc::new(Mutex::new(joined)));
         let (plugged, news) = (Mutex::default(), Mutex::new(news));
         let follower = OnceLock::new();
-        Network { path, own: None, nics, told, joined, plugged, news, resolver: None, follower }
+        let (forwards_from, own, resolver) = (None, None, None);
+        Network { path, forwards_from, own, nics, told, joined, plugged, news, resolver, follower }
     }
 
     /// On a thread of its own, which is in the pod's namespace from here on.
@@ -243,6 +250,11 @@ impl Network {
     /// The namespace that the machine is to be found in, where others find it by the machine alone.
     pub(crate) fn own(&self) -> Option<Arc<OwnedFd>> {
         self.own.clone()
+    }
+
+    /// Where the namespace is from which the guest's ports are to be reached.
+    fn forwards_from(&self) -> Option<PathBuf> {
+        self.forwards_from.clone()
     }
 
     /// Whether there is any interface.

@@ -14,6 +14,7 @@ mod concurrency;
 mod copied;
 mod exec;
 mod faults;
+mod forward;
 mod guest_hooks;
 mod hooks;
 mod inside;
@@ -99,6 +100,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("shares", shares::listed()),
         ("guest_hooks", guest_hooks::listed()),
         ("faults", faults::listed()),
+        ("forward", forward::listed()),
         ("hooks", hooks::listed()),
         ("logging", logging::listed()),
         ("machines", machines::listed()),

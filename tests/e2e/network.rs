@@ -203,7 +203,7 @@ fn comes_and_goes(case: &Case<'_>, network: &PodNetwork, id: &str) -> Result<()>
     is_as_before(network, &before)
 }
 
-fn start(case: &Case<'_>, network: &PodNetwork, id: &str, flags: &[&str]) -> Result<()> {
+pub(crate) fn start(case: &Case<'_>, network: &PodNetwork, id: &str, flags: &[&str]) -> Result<()> {
     let namespace = format!("network:{}", network.pod.path());
     case.container(id)
         .flags(["--with-ns", &namespace])
@@ -211,7 +211,7 @@ fn start(case: &Case<'_>, network: &PodNetwork, id: &str, flags: &[&str]) -> Res
         .detach(["sleep", "1000000"])
 }
 
-fn inside(case: &Case<'_>, id: &str, script: &str) -> Result<String> {
+pub(crate) fn inside(case: &Case<'_>, id: &str, script: &str) -> Result<String> {
     Ok(case.exec(id, &[], &["sh", "-c", script])?.exits(0).context(script)?.out())
 }
 
@@ -289,7 +289,7 @@ fn is_intact(said: &str) -> Result<()> {
 }
 
 /// Waits until the pod's namespace is what it was.
-fn is_as_before(network: &PodNetwork, before: &str) -> Result<()> {
+pub(crate) fn is_as_before(network: &PodNetwork, before: &str) -> Result<()> {
     eventually(SETTLE, || {
         let now = network.state()?;
         check!(now == before, "the pod's network was\n{before}\nand is now\n{now}");

@@ -1,11 +1,16 @@
-//! exec and attach as kubelet has them streamed, asked for by the real `kubectl`.
+//! exec, attach and forwarded ports as kubelet has them streamed, asked for by the real `kubectl`.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use k8s_cri::v1::ContainerConfig;
 use tests::kubectl::Kubectl;
 use tests::pods::PodWorld;
-use tests::{Result, check, check_eq};
+use tests::{Context, Failure, Result, check, check_eq};
 
-crate::listed![kubectl_executes_and_attaches];
+crate::listed![kubectl_executes_and_attaches, kubectl_forwards_ports];
 
 fn kubectl_executes_and_attaches(world: &PodWorld) -> Result<()> {
     world.pod(world.config(), |pod| {
@@ -40,4 +45,58 @@ fn kubectl_executes_and_attaches(world: &PodWorld) -> Result<()> {
         check_eq!(attached.out(), "got hello\nover\n", "what a container says to whoever is attached to it");
         Ok(())
     })
+}
+
+/// A server on the pod's loopback alone, which says what it is told.
+const SERVER: &str = "mkdir -p /www/cgi-bin && cd /www/cgi-bin && \
+    printf '#!/bin/sh\\nprintf \"Content-Type: a/b\\\\r\\\\n\\\\r\\\\n\"\\nexec cat\\n' > echo && chmod 755 echo && \
+    httpd -p 127.0.0.1:7080 -h /www && cat echo";
+
+/// Bytes of one request.
+const BODY: usize = 1 << 20;
+
+fn kubectl_forwards_ports(world: &PodWorld) -> Result<()> {
+    world.pod(world.config(), |pod| {
+        let id = pod.run(&pod.container("serves", ["sleep", "1000"]))?;
+        pod.sh(&id, SERVER)?;
+        let kubectl = Kubectl::new(pod, &[&id])?;
+        let forward = kubectl.forward(7080)?;
+        echoes(forward.connect()?, 1)?;
+        let clients = (2..6).map(|seed| Ok((forward.connect()?, seed))).collect::<Result<Vec<_>>>()?;
+        let several: Vec<_> =
+            clients.into_iter().map(|(client, seed)| thread::spawn(move || echoes(client, seed))).collect();
+        several
+            .into_iter()
+            .try_for_each(|one| one.join().map_err(|_| Failure::new("an echo panicked"))?)?;
+        nobody_listens(&kubectl)
+    })
+}
+
+/// All of a request that is not small, and all of it back.
+fn echoes(mut client: TcpStream, seed: u8) -> Result<()> {
+    let body: Vec<u8> = (0..BODY).map(|at| (at / 7) as u8 ^ (at % 251) as u8 ^ seed).collect();
+    let mut sender = client.try_clone()?;
+    let head = format!("POST /cgi-bin/echo HTTP/1.0\r\nContent-Length: {BODY}\r\n\r\n");
+    let request = [head.as_bytes(), &body].concat();
+    let sends = thread::spawn(move || sender.write_all(&request));
+    let mut answer = Vec::new();
+    let ended = client.read_to_end(&mut answer);
+    ended.context(format_args!("the answer, after {} bytes of it", answer.len()))?;
+    sends.join().map_err(|_| Failure::new("the sender panicked"))??;
+    let from = answer.len().saturating_sub(BODY);
+    let head = String::from_utf8_lossy(&answer[..from.min(200)]).into_owned();
+    check!(answer[from..] == body, "{} bytes came back, after {head}", answer.len());
+    Ok(())
+}
+
+/// containerd is told so by a reset, which some of its versions tell `kubectl` as an error, and others by hanging up.
+fn nobody_listens(kubectl: &Kubectl) -> Result<()> {
+    let forward = kubectl.forward(7081)?;
+    let since = Instant::now();
+    let mut said = Vec::new();
+    // kubectl hangs up, in order or not.
+    let ended = forward.connect()?.read_to_end(&mut said);
+    let took = since.elapsed();
+    check!(said.is_empty() && took < Duration::from_secs(10), "{ended:?} and {said:?} after {took:?}");
+    Ok(())
 }

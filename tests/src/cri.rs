@@ -10,8 +10,9 @@ use k8s_cri::v1::{
     AttachRequest, ContainerConfig, ContainerStats, ContainerStatsRequest, ContainerStatus,
     ContainerStatusRequest, CreateContainerRequest, ExecRequest, ExecSyncRequest, ImageSpec,
     ImageStatusRequest, PodSandboxConfig, PodSandboxStats, PodSandboxStatsRequest, PodSandboxStatus,
-    PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StartContainerRequest, StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest,
+    PodSandboxStatusRequest, PortForwardRequest, RemoveContainerRequest, RemovePodSandboxRequest,
+    RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    UpdateContainerResourcesRequest,
 };
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Channel, Endpoint};
@@ -158,6 +159,12 @@ impl Cri {
         let Streams { stdin, stdout, stderr, tty } = streams;
         let request = AttachRequest { container_id: container.to_owned(), stdin, tty, stdout, stderr };
         Ok(self.call("Attach", self.pods().attach(request))?.url)
+    }
+
+    /// Where ports of a pod are to be had.
+    pub fn port_forward_url(&self, pod: &str, ports: Vec<i32>) -> Result<String> {
+        let request = PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: ports };
+        Ok(self.call("PortForward", self.pods().port_forward(request))?.url)
     }
 
     /// What a container uses.

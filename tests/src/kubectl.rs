@@ -4,11 +4,11 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -45,6 +45,7 @@ impl Kubectl {
         let server = Arc::new(Server {
             cri: Cri::connect(&world.containerd_socket())?,
             host: world.host(),
+            sandbox: pod.id.clone(),
             pod: json!({
                 "kind": "Pod", "apiVersion": "v1", "metadata": { "name": POD, "namespace": "default" },
                 "spec": { "containers": containers }, "status": { "phase": "Running" },
@@ -64,17 +65,68 @@ impl Kubectl {
         Ok(Kubectl { config, home })
     }
 
-    /// Runs `kubectl <verb> [options] pod -c <container> [-- command]` with `stdin`.
-    pub fn run(&self, verb: &[&str], container: &str, command: &[&str], stdin: &[u8]) -> Result<Output> {
+    fn command(&self) -> Command {
         let mut kubectl = Command::new("kubectl");
         kubectl.arg("--kubeconfig").arg(&self.config).env("HOME", &self.home);
         // What clients since 1.31 try first, containerd does not know before 2.0, and they say so.
         kubectl.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
+        // What API servers since 1.30 translate for kubelet.
+        kubectl.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false");
+        kubectl
+    }
+
+    /// Runs `kubectl port-forward` to a port of the pod, until it is dropped.
+    pub fn forward(&self, port: u16) -> Result<Forward> {
+        let (mut kubectl, errors) = (self.command(), self.home.join("errors"));
+        kubectl.args(["port-forward", "--address", "127.0.0.1", POD, &format!(":{port}")]);
+        let mut child =
+            kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&errors)?).spawn()?;
+        let stdout = BufReader::new(child.stdout.take().context("its output")?);
+        let mut forward = Forward { child, stdout, local: 0 };
+        // It ends, or says this, when it has an answer.
+        let mut first = String::new();
+        forward.stdout.read_line(&mut first)?;
+        let local = first.split_once("127.0.0.1:").and_then(|(_, rest)| rest.split_once(' '));
+        match local {
+            Some((local, _)) => forward.local = local.parse()?,
+            None => fail!("kubectl port-forward: {first}{}", fs::read_to_string(&errors)?),
+        }
+        Ok(forward)
+    }
+
+    /// Runs `kubectl <verb> [options] pod -c <container> [-- command]` with `stdin`.
+    pub fn run(&self, verb: &[&str], container: &str, command: &[&str], stdin: &[u8]) -> Result<Output> {
+        let mut kubectl = self.command();
         kubectl.args(verb).args([POD, "-c", container]);
         if !command.is_empty() {
             kubectl.arg("--").args(command.iter().map(OsStr::new));
         }
         start(&mut kubectl, stdin.to_vec())?.wait(PATIENCE)
+    }
+}
+
+/// A `kubectl port-forward` that runs.
+pub struct Forward {
+    child: Child,
+    /// It says more, and would end if nobody listened.
+    stdout: BufReader<ChildStdout>,
+    local: u16,
+}
+
+impl Forward {
+    /// A connection to the pod's port, which gives up a read or a write that takes longer than a command may.
+    pub fn connect(&self) -> Result<TcpStream> {
+        let stream = TcpStream::connect(("127.0.0.1", self.local))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -92,6 +144,7 @@ struct Server {
     cri: Cri,
     /// containerd's process, in whose network namespace it listens.
     host: u32,
+    sandbox: String,
     pod: Value,
 }
 
@@ -115,7 +168,15 @@ impl Server {
             ["apis"] => json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": [] }),
             ["api", "v1"] => resources(),
             ["api", "v1", "namespaces", "default", "pods", POD] => self.pod.clone(),
-            ["api", "v1", "namespaces", "default", "pods", POD, verb @ ("exec" | "attach")] => {
+            [
+                "api",
+                "v1",
+                "namespaces",
+                "default",
+                "pods",
+                POD,
+                verb @ ("exec" | "attach" | "portforward"),
+            ] => {
                 return self.stream(verb, &request, reader, asker);
             }
             _ => return answer(asker, "404 Not Found", &json!({ "kind": "Status", "code": 404 })),
@@ -131,18 +192,7 @@ impl Server {
         mut reader: BufReader<TcpStream>,
         asker: TcpStream,
     ) -> Result<()> {
-        let query: HashMap<_, _> = request.query.iter().map(|(key, value)| (&**key, &**value)).collect();
-        let is = |key| query.get(key).is_some_and(|value| ["true", "1"].contains(value));
-        let streams =
-            Streams { stdin: is("stdin"), stdout: is("stdout"), stderr: is("stderr"), tty: is("tty") };
-        let container = *query.get("container").context("a container's name")?;
-        let url = match verb {
-            "exec" => {
-                let words = request.query.iter().filter(|(key, _)| key == "command");
-                self.cri.exec_url(container, words.map(|(_, word)| word.clone()).collect(), streams)?
-            }
-            _ => self.cri.attach_url(container, streams)?,
-        };
+        let url = self.url(verb, request)?;
         let (address, path) =
             url.strip_prefix("http://").and_then(|url| url.split_once('/')).context(&url)?;
         let mut streamer = self.connect(address)?;
@@ -156,6 +206,23 @@ impl Server {
         streamer.shutdown(Shutdown::Write)?;
         backwards.join().map_err(|_| Failure::new("the way back panicked"))??;
         Ok(())
+    }
+
+    fn url(&self, verb: &str, request: &Request) -> Result<String> {
+        if verb == "portforward" {
+            // The ports are said with each stream.
+            return self.cri.port_forward_url(&self.sandbox, Vec::new());
+        }
+        let query: HashMap<_, _> = request.query.iter().map(|(key, value)| (&**key, &**value)).collect();
+        let is = |key| query.get(key).is_some_and(|value| ["true", "1"].contains(value));
+        let streams =
+            Streams { stdin: is("stdin"), stdout: is("stdout"), stderr: is("stderr"), tty: is("tty") };
+        let container = *query.get("container").context("a container's name")?;
+        if verb == "attach" {
+            return self.cri.attach_url(container, streams);
+        }
+        let words = request.query.iter().filter(|(key, _)| key == "command");
+        self.cri.exec_url(container, words.map(|(_, word)| word.clone()).collect(), streams)
     }
 
     /// To a port of the namespace that containerd is in, which is a thread's to enter.

@@ -7,13 +7,14 @@ mod kinds;
 
 use std::fmt::Debug;
 use std::fs::File;
+use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::command::{Running, run, start};
 use crate::{Context, Failure, Result};
@@ -65,6 +66,19 @@ impl Namespace {
     /// What a program says that has to succeed.
     pub fn says(&self, words: &str) -> Result<String> {
         Ok(run(&mut self.command(words), PATIENCE)?.exits(0).context(words)?.out())
+    }
+
+    /// A connection that is made in it, which gives up a read or a write that takes longer than `patience`.
+    pub fn connect(&self, address: &str, patience: Duration) -> Result<TcpStream> {
+        let (namespace, address) = (File::open(&self.path)?, address.parse()?);
+        let dial = thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            let stream = TcpStream::connect_timeout(&address, patience)?;
+            stream.set_read_timeout(Some(patience))?;
+            stream.set_write_timeout(Some(patience))?;
+            Ok(stream)
+        });
+        dial.join().map_err(|_| Failure::new("the thread that dials panicked"))?
     }
 
     /// Starts a program with `input`.

@@ -57,6 +57,7 @@ pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
     (AGENT, "dial_timeout", "Counts from the start of QEMU."),
     (RUNTIME, "sandbox_cgroup_only", "`false` has a pod's virtual CPUs in the pod's cgroup, and the rest in `/kata_overhead`, on hosts with version 1 of cgroups only; with version 2, and for a container that stands alone, everything stays where containerd starts shims. systemd is not asked: a cgroup is made where it would have it."),
     (RUNTIME, "enable_vcpus_pinning", "Also taken back where the last container with a set of CPUs goes. Processors that QEMU emulates on one thread are not bound. What cannot be bound is told in a warning; a pod starts all the same."),
+    (RUNTIME, "enable_port_forward", "Not in Kata. TCP to 127.0.0.1 and ::1, whatever the port; needs an agent that forwards, as this project's, and Linux 5.9 on the host."),
     (RUNTIME, "disable_guest_empty_dir", "With `false` they have the mode that they have on the host, too. A pod without a pause container (Sandbox API) has them on the host in any case."),
     (RUNTIME, "emptydir_mode", "`block-encrypted` and `block-plain` are errors: neither the shim nor the guest that is built here makes file systems."),
     (RUNTIME, "sandbox_bind_mounts", "A path that is not there is an error at load. `:ro` and `:rw` as in Kata 4."),

@@ -11,7 +11,7 @@ use crate::{AcceleratorChoice, Configuration, MemoryBacking, SharedFs, VirtioFsC
 const KATA_4: &str = include_str!("../../tests/data/kata-4-qemu.toml");
 const EVERY: &str = include_str!("../../tests/data/kata-every-key-qemu.toml");
 /// The keys that Kata does not have.
-const OURS: [&str; 2] = ["accelerator", "vsock"];
+const OURS: [&str; 3] = ["accelerator", "vsock", "enable_port_forward"];
 const KATA_3: &str = include_str!("../../tests/data/kata-3-qemu.toml");
 const KATA_2: &str = include_str!("../../tests/data/kata-2-qemu.toml");
 

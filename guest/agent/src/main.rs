@@ -3,6 +3,7 @@
 //! ```text
 //! boot    mounts, kernel modules, cgroups, loopback  -> boot
 //! serve   the agent protocol on vsock port 1024      -> server, rpc
+//! serve   ports of the pod, asked for on the host    -> server, forward
 //! act     storages, containers, processes, streams   -> sandbox, container, process, stdio
 //! ```
 //!
@@ -17,6 +18,7 @@ mod container;
 mod devices;
 mod error;
 mod files;
+mod forward;
 mod hooks;
 mod hotplug;
 mod id;

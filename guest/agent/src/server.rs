@@ -1,14 +1,16 @@
-//! The agent protocol on vsock port 1024, streams of processes on port 1027, and questions for names on port 1028.
+//! The agent protocol on vsock port 1024, streams of processes on port 1027, ports that are forwarded on port 1028, and
+//! questions for names on port 1029.
 
 mod vsock;
 
 use std::{sync::Arc, time::Duration};
 
-use agent_protocol::{agent_ttrpc, health_ttrpc};
+use agent_protocol::{agent_ttrpc, forward::FORWARD_PORT, health_ttrpc};
 use ttrpc::r#async::Server;
 
 use crate::{
-    error::Error, modules, network::names, reaper::Reaper, rpc, sandbox::Sandbox, stdio::arrivals::Arrivals,
+    error::Error, forward::Forwarded, modules, network::names, reaper::Reaper, rpc, sandbox::Sandbox,
+    stdio::arrivals::Arrivals,
 };
 use vsock::HostListener;
 
@@ -23,7 +25,7 @@ const READY_PORT: u32 = 1025;
 const STREAM_PORT: u32 = 1027;
 
 /// Port the host dials where it has answers to questions for names.
-const NAMES_PORT: u32 = 1028;
+const NAMES_PORT: u32 = 1029;
 
 /// How often and how far apart the host is told; it may be a moment late to listen, or not listen at all.
 const READY_ATTEMPTS: u32 = 3;
@@ -44,6 +46,7 @@ pub(crate) async fn serve() -> Result<(), Error> {
     // Before the host is told that it may call.
     let streams = HostListener::bind(STREAM_PORT)?;
     let names = HostListener::bind(NAMES_PORT)?;
+    let forwarded = HostListener::bind(FORWARD_PORT)?;
     let mut server = Server::new()
         .add_listener(HostListener::bind(AGENT_PORT)?.into_ttrpc())
         .register_service(agent_ttrpc::create_agent_service(Arc::new(rpc::Agent::new(sandbox.clone()))))
@@ -53,6 +56,7 @@ pub(crate) async fn serve() -> Result<(), Error> {
     tokio::spawn(tell_host());
     tokio::spawn(serve_names(names));
     tokio::spawn(drive_devices(Arc::clone(&sandbox)));
+    tokio::spawn(async move { receive_forwarded(&forwarded).await });
     receive_streams(&streams, sandbox.arrivals()).await
 }
 
@@ -74,6 +78,16 @@ async fn receive_streams(listener: &HostListener, arrivals: &Arrivals) -> ! {
         match listener.accept().await {
             Ok((stream, port)) => arrivals.add(port, Box::new(stream)),
             Err(error) => ::log::warn!("accept a connection for a stream: {error}"),
+        }
+    }
+}
+
+async fn receive_forwarded(listener: &HostListener) -> ! {
+    let forwarded = Forwarded::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => forwarded.add(stream),
+            Err(error) => ::log::warn!("accept a connection to be forwarded: {error}"),
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// The guest's vsock port for that.
-const PORT: u32 = 1028;
+const PORT: u32 = 1029;
 /// Where the daemon answers.
 const SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 11), 53);
 /// The line that sends containers there.

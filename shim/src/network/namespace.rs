@@ -1,7 +1,7 @@
 //! The pod's network namespace.
 
 use std::{
-    fs::File,
+    fs::{self, File, Metadata},
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
@@ -17,11 +17,27 @@ use crate::error::{Error, Result};
 /// Where a thread's namespace is.
 const OWN: &str = "/proc/thread-self/ns/net";
 
+/// Where those of the shim and of the host's first process are. One of them may be in another than the host's, as in a
+/// container, or cannot be looked at.
+const HOSTS: [&str; 2] = ["/proc/self/ns/net", "/proc/1/ns/net"];
+
 /// What tells one namespace from another that is at the same path later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     device: u64,
     inode: u64,
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Identity {
+        Identity { device: metadata.dev(), inode: metadata.ino() }
+    }
+
+    /// Whether it is no pod's own.
+    pub(super) fn is_the_hosts(self) -> bool {
+        let hosts = HOSTS.iter().filter_map(|host| fs::metadata(host).ok());
+        hosts.map(|host| Identity::of(&host)).any(|host| host == self)
+    }
 }
 
 /// Where the namespace is that containers are to have, if it is there already.
@@ -50,7 +66,7 @@ pub(super) fn enter(path: &Path) -> Result<Identity> {
     let file = File::open(path).map_err(|error| refused(&error))?;
     let metadata = file.metadata().map_err(|error| refused(&error))?;
     setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| refused(&error.desc()))?;
-    Ok(Identity { device: metadata.dev(), inode: metadata.ino() })
+    Ok(Identity::of(&metadata))
 }
 
 /// The namespace that this thread is in, for other threads.

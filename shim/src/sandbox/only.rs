@@ -21,7 +21,7 @@ use crate::{
     factory::Ready,
     hooks::ContainerHooks,
     logging::Verbosity,
-    network::Network,
+    network::{Network, forward},
 };
 
 /// Holds the sandbox once there is one.
@@ -230,6 +230,7 @@ impl OnlySandbox {
     /// keeps it, so that it ends with them.
     pub(crate) fn keep(&self, sandbox: &Arc<Sandbox>, _made: Making<'_>) {
         Network::follow(sandbox, &self.log);
+        forward::offer(sandbox, &self.log);
         self.known().current = Some(sandbox.clone());
     }
 

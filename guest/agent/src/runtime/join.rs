@@ -80,7 +80,11 @@ impl Exec<'_> {
 
     /// Nothing is born in a process namespace whose first process is gone: the kernel says that there is no memory.
     fn unless_ended(&self, init: &OwnedFd, error: Error) -> Error {
-        if pidfd::has_ended(init) { Error::state(format!("container {}: its process has ended", self.id)) } else { error }
+        if pidfd::has_ended(init) {
+            Error::state(format!("container {}: its process has ended", self.id))
+        } else {
+            error
+        }
     }
 
     /// Returns only with what went wrong.

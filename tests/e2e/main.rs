@@ -16,6 +16,7 @@ mod exec;
 mod faults;
 mod guest_hooks;
 mod hooks;
+mod host_devices;
 mod inside;
 mod lifecycle;
 mod logging;
@@ -100,6 +101,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("guest_hooks", guest_hooks::listed()),
         ("faults", faults::listed()),
         ("hooks", hooks::listed()),
+        ("host_devices", host_devices::listed()),
         ("logging", logging::listed()),
         ("machines", machines::listed()),
         ("network", network::listed()),

@@ -31,7 +31,7 @@ use super::{
     vm_spec::MachinePlan,
 };
 use crate::{
-    container::{disks::SharedDisks, spec::Confinement},
+    container::{disks::SharedDisks, host_devices::HostDevices, spec::Confinement},
     error::{Error, Result},
     factory::{self, Asleep, Kept, Maker, Ready},
     hooks::ContainerHooks,
@@ -123,6 +123,7 @@ pub(super) async fn boot(
         keeper: Keeper::of(configuration),
         plugs_root_disks: plugs_root_disks(configuration),
         shared_disks: SharedDisks::default(),
+        host_devices: HostDevices::of(&machine.spec, configuration.runtime.vfio_mode),
         provided,
         resources,
         user: Mutex::new(user),

@@ -52,11 +52,23 @@ pub(super) struct Member {
     place: String,
     /// What it had is kept for it while a macvtap has it.
     is_stripped: bool,
+    /// It is a device of the host that the machine has, and so not in the namespace.
+    is_taken: bool,
 }
 
 impl Member {
     pub(super) fn new(found: Found, device: Option<DeviceId>, is_stripped: bool) -> Member {
-        Member { found, device, place: String::new(), is_stripped }
+        Member { found, device, place: String::new(), is_stripped, is_taken: false }
+    }
+
+    /// The same of a device of the host, if it is one that the machine has.
+    pub(super) fn taken(self, is_taken: bool) -> Member {
+        Member { is_taken, ..self }
+    }
+
+    /// Whether it is the pod's still.
+    pub(super) fn is_among(&self, seen: &[Found]) -> bool {
+        self.is_taken || find(seen, &self.found).is_some()
     }
 
     fn name(&self) -> &str {
@@ -148,7 +160,7 @@ impl Follower {
     }
 
     async fn take_out_others(&mut self, sandbox: &Sandbox, seen: &[Found]) {
-        let is_here = |member: &Member| find(seen, &member.found).is_some();
+        let is_here = |member: &Member| member.is_among(seen);
         let (here, gone) = std::mem::take(&mut self.members).into_iter().partition(is_here);
         self.members = here;
         for member in gone {

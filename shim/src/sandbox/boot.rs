@@ -78,11 +78,12 @@ pub(super) async fn boot(
 ) -> Result<Arc<Sandbox>> {
     let configuration = plan.configuration;
     let path = run_dir::path_of(plan.namespace, plan.id);
-    let machine = vm_spec::of(configuration, &plan, &path, log)?;
+    let mut machine = vm_spec::of(configuration, &plan, &path, log)?;
     let (run_dir, tree, mut asleep) = place(path, configuration, ready, &machine.spec, log).await?;
     let network =
         Network::connect(plan.spec, plan.hooks, configuration, machine.spec.vcpus, run_dir.path(), log)
             .await?;
+    network.add_to(&mut machine.spec)?;
     clock.mark("network_joined");
     let resources = Resources::new(configuration, plan.spec, &machine.spec, log)?;
     let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
@@ -97,6 +98,11 @@ pub(super) async fn boot(
     let started = asleep.as_ref().map(|asleep| factory::pids(asleep.machine.0.as_ref())).unwrap_or_default();
     let cgroup = HostCgroup::enter(only, plan.spec, plan.id, run_dir.path(), &started, log)?;
     let awake = match asleep {
+        Some(asleep) if machine.spec.against_template().is_some() => {
+            // What the network needs of a machine that is to boot was not known before.
+            let _ = asleep.machine.0.stop(Duration::ZERO).await;
+            None
+        }
         Some(asleep) => wake(asleep, &network, &clock, log).await,
         None => None,
     };
@@ -104,6 +110,7 @@ pub(super) async fn boot(
         Some(awake) => awake,
         None => start_anyhow(&maker, &machine.spec, origin, Some(&network), &clock).await?,
     };
+    network.hand_over(vm.as_ref(), &machine.spec).await?;
     network.tell(&agent, log).await.map_err(in_containerds_terms)?;
     clock.mark("network_told");
     let door = Door::open(run_dir.path(), plan.id, log);

@@ -51,6 +51,7 @@ pub(crate) fn check(values: Values, host: &Host, tree: &Tree, report: &mut Repor
     if let (Some(hypervisor), Some(runtime)) = (&hypervisor, &runtime) {
         checker.rates(hypervisor, runtime);
         checker.unshared(hypervisor, runtime);
+        checker.vfio_in_the_guest(hypervisor, runtime);
     }
     Some(Configuration { hypervisor: hypervisor?, agent: agent?, runtime: runtime?, factory: factory? })
 }
@@ -114,6 +115,7 @@ impl Checker<'_> {
             sandbox_cgroup_only: raw.sandbox_cgroup_only,
             pins_vcpus: raw.enable_vcpus_pinning,
             guest_empty_dirs: !raw.disable_guest_empty_dir,
+            vfio_mode: raw.vfio_mode,
         }
     }
 

@@ -143,6 +143,16 @@ choice! {
 }
 
 choice! {
+    /// `vfio_mode`: what a container has of the devices of the host that it is given.
+    VfioMode {
+        /// What the guest kernel's driver makes of them.
+        GuestKernel = "guest-kernel",
+        /// The devices themselves, by VFIO in the guest.
+        Vfio = "vfio",
+    }
+}
+
+choice! {
     /// `rootfs_type`: the file system of the guest image.
     FsType {
         /// ext4, the default.

@@ -39,7 +39,7 @@ use std::path::{Path, PathBuf};
 pub use agent::{Agent, KernelModule};
 pub use choice::{
     AcceleratorChoice, BlockAio, EmptyDirMode, ExtraMonitor, FsType, InternetworkingModel, MachineType,
-    SharedFs, VirtioFsCache, VsockChoice,
+    SharedFs, VfioMode, VirtioFsCache, VsockChoice,
 };
 pub use factory::{Factory, VmCache};
 pub use find::{FILE_VARIABLE, file_of_environment};

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::choice::{
     AcceleratorChoice, BlockAio, EmptyDirMode, ExtraMonitor, FsType, InternetworkingModel, MachineType,
-    SharedFs, VirtioFsCache, VsockChoice,
+    SharedFs, VfioMode, VirtioFsCache, VsockChoice,
 };
 
 #[derive(Debug, Deserialize)]
@@ -131,5 +131,6 @@ pub(crate) struct RawRuntime {
     pub(crate) enable_vcpus_pinning: bool,
     pub(crate) disable_guest_empty_dir: bool,
     pub(crate) emptydir_mode: EmptyDirMode,
+    pub(crate) vfio_mode: VfioMode,
     pub(crate) sandbox_bind_mounts: Vec<String>,
 }

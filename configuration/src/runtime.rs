@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::choice::InternetworkingModel;
+use crate::choice::{InternetworkingModel, VfioMode};
 use crate::program::reason;
 
 /// `[runtime]`, checked.
@@ -32,6 +32,8 @@ pub struct Runtime {
     pub pins_vcpus: bool,
     /// A pod's emptyDir volumes of disks are in the root file system of its own container.
     pub guest_empty_dirs: bool,
+    /// What a container has of the devices of the host that it is given.
+    pub vfio_mode: VfioMode,
 }
 
 /// A file or directory of the host's that guests see.

@@ -86,6 +86,8 @@ pub struct Link {
     pub is_up: bool,
     /// Nobody is asked for addresses on it.
     pub no_arp: bool,
+    /// The address of the PCI device that it is, if it is one. Kernels before 5.14 do not tell.
+    pub pci_device: Option<String>,
 }
 
 /// What is to be changed of an interface; `None` stays as it is.
@@ -201,7 +203,9 @@ impl Link {
             is_loopback: flags.contains(LinkFlags::Loopback),
             is_up: flags.contains(LinkFlags::Up),
             no_arp: flags.contains(LinkFlags::Noarp),
+            pci_device: None,
         };
+        let (mut parent, mut bus) = (None, None);
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
@@ -215,9 +219,12 @@ impl Link {
                     });
                     link.kind = kind.unwrap_or(Kind::Device);
                 }
+                LinkAttribute::ParentDevName(name) => parent = Some(name),
+                LinkAttribute::ParentDevBusName(name) => bus = Some(name),
                 _ => {}
             }
         }
+        link.pci_device = parent.filter(|_| bus.as_deref() == Some("pci"));
         link
     }
 }
@@ -232,5 +239,22 @@ impl Kind {
             InfoKind::IpVlan => Kind::Ipvlan,
             other => Kind::Other(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d18_a_link_that_is_a_pci_device_tells_its_address() {
+        let of = |bus: &str| {
+            let mut message = LinkMessage::default();
+            let (name, bus) = ("0000:3b:00.0".to_owned(), bus.to_owned());
+            message.attributes =
+                vec![LinkAttribute::ParentDevName(name), LinkAttribute::ParentDevBusName(bus)];
+            Link::of(message).pci_device
+        };
+        assert_eq!((of("pci").as_deref(), of("virtio")), (Some("0000:3b:00.0"), None));
     }
 }

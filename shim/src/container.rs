@@ -9,6 +9,7 @@ pub(crate) mod bundle;
 pub(crate) mod direct;
 pub(crate) mod disks;
 mod exec;
+pub(crate) mod host_devices;
 mod rootfs;
 mod shown;
 pub(crate) mod spec;
@@ -25,7 +26,7 @@ use std::{
 };
 
 use agent_protocol::{
-    agent::{CreateContainerRequest, StatsContainerResponse},
+    agent::{CreateContainerRequest, Device, StatsContainerResponse},
     convert,
 };
 use containerd_shim_protos::{
@@ -44,6 +45,7 @@ use tokio::{
 use disks::Plugged;
 use rootfs::RootFs;
 use shown::Shown;
+use spec::GuestSpec;
 
 use crate::{
     error::{Error, Result},
@@ -132,13 +134,14 @@ impl Container {
         )?;
         let of_the_pod = sandbox.provided().complete(&mut spec);
         let keeping = sandbox.keeping(&spec).await?;
+        let host_devices = host_devices::asked(&spec)?;
         let root = rootfs.guest_path();
         if stands_for_a_pod {
             sandbox.has_root(root);
         }
         let mut guest = spec::for_guest(spec, &new.id, root, sandbox.confinement(), &keeping)?;
         let mut shown = shown::show(&sandbox, &mut guest).await?;
-        let (mut plugged, mut devices) = (Vec::new(), Vec::new());
+        let mut plugged = Vec::new();
         match rootfs {
             RootFs::Shared(mounted) => shown.push(mounted.into()),
             RootFs::Disk { disk, storage } => {
@@ -146,16 +149,7 @@ impl Container {
                 guest.storages.push(storage);
             }
         }
-        for disk in &guest.disks {
-            let (disk, device) = disks::plug(&sandbox, disk).await?;
-            plugged.push(disk);
-            devices.push(device);
-        }
-        for volume in &guest.direct {
-            let (disk, storage) = direct::plug(&sandbox, volume).await?;
-            plugged.push(disk);
-            guest.storages.push(storage);
-        }
+        let devices = plug(&sandbox, &mut guest, host_devices, &mut plugged).await?;
         guest.spec.mounts_mut().get_or_insert_default().extend(of_the_pod);
         warn_of_what_is_lost(&guest.spec, &new.log);
         let request = CreateContainerRequest {
@@ -448,7 +442,31 @@ impl Container {
     }
 }
 
-/// Says what of the configuration no agent message has a field for, rather than dropping it in silence.
+/// Has the machine have the devices of a container. Returns what the agent is told of them; its volumes are in `guest`.
+async fn plug(
+    sandbox: &Arc<Sandbox>,
+    guest: &mut GuestSpec,
+    host_devices: Vec<host_devices::Asked>,
+    plugged: &mut Vec<Arc<Plugged>>,
+) -> Result<Vec<Device>> {
+    let mut devices = Vec::new();
+    for disk in &guest.disks {
+        let (disk, device) = disks::plug(sandbox, disk).await?;
+        plugged.push(disk);
+        devices.push(device);
+    }
+    for volume in &guest.direct {
+        let (disk, storage) = direct::plug(sandbox, volume).await?;
+        plugged.push(disk);
+        guest.storages.push(storage);
+    }
+    let mut given = sandbox.host_devices().give(sandbox, host_devices).await?;
+    given.add_files(guest.spec.linux_mut().get_or_insert_default());
+    plugged.append(&mut given.plugged);
+    devices.append(&mut given.told);
+    Ok(devices)
+}
+
 /// Keeps what a container is made of until the guest has given up making it, which nobody waits for any more: a disk is
 /// not taken from under a mount.
 async fn given_up<T>(sandbox: Arc<Sandbox>, id: String, parts: T) {
@@ -465,6 +483,7 @@ async fn given_up<T>(sandbox: Arc<Sandbox>, id: String, parts: T) {
     drop(parts);
 }
 
+/// Says what of the configuration no agent message has a field for, rather than dropping it in silence.
 fn warn_of_what_is_lost(spec: &Spec, log: &Logger) {
     let lost = convert::not_carried(spec);
     if !lost.is_empty() {

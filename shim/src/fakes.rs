@@ -5,10 +5,12 @@
 mod calls;
 mod containerd;
 mod guest;
+mod host;
 mod machine;
 mod pod;
 mod stage;
 
-pub(crate) use machine::Boot;
+pub(crate) use host::Host;
+pub(crate) use machine::{Boot, FakeHypervisor};
 pub(crate) use pod::Pod;
 pub(crate) use stage::{Shim, code, later, on_fakes, settled, soon, words};

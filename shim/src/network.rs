@@ -13,6 +13,7 @@ pub(crate) mod forward;
 mod join;
 mod names;
 mod namespace;
+mod physical;
 mod plan;
 mod random;
 mod record;
@@ -22,6 +23,7 @@ mod tap;
 #[cfg(test)]
 mod tests;
 mod told;
+mod vhost_user;
 
 use std::{
     os::fd::OwnedFd,
@@ -40,9 +42,10 @@ use tokio::{
     time::timeout,
 };
 use vmm::{
-    Vm,
+    Vm, VmSpec,
     plug::{DeviceId, Nic, Pluggable},
-    spec::Vcpus,
+    spec::{PassThrough, Vcpus, VhostUser},
+    vfio::HostDevice,
 };
 
 use crate::{
@@ -52,7 +55,7 @@ use crate::{
     thread,
 };
 use follow::{Follower, Member, Question, Shared};
-use join::Joined;
+use join::{Joined, Joint};
 pub(crate) use namespace::path_in as namespace_of;
 use record::Record;
 pub(crate) use record::sweep;
@@ -66,6 +69,9 @@ const MOST_QUEUES: u32 = 256;
 /// How long a start may wait for a network that was made just before it.
 const CAUGHT_UP: Duration = Duration::from_secs(60);
 
+/// How long anybody waits for the namespace to be what it was.
+const UNDOING: Duration = Duration::from_secs(30);
+
 /// Those of the namespace that a thread is in.
 const COUNTERS: &str = "/proc/thread-self/net/dev";
 
@@ -77,8 +83,11 @@ pub(crate) struct Network {
     forwards_from: Option<PathBuf>,
     /// One that nobody else has made.
     own: Option<Arc<OwnedFd>>,
-    /// Until the machine is gone.
-    nics: Mutex<Vec<Arc<Nic>>>,
+    /// Until the machine is gone, with the interface's number.
+    nics: Mutex<Vec<(u32, Arc<Nic>)>>,
+    vhost_user: Vec<VhostUser>,
+    /// With the numbers that the interfaces had.
+    devices: Vec<(u32, HostDevice)>,
     told: Told,
     joined: Shared,
     /// What a running machine was given for which interfaces.
@@ -135,6 +144,10 @@ struct Manner {
     /// Whether the kernel may move packets.
     vhost: bool,
     rates: Rates,
+    /// Whether the machine takes devices of the host, and somebody will know to give them back.
+    passes_through: bool,
+    /// Whether the machine runs already.
+    is_late: bool,
 }
 
 impl Network {
@@ -179,6 +192,8 @@ impl Network {
             queues: vcpus.boot().clamp(1, MOST_QUEUES),
             vhost: !hypervisor.disable_vhost_net,
             rates: hypervisor.rates,
+            passes_through: hypervisor.pass_through != PassThrough::Never && matches!(place, Place::At(_)),
+            is_late: false,
         };
         let run_dir = run_dir.to_path_buf();
         let join = move || Network::join(&place, hooks.as_deref(), manner, &run_dir);
@@ -196,16 +211,37 @@ impl Network {
 
     fn of(
         path: Option<PathBuf>,
-        nics: Vec<Arc<Nic>>,
+        joints: Vec<(u32, Joint)>,
         told: Told,
         joined: Option<Joined>,
         news: Option<News>,
     ) -> Network {
+        let (mut nics, mut vhost_user, mut devices) = (Vec::new(), Vec::new(), Vec::new());
+        for (link, joint) in joints {
+            match joint {
+                Joint::Nic(nic) => nics.push((link, Arc::new(nic))),
+                Joint::VhostUser(device) => vhost_user.push(device),
+                Joint::Device(device) => devices.push((link, device)),
+            }
+        }
         let (nics, joined) = (Mutex::new(nics), Arc::new(Mutex::new(joined)));
         let (plugged, news) = (Mutex::default(), Mutex::new(news));
         let follower = OnceLock::new();
         let (forwards_from, own, resolver) = (None, None, None);
-        Network { path, forwards_from, own, nics, told, joined, plugged, news, resolver, follower }
+        Network {
+            path,
+            forwards_from,
+            own,
+            nics,
+            vhost_user,
+            devices,
+            told,
+            joined,
+            plugged,
+            news,
+            resolver,
+            follower,
+        }
     }
 
     /// On a thread of its own, which is in the pod's namespace from here on.
@@ -239,11 +275,11 @@ impl Network {
         // One that is ours alone ends with us.
         let record = identity.map(|(path, identity)| Record::new(run_dir, path, identity));
         let mut joined = Joined::new(netlink, manner, record)?;
-        let nics = joined.join(&found)?.into_iter().map(Arc::new).collect();
+        let joints = found.iter().map(|found| found.link.index).zip(joined.join(&found)?).collect();
         let path = identity.map(|(path, _)| path.clone());
         let told = Told::of(&found);
         let own = path.is_none().then(namespace::own).transpose()?;
-        let network = Network::of(path, nics, told, Some(joined), Some(News { watch, found }));
+        let network = Network::of(path, joints, told, Some(joined), Some(News { watch, found }));
         Ok(Network { own: own.map(|own| Arc::new(own.into())), ..network })
     }
 
@@ -266,7 +302,34 @@ impl Network {
     pub(crate) fn nics(&self) -> Vec<Arc<Nic>> {
         // Those of a machine that came to nothing.
         lock(&self.plugged).clear();
-        lock(&self.nics).clone()
+        lock(&self.nics).iter().map(|(_, nic)| nic.clone()).collect()
+    }
+
+    /// Has a machine that is to boot have what it can only have from the start.
+    ///
+    /// # Errors
+    /// There is no place for it.
+    pub(crate) fn add_to(&self, machine: &mut VmSpec) -> Result<()> {
+        machine.vhost_user.extend(self.vhost_user.iter().cloned());
+        if let PassThrough::Cold { devices, .. } = &mut machine.pass_through {
+            devices.extend(self.devices.iter().map(|(_, device)| device.clone()));
+        }
+        machine.check().map_err(|error| Error::InvalidArgument(format!("the pod's network: {error}")))
+    }
+
+    /// Gives a machine that runs the devices of the host that it has not had from the start.
+    ///
+    /// # Errors
+    /// What the machine has no room for, or QEMU's refusal.
+    pub(crate) async fn hand_over(&self, vm: &dyn Vm, machine: &VmSpec) -> Result<()> {
+        if matches!(machine.pass_through, PassThrough::Cold { .. }) {
+            return Ok(());
+        }
+        for (_, device) in &self.devices {
+            let plugged = vm.plug(Pluggable::HostDevice(device.clone())).await;
+            plugged.map_err(|error| Error::Failed(format!("network interface {device}: {error}")))?;
+        }
+        Ok(())
     }
 
     /// Gives a machine that runs its interfaces.
@@ -274,8 +337,9 @@ impl Network {
     /// # Errors
     /// What the machine has no room for, or QEMU's refusal.
     pub(crate) async fn plug_into(&self, vm: &dyn Vm) -> Result<()> {
-        let links = lock(&self.news).as_ref().map(News::links).unwrap_or_default();
-        for (link, nic) in links.into_iter().zip(self.nics()) {
+        lock(&self.plugged).clear();
+        let nics = lock(&self.nics).clone();
+        for (link, nic) in nics {
             let nic = nic.try_clone().map_err(Error::io("descriptors of a tap"))?;
             let plugged = vm.plug(Pluggable::Nic(nic)).await;
             let plugged =
@@ -294,7 +358,8 @@ impl Network {
         let member = |found: Found| {
             let link = found.link.index;
             let device = plugged.iter().find(|(its, _)| *its == link).map(|(_, device)| device.clone());
-            Member::new(found, device, stripped(link))
+            let is_taken = network.devices.iter().any(|(its, _)| *its == link);
+            Member::new(found, device, stripped(link)).taken(is_taken)
         };
         let members = found.into_iter().map(member).collect();
         // A container starts once.
@@ -388,17 +453,12 @@ impl Network {
         }
         let joined = self.joined.clone();
         // Something may be being joined still, and the kernel have others to serve first who change networks.
-        let _ = thread::run("network", move || {
+        let undone = thread::run("network", move || {
             drop(lock(&joined).take());
             Ok(())
-        })
-        .await;
-    }
-}
-
-impl News {
-    fn links(&self) -> Vec<u32> {
-        self.found.iter().map(|found| found.link.index).collect()
+        });
+        // A device of the host may take its time to be reset; the thread goes on.
+        let _ = timeout(UNDOING, undone).await;
     }
 }
 

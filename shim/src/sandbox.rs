@@ -36,7 +36,7 @@ use vmm::{
 };
 
 use crate::{
-    container::{disks::SharedDisks, spec::Confinement},
+    container::{disks::SharedDisks, host_devices::HostDevices, spec::Confinement},
     error::{Error, Result},
     management::Door,
     network::Network,
@@ -85,6 +85,7 @@ pub(crate) struct Sandbox {
     keeper: Keeper,
     plugs_root_disks: bool,
     shared_disks: SharedDisks,
+    host_devices: HostDevices,
     provided: Provided,
     resources: Resources,
     /// Closed when a first process has started: who keeps machines ready waits for that, with the next.
@@ -155,6 +156,11 @@ impl Sandbox {
     /// Disks that several containers use.
     pub(crate) fn shared_disks(&self) -> &SharedDisks {
         &self.shared_disks
+    }
+
+    /// Devices of the host that the machine has.
+    pub(crate) fn host_devices(&self) -> &HostDevices {
+        &self.host_devices
     }
 
     /// What its containers have of it.

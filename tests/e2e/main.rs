@@ -17,6 +17,7 @@ mod faults;
 mod forward;
 mod guest_hooks;
 mod hooks;
+mod host_devices;
 mod inside;
 mod lifecycle;
 mod logging;
@@ -102,6 +103,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("faults", faults::listed()),
         ("forward", forward::listed()),
         ("hooks", hooks::listed()),
+        ("host_devices", host_devices::listed()),
         ("logging", logging::listed()),
         ("machines", machines::listed()),
         ("network", network::listed()),

@@ -52,7 +52,7 @@ fn size(mib: u64) -> MemorySize {
 }
 
 /// Runs `body` with a machine, which ends in any case.
-fn with_machine<'a, F>(
+pub(crate) fn with_machine<'a, F>(
     case: &'a Case<'_>,
     edit: impl FnOnce(&mut VmSpec) -> Result<()>,
     body: impl FnOnce(&'a Case<'_>, Machine) -> F,
@@ -110,14 +110,14 @@ async fn disk(case: &Case<'_>, machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn image(case: &Case<'_>) -> Result<PathBuf> {
+pub(crate) fn image(case: &Case<'_>) -> Result<PathBuf> {
     let image = case.dir().join("disk.img");
     File::create(&image)?.set_len(16 << 20)?;
     run(Command::new("mkfs.ext4").arg("-q").arg(&image), Duration::from_secs(10))?.exits(0)?;
     Ok(image)
 }
 
-fn disk_of(image: &Path, bus: DiskBus) -> Pluggable {
+pub(crate) fn disk_of(image: &Path, bus: DiskBus) -> Pluggable {
     Pluggable::Disk(Disk { path: image.to_owned(), read_only: false, bus })
 }
 

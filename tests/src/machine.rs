@@ -91,6 +91,12 @@ impl Machine {
         Ok(self.agent.start_container(SHELL).await?)
     }
 
+    /// All that the first process of a container writes, without the last line's end.
+    pub async fn output_of(&self, id: &str) -> Result<String> {
+        let all = to_the_end(|| self.agent.read_stdout(id, "", STREAM_CHUNK)).await?;
+        Ok(all.trim_end().to_owned())
+    }
+
     /// Runs a script in the shell's container. Returns what it writes, without the last line's end.
     ///
     /// Fails unless it ends with status 0.

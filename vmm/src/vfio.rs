@@ -41,6 +41,8 @@ pub enum HostKind {
     Mediated {
         /// Its directory in sysfs.
         directory: PathBuf,
+        /// What it is a part of, by the name on its bus.
+        parent: String,
     },
     /// A matrix of adjunct processors of IBM Z.
     Ap {
@@ -49,6 +51,46 @@ pub enum HostKind {
         /// What is in the matrix: numbers of adapter and domain, `05.0004`.
         queues: Vec<String>,
     },
+}
+
+/// What a device file of VFIO's stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceFile {
+    /// `/dev/vfio/vfio`, by which a program uses groups that it was given.
+    Container,
+    /// Devices: those of a group, or the one that has a file of its own.
+    Devices {
+        /// The number of the group, or the name of the one.
+        name: String,
+        /// What they are.
+        devices: Vec<HostDevice>,
+    },
+}
+
+impl DeviceFile {
+    /// What the character device with these numbers stands for, if it is one of VFIO's. `sys` is [`SYSFS`].
+    ///
+    /// # Errors
+    /// [`VfioError`] if one of its devices, or of their group, is in use by the host.
+    pub fn of(sys: &Path, major: i64, minor: i64) -> Result<Option<DeviceFile>, VfioError> {
+        let event = sys.join(format!("dev/char/{major}:{minor}/uevent"));
+        let event = match fs::read_to_string(&event) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(unreadable(&event))?,
+        };
+        let name = event.lines().find_map(|line| line.strip_prefix("DEVNAME=vfio/"));
+        let file = |name: &str, devices| DeviceFile::Devices { name: name.to_owned(), devices };
+        match (name, name.and_then(|name| name.strip_prefix("devices/"))) {
+            (None, _) => Ok(None),
+            (Some("vfio"), _) => Ok(Some(DeviceFile::Container)),
+            (_, Some(name)) => HostDevice::alone(sys, name).map(|device| Some(file(name, device))),
+            (Some(name), None) => {
+                // Without an IOMMU it is `noiommu-0`.
+                let number = name.parse().map_err(|_| VfioError::NoGroup(format!("/dev/vfio/{name}")))?;
+                HostDevice::group(sys, number).map(|devices| Some(file(name, devices)))
+            }
+        }
+    }
 }
 
 /// What PCI-to-PCI bridges have for a class, without the interface.
@@ -82,6 +124,57 @@ impl HostDevice {
         HostDevice::group(sys, number)
     }
 
+    /// The one device with the file `/dev/vfio/devices/<name>`. The host may use no other of its group either.
+    fn alone(sys: &Path, name: &str) -> Result<Vec<HostDevice>, VfioError> {
+        let link = sys.join("class/vfio-dev").join(name).join("device");
+        let device = target(&link)?.ok_or_else(|| VfioError::Name(name.to_owned()))?;
+        let mut devices = HostDevice::with_its_group(sys, &device)?;
+        devices.retain(|other| other.name() == Some(device.as_str()));
+        Ok(devices)
+    }
+
+    /// What its bus calls it.
+    fn name(&self) -> Option<&str> {
+        match &self.kind {
+            HostKind::Pci { address, .. } => Some(address),
+            HostKind::Mediated { directory, .. } | HostKind::Ap { directory, .. } => {
+                directory.file_name()?.to_str()
+            }
+        }
+    }
+
+    /// The PCI address that programs of the host know it by, which of a mediated device is that of its parent; none for
+    /// what is on no PCI bus.
+    #[must_use]
+    pub fn address(&self) -> Option<&str> {
+        match &self.kind {
+            HostKind::Pci { address, .. } => Some(address),
+            HostKind::Mediated { parent, .. } => {
+                Some(parent).filter(|name| is_pci_address(name)).map(String::as_str)
+            }
+            HostKind::Ap { .. } => None,
+        }
+    }
+
+    /// What the device at `address` is once VFIO has it, which a driver of the host's may have still. Of its group the host
+    /// may use no other.
+    ///
+    /// # Errors
+    /// [`VfioError`] if there is no such device, nothing keeps it from the host's memory, or the host uses another one.
+    pub fn once_bound(sys: &Path, address: &str) -> Result<HostDevice, VfioError> {
+        let link = directory(sys, address)?.join("iommu_group");
+        let group = target(&link)?.ok_or_else(|| VfioError::NoGroup(address.to_owned()))?;
+        let mut found = None;
+        for name in names(&sys.join(format!("kernel/iommu_groups/{group}/devices")))? {
+            if name == address {
+                found = HostDevice::read_bound(sys, &name, true)?;
+            } else {
+                HostDevice::read(sys, &name)?;
+            }
+        }
+        found.ok_or_else(|| VfioError::NoGroup(address.to_owned()))
+    }
+
     /// What it is.
     #[must_use]
     pub fn kind(&self) -> &HostKind {
@@ -96,6 +189,11 @@ impl HostDevice {
 
     /// `None` for a bridge, which stays with the host and harms nobody.
     fn read(sys: &Path, name: &str) -> Result<Option<HostDevice>, VfioError> {
+        HostDevice::read_bound(sys, name, false)
+    }
+
+    /// The same for one that `will_be` VFIO's, whose it is now.
+    fn read_bound(sys: &Path, name: &str, will_be: bool) -> Result<Option<HostDevice>, VfioError> {
         let directory = directory(sys, name)?;
         if !is_pci_address(name) {
             return mediated(directory).map(Some);
@@ -105,7 +203,7 @@ impl HostDevice {
             return Ok(None);
         }
         match target(&directory.join("driver"))? {
-            Some(driver) if is_vfio(&driver) => {}
+            Some(driver) if will_be || is_vfio(&driver) => {}
             driver => return Err(VfioError::Driver { address: name.to_owned(), driver }),
         }
         // Not more than 16 bits, or the kernel is not Linux.
@@ -121,7 +219,7 @@ impl fmt::Display for HostDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             HostKind::Pci { address, .. } => f.write_str(address),
-            HostKind::Mediated { directory } | HostKind::Ap { directory, .. } => {
+            HostKind::Mediated { directory, .. } | HostKind::Ap { directory, .. } => {
                 write!(f, "{}", directory.display())
             }
         }
@@ -135,7 +233,9 @@ fn mediated(directory: PathBuf) -> Result<HostDevice, VfioError> {
             // It is below the device that it is a part of.
             let own = fs::canonicalize(&directory).map_err(unreadable(&directory))?;
             let express = own.parent().map_or(Ok(false), is_express)?;
-            Ok(HostDevice { kind: HostKind::Mediated { directory }, express })
+            let parent = own.parent().and_then(Path::file_name).unwrap_or_default();
+            let parent = parent.to_string_lossy().into_owned();
+            Ok(HostDevice { kind: HostKind::Mediated { directory, parent }, express })
         }
         "vfio-ap" => {
             let queues = text(&directory.join("matrix"))?.lines().map(str::to_owned).collect();

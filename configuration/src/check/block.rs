@@ -80,7 +80,8 @@ impl Checker<'_> {
         if !raw.enable_vhost_user_store {
             return None;
         }
-        self.made_for(STORE_ENABLED);
+        let what = "the machine is ready for such devices, but this version gives containers none";
+        self.warning(STORE_ENABLED, what.to_owned());
         let path = raw.vhost_user_store_path.clone();
         self.note(STORE, program::directory(&path));
         Some(VhostUserStore { path, reconnect: NonZeroU32::new(raw.vhost_user_reconnect_timeout_sec) })

@@ -3,10 +3,15 @@
 use vmm::spec::{PassThrough, VfioPort};
 
 use super::Checker;
+use crate::choice::VfioMode;
+use crate::hypervisor::Hypervisor;
 use crate::raw::RawHypervisor;
+use crate::runtime::Runtime;
 
 const HOT: &str = "hypervisor.qemu.hot_plug_vfio";
 const COLD: &str = "hypervisor.qemu.cold_plug_vfio";
+const RECLAIM: &str = "hypervisor.qemu.reclaim_guest_freed_memory";
+const MODE: &str = "runtime.vfio_mode";
 const ON_ROOT_BUS: &str = "hypervisor.qemu.hotplug_vfio_on_root_bus";
 
 impl Checker<'_> {
@@ -15,6 +20,9 @@ impl Checker<'_> {
         let hot = self.port(HOT, &raw.hot_plug_vfio);
         let cold = self.port(COLD, &raw.cold_plug_vfio);
         let hot = self.hot(raw.hotplug_vfio_on_root_bus, hot);
+        if let Some(key) = hot.map(|(key, _)| key).or(cold.map(|_| COLD)) {
+            self.beside_devices(raw, key);
+        }
         match (hot, cold) {
             (None, None) => PassThrough::Never,
             (None, Some(port)) => {
@@ -35,6 +43,20 @@ impl Checker<'_> {
         }
     }
 
+    /// What does not go with devices, which `key` asks for.
+    fn beside_devices(&mut self, raw: &RawHypervisor, key: &str) {
+        if raw.rootless {
+            let what = "cannot be had with hypervisor.qemu.rootless: root alone may open devices of the host, and \
+                        keep all of a guest's memory where it is";
+            self.problem(key, what.to_owned());
+        }
+        if raw.reclaim_guest_freed_memory {
+            let what = "has no effect in a machine that has a device of the host, which may reach all of its \
+                        memory at any time";
+            self.warning(RECLAIM, what.to_owned());
+        }
+    }
+
     /// A port that the machine has none of is no place for a device.
     fn made_with_port(&mut self, raw: &RawHypervisor, key: &str, port: VfioPort) {
         let (ports, count) = match port {
@@ -42,20 +64,20 @@ impl Checker<'_> {
             VfioPort::Switch => ("pcie_switch_port", raw.pcie_switch_port),
             VfioPort::Bridge => ("default_bridges", raw.default_bridges),
         };
-        if count > 0 {
-            return self.made_for(key);
+        if count == 0 {
+            let what = format!("no device finds a place, as the machine has no such port: set {ports}");
+            self.warning(key, what);
         }
-        let what = format!(
-            "the machine has no such port, of which {ports} is the number; and this version gives containers none of \
-             these devices"
-        );
-        self.warning(key, what);
     }
 
-    /// Warns that a key makes the machine ready for devices that containers do not get yet.
-    pub(super) fn made_for(&mut self, key: &str) {
-        let what = "the machine is ready for such devices, but this version gives containers none";
-        self.warning(key, what.to_owned());
+    /// VFIO hands out what an IOMMU keeps apart, in a guest, too.
+    pub(super) fn vfio_in_the_guest(&mut self, hypervisor: &Hypervisor, runtime: &Runtime) {
+        let needs_one = runtime.vfio_mode == VfioMode::Vfio && hypervisor.pass_through != PassThrough::Never;
+        if needs_one && !hypervisor.enable_iommu {
+            let what =
+                "no container gets a device, as the guest has no IOMMU: set hypervisor.qemu.enable_iommu";
+            self.warning(MODE, what.to_owned());
+        }
     }
 
     /// Where a device goes that comes later, and which key has it so. Kata 2 has a switch instead of the port.

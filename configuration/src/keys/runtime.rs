@@ -1,7 +1,7 @@
 //! `[runtime]`.
 
 use super::{Key, Kind, Preset, U32, choice, flag, integer, text, texts};
-use crate::choice::{EmptyDirMode, InternetworkingModel};
+use crate::choice::{EmptyDirMode, InternetworkingModel, VfioMode};
 
 #[rustfmt::skip]
 pub(super) const KEYS: &[Key] = &[
@@ -20,7 +20,7 @@ pub(super) const KEYS: &[Key] = &[
     flag("disable_new_netns", false, "QEMU stays in the host's network namespace, as it does anyway; takes internetworking_model none"),
     flag("static_sandbox_resource_mgmt", false, "size the virtual machine once, before it starts, by what is known of its containers then"),
     texts("sandbox_bind_mounts", &[], "paths of the host that every guest sees in sandbox-mounts of the share; read-only, unless one ends in :rw"),
-    text("vfio_mode", "guest-kernel", "how passed-through devices look to a container").later(),
+    choice("vfio_mode", VfioMode::WORDS, "guest-kernel", "who has a device of the host: a driver of the guest, or the container, by VFIO, which needs enable_iommu"),
     flag("disable_guest_empty_dir", true, "keep emptyDir volumes of disks on the host, where kubelet has them, rather than with the pod's own container"),
     choice("emptydir_mode", EmptyDirMode::WORDS, "shared-fs", "what emptyDir volumes of disks are in the guest; shared-fs alone is possible"),
     texts("experimental", &[], "names of features on trial").later(),

@@ -146,15 +146,6 @@ fn a3_a_kernel_reads_all_of_its_command_line() {
 #[test]
 fn e3_what_containers_do_not_get_yet_is_said() {
     let place = Place::new();
-    for key in
-        ["hot_plug_vfio = 'root-port'", "cold_plug_vfio = 'root-port'", "hotplug_vfio_on_root_bus = true"]
-    {
-        let loaded = place.load_with(&format!("hypervisor.qemu.{key}")).unwrap();
-        let name = key.split(' ').next().unwrap();
-        let [warning] = &*loaded.warnings else { panic!("{:?}", loaded.warnings) };
-        assert!(warning.concerns(&format!("hypervisor.qemu.{name}")), "{warning}");
-        assert!(warning.to_string().contains("this version gives containers none"), "{warning}");
-    }
     for key in ["block_device_driver = 'nvdimm'", "enable_iothreads = true"] {
         let loaded = place.load_with(&format!("hypervisor.qemu.{key}")).unwrap();
         assert!(loaded.warnings[0].to_string().contains("devices of virtio-blk"), "{:?}", loaded.warnings);

@@ -17,6 +17,7 @@ use tokio::sync::RwLock;
 
 use crate::{
     cgroup::{Cgroup, devices},
+    devices::Addresses,
     error::Error,
     id::Id,
     process::Process,
@@ -38,6 +39,8 @@ enum Phase {
 pub(crate) struct Container {
     id: Id,
     spec: Spec,
+    /// Of its devices.
+    addresses: Addresses,
     cgroup: Cgroup,
     init: Arc<Process>,
     execs: Execs,
@@ -53,6 +56,7 @@ impl Container {
         reaper: &Reaper,
         id: Id,
         mut spec: Spec,
+        addresses: Addresses,
         connections: Connections,
     ) -> Result<Self, Error> {
         let cgroup = Cgroup::of(&id);
@@ -64,6 +68,7 @@ impl Container {
         Ok(Self {
             id,
             spec,
+            addresses,
             cgroup,
             init: Arc::new(init),
             execs: Execs::default(),
@@ -140,6 +145,8 @@ impl Container {
         let root = self.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
         let user = users::resolve(&root, request.string_user.as_ref())?;
         spec::adapt_process(&mut process, self.spec.process().as_ref(), user)?;
+        // Who asks for it has the environment of the container from the host.
+        self.addresses.adapt(&mut process);
         Ok(process)
     }
 

@@ -1,7 +1,9 @@
 //! Devices that come while the guest runs: their drivers, and the names the kernel gives them.
 
 mod block;
+mod pci;
 mod uevents;
+mod vfio;
 
 use std::{
     fs::{self, File},
@@ -12,10 +14,12 @@ use std::{
 };
 
 use agent_protocol::agent::{Device, Storage};
+use oci_spec::runtime::LinuxDeviceType;
 use tokio::sync::Notify;
 
 use crate::{error::Error, modules};
 use block::Address;
+pub(crate) use pci::Addresses;
 use uevents::Uevents;
 
 /// How long the host may be ahead of a device. Under TCG and load seconds are not unusual.
@@ -24,13 +28,25 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Where the kernel shows devices.
 const SYS: &str = "/sys";
 
-/// A disk of a container.
+/// The file of a device of a container.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Disk {
-    /// Its device file in the container.
+pub(crate) struct Node {
+    /// Where the container has it by the host's word.
     pub(crate) path: PathBuf,
+    /// Where it has it in the guest.
+    pub(crate) becomes: PathBuf,
+    /// Block or character device.
+    pub(crate) kind: LinuxDeviceType,
     /// The device's numbers in the guest.
     pub(crate) numbers: u64,
+}
+
+/// What a container is given.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    pub(crate) nodes: Vec<Node>,
+    /// Of devices of the host.
+    pub(crate) addresses: Addresses,
 }
 
 /// Knows when there is a new device.
@@ -78,19 +94,24 @@ impl Devices {
         Ok(named)
     }
 
-    /// The disks that a container gets as devices. Waits for those that are not there yet.
+    /// The devices that a container gets. Waits for those that are not there yet.
     ///
     /// # Errors
     ///
     /// As [`Self::named`].
-    pub(crate) async fn of_container(&self, devices: &[Device]) -> Result<Vec<Disk>, Error> {
-        let mut disks = Vec::with_capacity(devices.len());
+    pub(crate) async fn of_container(&self, devices: &[Device]) -> Result<Given, Error> {
+        let mut given = Given::default();
         for device in devices {
+            if let Some(use_) = vfio::Use::of(device) {
+                vfio::give(self, device, use_, &mut given).await?;
+                continue;
+            }
             let file = self.disk(Address::of_device(device)?).await?;
             let numbers = fs::metadata(&file).map_err(Error::system(format!("look at {file}")))?.rdev();
-            disks.push(Disk { path: device.container_path.clone().into(), numbers });
+            let path = PathBuf::from(&device.container_path);
+            given.nodes.push(Node { becomes: path.clone(), path, kind: LinuxDeviceType::B, numbers });
         }
-        Ok(disks)
+        Ok(given)
     }
 
     /// The device file of the disk in the slots `path` of the root bus and of the bridge there. Waits for it.

@@ -1,14 +1,14 @@
 //! Containers and their processes: the [`first`] of each, and those that [`join`] it, each by one fork of the agent; or by
-//! [`library`], in a worker. [`spec`] and [`disks`] only compute.
+//! [`library`], in a worker. [`spec`] and [`nodes`] only compute.
 
 mod child;
-pub(crate) mod disks;
 pub(crate) mod first;
 mod fork;
 mod home;
 pub(crate) mod join;
 pub(crate) mod library;
 mod namespaces;
+pub(crate) mod nodes;
 mod privileges;
 mod program;
 pub(crate) mod spec;

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::{
     console,
     container::Container,
-    devices::{Devices, Disk},
+    devices::{Devices, Given},
     error::Error,
     hooks::GuestHooks,
     id::Id,
@@ -130,10 +130,10 @@ impl Sandbox {
         let connections = self.arrivals.claim(Ports { stdin, stdout, stderr }).await?;
         let slot = self.containers.reserve(&id)?;
         let storages = self.devices.named(&request.storages).await?;
-        let disks = self.devices.of_container(&request.devices).await?;
+        let given = self.devices.of_container(&request.devices).await?;
         let submounts = self.submounts(&request);
         let mounted = self.mounts.add(&self.reaper, &storages, submounts).await?;
-        match self.make_container(&id, &request, &disks, connections).await {
+        match self.make_container(&id, &request, given, connections).await {
             Ok(container) => {
                 slot.fill(container, mounted);
                 Ok(())
@@ -162,13 +162,14 @@ impl Sandbox {
         &self,
         id: &Id,
         request: &CreateContainerRequest,
-        disks: &[Disk],
+        given: Given,
         connections: Connections,
     ) -> Result<Container, Error> {
-        let mut spec = containers::adapt(id, request, &self.shared(request.sandbox_pidns), disks)?;
+        let mut spec = containers::adapt(id, request, &self.shared(request.sandbox_pidns), &given)?;
         let hooks = self.pod().as_ref().map(|pod| pod.hooks.clone()).unwrap_or_default();
         hooks.add_to(&mut spec, &runtime::bundle(id))?;
-        let container = Container::create(&self.reaper, id.clone(), spec, connections).await?;
+        let container =
+            Container::create(&self.reaper, id.clone(), spec, given.addresses, connections).await?;
         self.oom.add(id, container.cgroup().path())?;
         self.share_pids(&container)?;
         Ok(container)

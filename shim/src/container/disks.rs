@@ -58,14 +58,13 @@ pub(super) fn given(linux: &mut Linux) -> Vec<BlockDevice> {
     given
 }
 
-fn is_about(rule: &LinuxDeviceCgroup, device: &LinuxDevice) -> bool {
+/// Whether a rule lets the container have this device, and not all that there are.
+pub(super) fn is_about(rule: &LinuxDeviceCgroup, device: &LinuxDevice) -> bool {
     let numbers = rule.major().zip(rule.minor());
-    rule.allow()
-        && rule.typ() == Some(LinuxDeviceType::B)
-        && numbers == Some((device.major(), device.minor()))
+    rule.allow() && rule.typ() == Some(device.typ()) && numbers == Some((device.major(), device.minor()))
 }
 
-/// A disk of the machine's that goes when this does. The guest must have let go of it by then.
+/// A device of the machine's that goes when this does. The guest must have let go of it by then.
 pub(crate) struct Plugged {
     sandbox: Arc<Sandbox>,
     id: DeviceId,
@@ -75,6 +74,10 @@ pub(crate) struct Plugged {
 }
 
 impl Plugged {
+    pub(super) fn of(sandbox: &Arc<Sandbox>, vmm::plug::Plugged { id, at }: vmm::plug::Plugged) -> Plugged {
+        Plugged { sandbox: sandbox.clone(), id, at, claim: OnceLock::new() }
+    }
+
     pub(crate) fn id(&self) -> &DeviceId {
         &self.id
     }
@@ -165,8 +168,7 @@ async fn plug_file(
     read_only: bool,
 ) -> std::result::Result<Plugged, PlugError> {
     let disk = Disk { path: path.to_owned(), read_only, bus: DiskBus::VirtioBlk };
-    let vmm::plug::Plugged { id, at } = sandbox.plug(Pluggable::Disk(disk)).await?;
-    Ok(Plugged { sandbox: sandbox.clone(), id, at, claim: OnceLock::new() })
+    Ok(Plugged::of(sandbox, sandbox.plug(Pluggable::Disk(disk)).await?))
 }
 
 /// The device file that the host has for it.

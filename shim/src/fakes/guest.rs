@@ -110,6 +110,11 @@ impl Guest {
         calls.iter().find(is_it).unwrap().clone()
     }
 
+    /// What is noted of calls that begins so, in their order.
+    pub(crate) fn noted(&self, start: &str) -> Vec<String> {
+        self.calls.borrow().iter().filter(|call| call.starts_with(start)).cloned().collect()
+    }
+
     /// Every call there was of these methods, in their order.
     pub(crate) fn asked(&self, methods: &[&str]) -> Vec<String> {
         let calls = self.calls.borrow();
@@ -197,6 +202,14 @@ impl AgentService for Guest {
         let seccomp =
             if spec.linux.as_ref().is_some_and(|linux| linux.seccomp.is_some()) { " seccomp" } else { "" };
         let label = spec.process.as_ref().map_or("", |process| process.selinux_label.as_str());
+        for agent::Device { id, type_, container_path, options, .. } in &asked.devices {
+            let told = format!("{} {container_path} {type_} {id} {options:?}", asked.container_id);
+            self.calls.send_modify(|calls| calls.push(format!("Device {told}")));
+        }
+        let files: Vec<_> = spec.linux.devices.iter().map(|device| device.path.as_str()).collect();
+        let rules = spec.linux.resources.devices.len();
+        let has = format!("DeviceFiles {} {} {rules}", asked.container_id, files.join(" "));
+        self.calls.send_modify(|calls| calls.push(has));
         self.enter("CreateContainer", &format!("{}{seccomp} {label}|", asked.container_id)).await?;
         self.add(&asked.container_id, &asked.exec_id);
         Ok(Empty::new())

@@ -19,7 +19,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use vmm::plug::{DeviceId, GuestAddress, MemorySize, Nic, PciAddress, PlugError, Pluggable, Plugged};
-use vmm::spec::Origin;
+use vmm::spec::{Origin, PassThrough};
 use vmm::{
     BootError, Connection, How, Hypervisor, Listener, Process, QmpError, StopError, Unwell, VcpuThread, Vm,
     VmExit, VmSpec, Vsock, Who,
@@ -60,6 +60,8 @@ pub(crate) struct FakeHypervisor {
     network: Mutex<Option<Arc<OwnedFd>>>,
     /// Network interfaces that are plugged in.
     nics: Arc<watch::Sender<Nics>>,
+    /// Devices of the host, with their places, that the last machine has.
+    host_devices: Arc<watch::Sender<Vec<String>>>,
     /// Every machine there was.
     machines: watch::Sender<Vec<Arc<Power>>>,
 }
@@ -68,7 +70,7 @@ pub(crate) struct FakeHypervisor {
 type Nics = Vec<(DeviceId, Nic)>;
 
 impl FakeHypervisor {
-    pub(super) fn new(agent: PathBuf) -> FakeHypervisor {
+    pub(crate) fn new(agent: PathBuf) -> FakeHypervisor {
         FakeHypervisor {
             agent,
             boot: Mutex::default(),
@@ -78,6 +80,7 @@ impl FakeHypervisor {
             sizes: Arc::default(),
             network: Mutex::default(),
             nics: Arc::default(),
+            host_devices: Arc::default(),
             machines: watch::Sender::default(),
         }
     }
@@ -111,6 +114,12 @@ impl FakeHypervisor {
     pub(crate) async fn has_nics(&self, wanted: &[u8]) {
         let are_there = |nics: &Nics| nics.iter().map(|(_, nic)| nic.mac[5]).eq(wanted.iter().copied());
         self.nics.subscribe().wait_for(are_there).await.unwrap();
+    }
+
+    /// Waits until the machine has these devices of the host, each with its place.
+    pub(crate) async fn has_host_devices(&self, wanted: &[&str]) {
+        let are_there = |devices: &Vec<String>| devices.iter().map(String::as_str).eq(wanted.iter().copied());
+        self.host_devices.subscribe().wait_for(are_there).await.unwrap();
     }
 
     /// From now on no machine can have more network interfaces or memory.
@@ -176,6 +185,7 @@ impl Hypervisor for FakeHypervisor {
         self.network.lock().unwrap().clone_from(&spec.network);
         self.sizes.note(spec.vcpus.boot().to_string());
         self.sizes.note(format!("{} MiB", spec.memory.mib()));
+        self.host_devices.send_replace(from_the_start(&spec));
         self.begun.send_modify(|begun| *begun += 1);
         let boot = *self.boot.lock().unwrap();
         match (boot, &spec.origin) {
@@ -193,9 +203,15 @@ impl Hypervisor for FakeHypervisor {
         self.machines.send_modify(|machines| machines.push(power.clone()));
         let serves = !matches!(boot, Boot::Mute);
         let vsock = Arc::new(FakeVsock { agent: self.agent.clone(), serves, power: power.clone() });
-        let (sizes, nics) = (self.sizes.clone(), self.nics.clone());
-        Ok(Box::new(FakeVm { vsock, power, sizes, nics }))
+        let (sizes, nics, host_devices) = (self.sizes.clone(), self.nics.clone(), self.host_devices.clone());
+        Ok(Box::new(FakeVm { vsock, power, sizes, nics, host_devices }))
     }
+}
+
+fn from_the_start(spec: &VmSpec) -> Vec<String> {
+    let PassThrough::Cold { devices, .. } = &spec.pass_through else { return Vec::new() };
+    let places = spec.passed_through().unwrap();
+    devices.iter().zip(places).map(|(device, plugged)| format!("{device} {}", plugged.at)).collect()
 }
 
 /// A machine's switch.
@@ -245,7 +261,11 @@ struct FakeVm {
     power: Arc<Power>,
     sizes: Arc<Sizes>,
     nics: Arc<watch::Sender<Nics>>,
+    host_devices: Arc<watch::Sender<Vec<String>>>,
 }
+
+/// Places for devices of the host that come later.
+const PORTS: std::ops::Range<u8> = 7..9;
 
 #[async_trait]
 impl Vm for FakeVm {
@@ -287,6 +307,15 @@ impl Vm for FakeVm {
                 self.nics.send_modify(|nics| nics.push((id.clone(), nic)));
                 Ok(Plugged { id, at: GuestAddress::Pci(PciAddress { bridge: 2, slot: 1 }) })
             }
+            Pluggable::HostDevice(device) => {
+                let at = |slot| GuestAddress::Pci(PciAddress { bridge: slot, slot: 0 });
+                let known = self.host_devices.borrow().clone();
+                let is_free = |at: &GuestAddress| !known.iter().any(|one| one.ends_with(&format!(" {at}")));
+                let at = PORTS.map(at).find(is_free).ok_or_else(no_room)?;
+                let id = format!("{device} {at}");
+                self.host_devices.send_modify(|devices| devices.push(id.clone()));
+                Ok(Plugged { id: DeviceId::of(&id), at })
+            }
             _ => Err(no_room()),
         }
     }
@@ -300,6 +329,12 @@ impl Vm for FakeVm {
         self.nics.send_modify(|nics| {
             let place = nics.iter().position(|(other, _)| other == id);
             was_there = place.map(|place| nics.remove(place)).is_some();
+        });
+        self.host_devices.send_if_modified(|devices| {
+            let place = devices.iter().position(|other| *other == id.to_string());
+            let is_it = place.map(|place| devices.remove(place)).is_some();
+            was_there |= is_it;
+            is_it
         });
         if was_there { Ok(()) } else { Err(PlugError::Unknown(id.clone())) }
     }

@@ -62,11 +62,23 @@ pub(super) struct Member {
     place: String,
     /// What it had is kept for it while a macvtap has it.
     is_stripped: bool,
+    /// It is a device of the host that the machine has, and so not in the namespace.
+    is_taken: bool,
 }
 
 impl Member {
     pub(super) fn new(found: Found, device: Option<DeviceId>, is_stripped: bool) -> Member {
-        Member { found, device, place: String::new(), is_stripped }
+        Member { found, device, place: String::new(), is_stripped, is_taken: false }
+    }
+
+    /// The same of a device of the host, if it is one that the machine has.
+    pub(super) fn taken(self, is_taken: bool) -> Member {
+        Member { is_taken, ..self }
+    }
+
+    /// Whether it is the pod's still.
+    pub(super) fn is_among(&self, seen: &[Found]) -> bool {
+        self.is_taken || find(seen, &self.found).is_some_and(|now| !self.is_replaced(now))
     }
 
     fn name(&self) -> &str {
@@ -225,8 +237,8 @@ impl Follower {
     }
 
     async fn take_out_others(&mut self, sandbox: &Sandbox, seen: &[Found]) {
-        let is_here = |member: &Member| find(seen, &member.found).is_some_and(|now| !member.is_replaced(now));
-        let (here, gone) = take(&mut self.members).into_iter().partition::<Vec<_>, _>(is_here);
+        let (here, gone) =
+            take(&mut self.members).into_iter().partition::<Vec<_>, _>(|member| member.is_among(seen));
         self.members = here;
         if !gone.is_empty() {
             // The guest's routes by it go with its addresses, also where it is back already.

@@ -1,14 +1,19 @@
 //! What is done to the pod's namespace, and undone.
 
-use std::{fs::File, io};
+use std::{fs::File, io, path::Path};
 
 use configuration::{InternetworkingModel, Rates};
 use netlink::{LinkChange, Mac, Netlink, Saved};
 use serde::{Deserialize, Serialize};
-use vmm::plug::Nic;
+use vmm::{
+    plug::Nic,
+    spec::{VhostUser, VhostUserKind},
+    vfio::{HostDevice, SYSFS},
+};
 
 use super::{
     Manner, namespace,
+    physical::Physical,
     plan::{self, How, Ifb, Step},
     random,
     record::Record,
@@ -38,6 +43,15 @@ struct Done {
     what: What,
 }
 
+/// What a machine has for an interface of the pod's.
+pub(super) enum Joint {
+    Nic(Nic),
+    VhostUser(VhostUser),
+    /// The interface is not in the namespace any more.
+    Device(HostDevice),
+}
+
+/// What that was.
 enum What {
     /// An interface that was made, by its number.
     Made(u32),
@@ -49,6 +63,8 @@ enum What {
     Queues(u32),
     /// What an interface had before a macvtap got it.
     Stripped(Stripped),
+    /// The device that it was, which its driver lost.
+    Taken(Physical),
 }
 
 impl Joined {
@@ -66,11 +82,11 @@ impl Joined {
     /// # Errors
     /// What kind of interface cannot be had, or what the kernel refused; what was done until then stays until it is
     /// released, or this is dropped.
-    pub(super) fn join(&mut self, found: &[Found]) -> Result<Vec<Nic>> {
+    pub(super) fn join(&mut self, found: &[Found]) -> Result<Vec<Joint>> {
         self.join_by(found, self.manner)
     }
 
-    fn join_by(&mut self, found: &[Found], manner: Manner) -> Result<Vec<Nic>> {
+    fn join_by(&mut self, found: &[Found], manner: Manner) -> Result<Vec<Joint>> {
         let netlink = &mut self.netlink;
         let mut keep = |link| netlink.save(link).map_err(Error::io("addresses and routes"));
         let steps = plan::steps(found, self.next, manner, &mut keep)?;
@@ -92,9 +108,9 @@ impl Joined {
     /// As of [`Joined::join`]; nothing is left of it.
     pub(super) fn join_late(&mut self, found: &Found) -> Result<Nic> {
         namespace::enter_again(&self.namespace)?;
-        let manner = Manner { model: InternetworkingModel::Tcfilter, ..self.manner };
-        match self.join_by(std::slice::from_ref(found), manner) {
-            Ok(mut nics) if nics.len() == 1 => Ok(nics.remove(0)),
+        let manner = Manner { model: InternetworkingModel::Tcfilter, is_late: true, ..self.manner };
+        match self.join_by(std::slice::from_ref(found), manner).map(|mut joints| joints.pop()) {
+            Ok(Some(Joint::Nic(nic))) => Ok(nic),
             Ok(_) => Err(Error::Failed("an interface is one interface".into())),
             Err(error) => {
                 self.release(found.link.index);
@@ -185,7 +201,23 @@ impl Joined {
         self.done.iter().any(|done| done.link == link && matches!(done.what, What::Stripped(_)))
     }
 
-    fn take(&mut self, step: &Step) -> Result<Nic> {
+    fn take(&mut self, step: &Step) -> Result<Joint> {
+        match &step.how {
+            How::VhostUser { socket } => {
+                let device = VhostUser::new(socket, VhostUserKind::Net(step.mac.0), None);
+                let refused =
+                    |error| Error::InvalidArgument(format!("network interface {}: {error}", step.name));
+                device.map(Joint::VhostUser).map_err(refused)
+            }
+            How::Physical(device) => {
+                self.done(step, What::Taken(device.clone()));
+                device.take(Path::new(SYSFS)).map(Joint::Device)
+            }
+            How::Redirected { .. } | How::Bridged { .. } | How::Tap => self.tap(step).map(Joint::Nic),
+        }
+    }
+
+    fn tap(&mut self, step: &Step) -> Result<Nic> {
         let Manner { queues, rates, .. } = self.manner;
         self.done(step, What::Queues(step.queue_length));
         let queues = match &step.how {
@@ -206,6 +238,8 @@ impl Joined {
                 self.slow(step, rates.tx)?;
                 queues
             }
+            // They have none.
+            How::VhostUser { .. } | How::Physical(_) => Vec::new(),
         };
         let vhost = if self.manner.vhost { tap::vhost(queues.len())? } else { Vec::new() };
         Ok(Nic { queues, vhost, mac: step.mac.0 })
@@ -295,6 +329,7 @@ fn undo(all: Vec<Done>, netlink: &mut Netlink) {
             What::Limited(index) => netlink.unlimit_rate(index),
             What::Queues(length) => netlink.change_link(link, &queue_length(length)),
             What::Stripped(stripped) => stripped.give_back(netlink),
+            What::Taken(device) => device.give_back(Path::new(SYSFS)).map_err(io::Error::other),
         };
     }
 }

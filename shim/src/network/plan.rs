@@ -1,9 +1,12 @@
 //! How each interface is joined to the machine, before anything is done.
 
-use configuration::InternetworkingModel;
-use netlink::{Kind, Mac, Saved};
+use std::path::{Path, PathBuf};
 
-use super::{Manner, random, scan::Found};
+use configuration::InternetworkingModel;
+use netlink::{Kind, Link, Mac, Saved};
+use vmm::vfio::SYSFS;
+
+use super::{Manner, physical::Physical, random, scan::Found, vhost_user};
 use crate::error::{Error, Result};
 
 /// One interface on its way into the machine.
@@ -38,6 +41,10 @@ pub(super) enum How {
     Bridged { tap: String, index: u32, kept: Saved },
     /// It is a tap, and the machine is what is behind it.
     Tap,
+    /// Another program moves its packets, which listens there.
+    VhostUser { socket: PathBuf },
+    /// It is a device of the host, which the machine has instead.
+    Physical(Physical),
 }
 
 /// What becomes of each of `found`, whose taps are numbered from `first` on.
@@ -82,7 +89,60 @@ fn step(
 ) -> Result<Step> {
     let link = &found.link;
     let refused = |why: &str| Error::InvalidArgument(format!("network interface {}: {why}", link.name));
-    let how = match (&link.kind, manner.model) {
+    let how = how(found, number, manner, keep, &refused)?;
+    if matches!(how, How::VhostUser { .. } | How::Physical(_)) {
+        may_be_special(manner).map_err(refused)?;
+    }
+    let mac = link.mac.ok_or_else(|| refused("has no Ethernet address"))?;
+    let is_slowed = match how {
+        How::Redirected { .. } | How::VhostUser { .. } | How::Physical(_) => false,
+        How::Bridged { .. } => manner.rates.rx > 0,
+        How::Tap => manner.rates.tx > 0,
+    };
+    let ifb = || Ok(Ifb { name: format!("ifb{number}_kata"), index: random::index()? });
+    let slowed_by = is_slowed.then(ifb).transpose()?;
+    let (index, mtu, queue_length) = (link.index, link.mtu, link.queue_length);
+    Ok(Step { link: index, name: link.name.clone(), mac, mtu, queue_length, how, slowed_by })
+}
+
+/// What has no tap is not the host's to slow, and nothing that is plugged in later.
+fn may_be_special(manner: Manner) -> std::result::Result<(), &'static str> {
+    if manner.rates.rx > 0 || manner.rates.tx > 0 {
+        return Err("cannot be slowed: unset rx_rate_limiter_max_rate and tx_rate_limiter_max_rate");
+    }
+    if manner.is_late {
+        return Err("has come too late: the machine can have it from the start only");
+    }
+    Ok(())
+}
+
+/// The device that the interface is, if the machine is to have devices.
+fn physical(link: &Link, manner: Manner) -> std::result::Result<Physical, String> {
+    if !manner.passes_through {
+        let why = "a device of the host, which is passed through by VFIO: set cold_plug_vfio or hot_plug_vfio; and \
+                   the network namespace has to have a path";
+        return Err(why.to_owned());
+    }
+    let address = link.pci_device.as_deref();
+    let address = address.ok_or("a device of the host, and the kernel tells of no PCI device that it is")?;
+    Physical::at(Path::new(SYSFS), address)
+}
+
+fn how(
+    found: &Found,
+    number: usize,
+    manner: Manner,
+    keep: &mut dyn FnMut(u32) -> Result<Saved>,
+    refused: &dyn Fn(&str) -> Error,
+) -> Result<How> {
+    let link = &found.link;
+    if link.kind == Kind::Device {
+        return physical(link, manner).map(How::Physical).map_err(|why| refused(&why));
+    }
+    if let Some(socket) = vhost_user::socket_for(found).map_err(|why| refused(&why))? {
+        return Ok(How::VhostUser { socket });
+    }
+    match (&link.kind, manner.model) {
         (Kind::Veth | Kind::Macvlan, InternetworkingModel::Macvtap) => {
             let tap = format!("tap{number}_kata");
             Ok(How::Bridged { tap, index: random::index()?, kept: keep(link.index)? })
@@ -93,21 +153,9 @@ fn step(
         }
         (Kind::Tun, _) => Ok(How::Tap),
         (Kind::Macvtap, _) => Err(refused("a macvtap cannot be given to a virtual machine yet")),
-        (Kind::Device, _) => {
-            Err(refused("a device of the host, which would have to be passed through by VFIO"))
-        }
-        (Kind::Other(kind), _) => Err(refused(&format!(
-            "an interface of kind {kind} cannot be given to a virtual machine: veth, macvlan, ipvlan and tap can"
+        (other, _) => Err(refused(&format!(
+            "an interface of kind {} cannot be given to a virtual machine: veth, macvlan, ipvlan and tap can",
+            if let Kind::Other(kind) = other { kind } else { "device" }
         ))),
-    }?;
-    let mac = link.mac.ok_or_else(|| refused("has no Ethernet address"))?;
-    let is_slowed = match how {
-        How::Redirected { .. } => false,
-        How::Bridged { .. } => manner.rates.rx > 0,
-        How::Tap => manner.rates.tx > 0,
-    };
-    let ifb = || Ok(Ifb { name: format!("ifb{number}_kata"), index: random::index()? });
-    let slowed_by = is_slowed.then(ifb).transpose()?;
-    let (index, mtu, queue_length) = (link.index, link.mtu, link.queue_length);
-    Ok(Step { link: index, name: link.name.clone(), mac, mtu, queue_length, how, slowed_by })
+    }
 }

@@ -7,10 +7,12 @@ use std::{
 
 use netlink::{Link, Netlink};
 use serde::{Deserialize, Serialize};
+use vmm::vfio::SYSFS;
 
 use super::{
     join::{Stripped, queue_length},
     namespace::{self, Identity},
+    physical::Physical,
     plan::{How, Step},
 };
 use crate::error::{Error, Result};
@@ -34,6 +36,9 @@ struct Noted {
     namespace: PathBuf,
     identity: Identity,
     changed: Vec<Changed>,
+    /// Devices of the host that a machine has, or is about to have, which outlive the namespace, too.
+    #[serde(default)]
+    taken: Vec<Physical>,
 }
 
 /// An interface, and what is done to it.
@@ -59,7 +64,7 @@ impl Changed {
             How::Bridged { index, kept, .. } => {
                 (Some(*index), Some(Stripped { index: step.link, mac: step.mac, kept: kept.clone() }))
             }
-            How::Redirected { .. } | How::Tap => (None, None),
+            How::Redirected { .. } | How::Tap | How::VhostUser { .. } | How::Physical(_) => (None, None),
         };
         Changed {
             index: step.link,
@@ -107,7 +112,12 @@ impl Record {
     /// The file cannot be written.
     pub(super) fn write(&self, steps: &[Step]) -> Result<()> {
         let changed = steps.iter().map(Changed::by).collect();
-        let noted = Noted { namespace: self.namespace.clone(), identity: self.identity, changed };
+        let taken = steps.iter().filter_map(|step| match &step.how {
+            How::Physical(device) => Some(device.clone()),
+            _ => None,
+        });
+        let taken = taken.collect();
+        let noted = Noted { namespace: self.namespace.clone(), identity: self.identity, changed, taken };
         let (path, next) = (self.run_dir.join(RECORD), self.run_dir.join(NEXT));
         let text = serde_json::to_vec(&noted).map_err(io::Error::from);
         let written = text.and_then(|text| fs::write(&next, text)).and_then(|()| fs::rename(&next, &path));
@@ -133,8 +143,14 @@ pub(crate) fn sweep(run_dir: &Path) -> Result<()> {
 }
 
 impl Noted {
-    /// On a thread of its own.
+    /// On a thread of its own. Goes on after what cannot be undone.
     fn undo(&self) -> Result<()> {
+        let given = self.taken.iter().map(|device| device.give_back(Path::new(SYSFS)));
+        let given = given.fold(Ok(()), Result::and);
+        given.and(self.undo_in_namespace())
+    }
+
+    fn undo_in_namespace(&self) -> Result<()> {
         if !self.namespace.exists() || namespace::enter(&self.namespace)? != self.identity {
             return Ok(());
         }

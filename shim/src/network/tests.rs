@@ -9,9 +9,11 @@ use oci_spec::runtime::{
     SpecBuilder,
 };
 
-use crate::fakes::Pod;
+use crate::fakes::{Host, Pod};
 
 use super::{plan::How, scan::Found, *};
+
+mod special;
 
 /// Joins the network at `path` on a thread that ends with that.
 fn join_at(path: &Path, manner: Manner, run_dir: &Path) -> Result<Network> {
@@ -24,7 +26,14 @@ fn join(pod: &Pod, manner: Manner, run_dir: &Path) -> Result<Network> {
 }
 
 fn manner(queues: u32) -> Manner {
-    Manner { model: InternetworkingModel::Default, queues, vhost: false, rates: Rates::default() }
+    Manner {
+        model: InternetworkingModel::Default,
+        queues,
+        vhost: false,
+        rates: Rates::default(),
+        passes_through: false,
+        is_late: false,
+    }
 }
 
 /// By the shim itself, or as the kernel does it for one that is killed, and `delete` then.
@@ -250,6 +259,7 @@ fn each_interface_gets_what_is_its_own() {
         is_loopback,
         is_up: true,
         no_arp: false,
+        pci_device: None,
     };
     let address = |link| Address::new(link, [10, 0, 0, link as u8].into(), 24);
     let route = |link, is_kernels| Route {

@@ -31,7 +31,7 @@ use super::{
     vm_spec::MachinePlan,
 };
 use crate::{
-    container::{disks::SharedDisks, spec::Confinement},
+    container::{disks::SharedDisks, host_devices::HostDevices, spec::Confinement},
     error::{Error, Result},
     factory::{self, Asleep, Kept, Maker, Ready},
     hooks::ContainerHooks,
@@ -78,11 +78,12 @@ pub(super) async fn boot(
 ) -> Result<Arc<Sandbox>> {
     let configuration = plan.configuration;
     let path = run_dir::path_of(plan.namespace, plan.id);
-    let machine = vm_spec::of(configuration, &plan, &path, log)?;
+    let mut machine = vm_spec::of(configuration, &plan, &path, log)?;
     let (run_dir, tree, mut asleep) = place(path, configuration, ready, &machine.spec, log).await?;
     let (vcpus, own) = (machine.spec.vcpus, asleep.as_ref().map(|asleep| asleep.network.clone()));
     let network =
         Network::connect(plan.spec, plan.hooks, configuration, vcpus, own, run_dir.path(), log).await?;
+    network.add_to(&mut machine.spec)?;
     clock.mark("network_joined");
     let resources = Resources::new(configuration, plan.spec, &machine.spec, log)?;
     let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
@@ -97,6 +98,11 @@ pub(super) async fn boot(
     let started = asleep.as_ref().map(|asleep| factory::pids(asleep.machine.0.as_ref())).unwrap_or_default();
     let cgroup = HostCgroup::enter(only, plan.spec, plan.id, run_dir.path(), &started, log)?;
     let awake = match asleep {
+        Some(asleep) if machine.spec.against_template().is_some() => {
+            // What the network needs of a machine that is to boot was not known before.
+            let _ = asleep.machine.0.stop(Duration::ZERO).await;
+            None
+        }
         Some(asleep) => wake(asleep, &network, &clock, log).await,
         None => None,
     };
@@ -104,6 +110,7 @@ pub(super) async fn boot(
         Some(awake) => awake,
         None => start_anyhow(&maker, &machine.spec, origin, Some(&network), &clock).await?,
     };
+    network.hand_over(vm.as_ref(), &machine.spec).await?;
     network.tell(&agent, log).await.map_err(in_containerds_terms)?;
     clock.mark("network_told");
     let door = Door::open(run_dir.path(), plan.id, log);
@@ -123,6 +130,7 @@ pub(super) async fn boot(
         keeper: Keeper::of(configuration),
         plugs_root_disks: plugs_root_disks(configuration),
         shared_disks: SharedDisks::default(),
+        host_devices: HostDevices::of(&machine.spec, configuration.runtime.vfio_mode),
         provided,
         resources,
         user: Mutex::new(user),

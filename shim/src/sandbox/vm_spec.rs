@@ -29,7 +29,7 @@ use super::{
     share::SharedTree,
 };
 use crate::{
-    container::bundle,
+    container::{bundle, host_devices},
     error::{Error, Result},
 };
 
@@ -86,7 +86,7 @@ pub(super) fn of(
         nics: Vec::new(),
         network: None,
         vhost_user: Vec::new(),
-        pass_through: hypervisor.pass_through.clone(),
+        pass_through: host_devices::from_the_start(&hypervisor.pass_through, plan.spec)?,
         block: block_of(hypervisor),
         prealloc: hypervisor.enable_mem_prealloc,
         virtio_mem: hypervisor.enable_virtio_mem,

@@ -4,6 +4,7 @@ mod copied;
 mod deaths;
 mod execs;
 mod hooks;
+mod host_devices;
 mod keys;
 mod lifecycle;
 mod network;

@@ -332,7 +332,7 @@ impl Device {
             HostKind::Pci { address, .. } => {
                 Device::VfioPci { id, host: OfHost::Host(address.clone()), romfile, place }
             }
-            HostKind::Mediated { directory } => {
+            HostKind::Mediated { directory, .. } => {
                 Device::VfioPci { id, host: OfHost::Sysfsdev(path(directory)), romfile, place }
             }
             HostKind::Ap { directory, .. } => Device::VfioAp { id, sysfsdev: path(directory) },

@@ -226,9 +226,14 @@ impl VmSpec {
 
     /// Files of a share are the containers' users', whom no single other user can serve them for.
     fn rootless_clash(&self) -> Option<(&'static str, &'static str)> {
-        let share = self.share.as_ref().filter(|_| self.rootless)?;
-        (share.kind == ShareKind::Virtio9p)
-            .then_some(("a share by virtio-9p, which QEMU serves itself,", "rootless"))
+        let by_9p = matches!(&self.share, Some(share) if share.kind == ShareKind::Virtio9p);
+        let clashes = [
+            (by_9p, "a share by virtio-9p, which QEMU serves itself,"),
+            // Their files are the root's, and so is the right to keep all of a guest's memory where it is.
+            (self.pass_through != PassThrough::Never, "devices of the host"),
+        ];
+        let clash = clashes.into_iter().find(|(clash, _)| self.rootless && *clash);
+        clash.map(|(_, what)| (what, "rootless"))
     }
 
     /// Whether the board knows of NVDIMMs.

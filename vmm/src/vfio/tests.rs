@@ -62,6 +62,11 @@ impl Sysfs {
         self.link(&format!("{directory}/devices/{name}"), device);
     }
 
+    /// A character device, by the name that the kernel gives its file.
+    fn file(&self, numbers: &str, name: &str) {
+        self.write(&format!("dev/char/{numbers}/uevent"), &format!("MAJOR=1\nMINOR=1\nDEVNAME={name}\n"));
+    }
+
     pub(crate) fn find(&self, name: &str) -> Result<Vec<HostDevice>, VfioError> {
         HostDevice::with_its_group(self.path(), name)
     }
@@ -141,6 +146,20 @@ fn b11_a_device_in_use_by_the_host_says_how_to_let_it_go() {
 }
 
 #[test]
+fn d18_a_device_that_is_to_be_vfios_is_known_before_unless_the_host_uses_another_of_its_group() {
+    let sysfs = Sysfs::new();
+    sysfs.pci("0000:00:01.0", 2, "pcieport", "0x060400", 4096);
+    sysfs.pci("0000:01:00.0", 2, "ixgbe", "0x020000", 4096);
+    let once_bound = |address| HostDevice::once_bound(sysfs.path(), address);
+    assert_eq!(addresses(&[once_bound("0000:01:00.0").unwrap()]), ["0000:01:00.0"]);
+    sysfs.pci("0000:01:00.1", 2, "ixgbe", "0x020000", 4096);
+    let refused = once_bound("0000:01:00.0").unwrap_err().to_string();
+    assert!(refused.starts_with("0000:01:00.1, which the guest is to have, is driven by ixgbe"), "{refused}");
+    fs::remove_file(sysfs.path().join("bus/pci/devices/0000:01:00.0/iommu_group")).unwrap();
+    assert!(matches!(once_bound("0000:01:00.0"), Err(VfioError::NoGroup(_))));
+}
+
+#[test]
 fn b11_without_an_iommu_or_a_device_the_error_says_so() {
     let sysfs = Sysfs::new();
     sysfs.pci("0000:01:00.0", 2, "vfio-pci", "0x030000", 4096);
@@ -160,7 +179,8 @@ fn b11_a_mediated_device_is_on_the_bus_of_its_parent_and_a_matrix_on_none() {
     sysfs.mediated("bus/pci/devices/0000:00:02.0", "vfio-pci", 5);
     let directory = sysfs.path().join("bus/mdev/devices").join(MDEV);
     let [device] = &sysfs.find(MDEV).unwrap()[..] else { panic!() };
-    assert_eq!(*device.kind(), HostKind::Mediated { directory });
+    assert_eq!(*device.kind(), HostKind::Mediated { directory, parent: "0000:00:02.0".into() });
+    assert_eq!(device.address(), Some("0000:00:02.0"));
     assert!(device.is_express());
 
     let sysfs = Sysfs::new();
@@ -173,4 +193,29 @@ fn b11_a_mediated_device_is_on_the_bus_of_its_parent_and_a_matrix_on_none() {
     sysfs.mediated("devices/css0/0.0.0313", "vfio-ccw", 5);
     let refused = sysfs.find(MDEV).unwrap_err().to_string();
     assert!(refused.ends_with("mdev_type/device_api: \"vfio-ccw\" is not known"), "{refused}");
+}
+
+#[test]
+fn d17_a_device_file_stands_for_a_group_or_for_one_of_it() {
+    let sysfs = Sysfs::new();
+    sysfs.pci("0000:01:00.0", 7, "vfio-pci", "0x030000", 4096);
+    sysfs.pci("0000:01:00.1", 7, "vfio-pci", "0x040300", 4096);
+    // The minor number is none of the group's.
+    sysfs.file("243:0", "vfio/7");
+    sysfs.file("244:1", "vfio/devices/vfio1");
+    sysfs.link("class/vfio-dev/vfio1/device", "bus/pci/devices/0000:01:00.1");
+    sysfs.file("10:196", "vfio/vfio");
+    sysfs.file("1:3", "null");
+    let of = |major, minor| DeviceFile::of(sysfs.path(), major, minor);
+    let found = |major, minor| match of(major, minor).unwrap() {
+        Some(DeviceFile::Devices { name, devices }) => (name, addresses(&devices).join(" ")),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(found(243, 0), ("7".into(), "0000:01:00.0 0000:01:00.1".into()));
+    assert_eq!(found(244, 1), ("vfio1".into(), "0000:01:00.1".into()));
+    assert_eq!(of(10, 196).unwrap(), Some(DeviceFile::Container));
+    assert_eq!((of(1, 3).unwrap(), of(1, 4).unwrap()), (None, None));
+    sysfs.file("243:1", "vfio/noiommu-0");
+    let refused = of(243, 1).unwrap_err().to_string();
+    assert!(refused.starts_with("/dev/vfio/noiommu-0 is in no IOMMU group"), "{refused}");
 }

@@ -44,7 +44,9 @@ impl Address {
     pub(super) fn of_device(device: &Device) -> Result<Self, Error> {
         let what = |what: &str| Error::invalid(format!("device {}: {what}", device.container_path));
         let address = Self::parse(&device.type_, &device.id).map_err(|wrong| what(&format!("id {wrong}")))?;
-        address.ok_or_else(|| what(&format!("type {:?}: wants blk or scsi", device.type_)))
+        address.ok_or_else(|| {
+            what(&format!("type {:?}: wants blk, scsi, vfio-pci or vfio-pci-gk", device.type_))
+        })
     }
 
     fn parse(driver: &str, place: &str) -> Result<Option<Self>, String> {
@@ -124,15 +126,15 @@ fn block_device(device: &Path) -> Option<String> {
     disk.file_name()?.to_str().map(str::to_owned)
 }
 
-fn entries(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn entries(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
-fn is_pci(path: &Path) -> bool {
+pub(super) fn is_pci(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"0000:"))
 }
 
-fn ends_with(path: &Path, end: &str) -> bool {
+pub(super) fn ends_with(path: &Path, end: &str) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(end.as_bytes()))
 }
 

@@ -15,12 +15,12 @@ use oci_spec::runtime::Spec;
 use crate::{
     cgroup::Cgroup,
     container::Container,
-    devices::Disk,
+    devices::Given,
     error::Error,
     id::Id,
     reaper::Reaper,
     runtime::{
-        self, disks, library,
+        self, library, nodes,
         spec::{self, Shared},
         users,
     },
@@ -146,14 +146,17 @@ pub(super) fn adapt(
     id: &Id,
     request: &CreateContainerRequest,
     shared: &Shared,
-    disks: &[Disk],
+    given: &Given,
 ) -> Result<Spec, Error> {
     let wire = request.oci.as_ref().ok_or_else(|| Error::invalid("OCI: missing"))?;
     let spec = convert::spec_from_wire(wire).map_err(|error| Error::invalid(error.to_string()))?;
     let root = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
     let user = users::resolve(&root, request.string_user.as_ref())?;
     let mut spec = spec::adapt(spec, id, shared, user)?;
-    disks::adapt(spec.linux_mut().get_or_insert_default(), disks)?;
+    nodes::adapt(spec.linux_mut().get_or_insert_default(), &given.nodes)?;
+    if let Some(process) = spec.process_mut() {
+        given.addresses.adapt(process);
+    }
     let bundle = runtime::bundle(id);
     fs::create_dir_all(&bundle).map_err(Error::system(format!("make {}", bundle.display())))?;
     Ok(spec)

@@ -130,8 +130,9 @@ fn runs_on(shared: &Case<'_>) -> Result<()> {
 fn an_exec_in_a_container_that_has_divided_its_cgroup_is_where_its_first_process_is(
     case: &Case<'_>,
 ) -> Result<()> {
+    // Busy while an exec that looks is not in `inner` yet.
     let divide = "mkdir -p /tmp/cgroup; mount -t cgroup2 none /tmp/cgroup; cd /tmp/cgroup; mkdir inner; \
-        echo $$ >inner/cgroup.procs; echo +pids >cgroup.subtree_control && echo divided; exec sleep 1000";
+        echo $$ >inner/cgroup.procs; until echo +pids >cgroup.subtree_control; do sleep 0.1; done; exec sleep 1000";
     let divided = case.container("divided").flags(["--privileged"]).start(["sh", "-ec", divide])?;
     eventually(PATIENCE, || {
         let told = case.exec("divided", &[], &["cat", "/tmp/cgroup/cgroup.subtree_control"])?.exits(0)?;

@@ -49,6 +49,7 @@ use vmm::{
 };
 
 use crate::{
+    container::bundle,
     error::{Error, Result},
     hooks::ContainerHooks,
     sandbox::Sandbox,
@@ -169,7 +170,9 @@ impl Network {
         let hooks = hooks.filter(|hooks| hooks.at_creation()).cloned();
         let model = configuration.runtime.internetworking_model;
         let path = namespace::path_in(spec);
-        let forwards_from = path.clone().filter(|_| configuration.runtime.forwards_ports);
+        // A namespace that is not a pod's may be of others, whose own localhost it is.
+        let forwards = configuration.runtime.forwards_ports && bundle::is_pod(spec);
+        let forwards_from = path.clone().filter(|_| forwards);
         let place = match (path, &hooks) {
             (_, None) if model == InternetworkingModel::None => None,
             (Some(path), _) => Some(Place::At(path)),

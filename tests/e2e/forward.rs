@@ -22,8 +22,12 @@ listed! {
         localhost_of_a_pods_network_namespace_is_the_guests,
         localhost_of_a_machine_that_waited_is_its_pods,
         localhost_is_left_alone_where_the_operator_says_so,
+        localhost_of_a_namespace_that_is_no_pods_is_left_alone,
     ]
 }
+
+/// What CRI says of a pod's own container. Others have a namespace that may be somebody else's.
+const AS_POD: [&str; 2] = ["--annotation", "io.kubernetes.cri.container-type=sandbox"];
 
 /// How long a guest may take to have its ports offered, or a namespace to be as it was.
 const SETTLE: Duration = Duration::from_secs(15);
@@ -39,7 +43,7 @@ const BODY: usize = 4 << 20;
 fn localhost_of_a_pods_network_namespace_is_the_guests(case: &Case<'_>) -> Result<()> {
     let network = PodNetwork::new()?;
     let before = network.state()?;
-    start(case, &network, "serves", &[])?;
+    start(case, &network, "serves", &AS_POD)?;
     inside(case, "serves", ECHO)?;
     inside(case, "serves", "mkdir /www; echo hello > /www/page; httpd -p [::1]:7080 -h /www")?;
     is_offered(&network)?;
@@ -61,7 +65,8 @@ fn localhost_of_a_machine_that_waited_is_its_pods(case: &Case<'_>) -> Result<()>
     let keeper = Keeper::start(case, 1, |_| {})?;
     let waiting = keeper.shims()?;
     let network = PodNetwork::new()?;
-    start(case, &network, "waited", &["--runtime-config-path", &operator::path(&keeper.configuration)])?;
+    let configuration = operator::path(&keeper.configuration);
+    start(case, &network, "waited", &[&AS_POD[..], &["--runtime-config-path", &configuration]].concat())?;
     let shim = case.shim_of("waited")?.plain::<ConnectResponse>("Connect")?.shim_pid;
     check!(waiting.contains(&shim), "the shim {shim} is none of {waiting:?}");
     inside(case, "waited", ECHO)?;
@@ -77,11 +82,21 @@ fn localhost_is_left_alone_where_the_operator_says_so(case: &Case<'_>) -> Result
         file.set("runtime.enable_port_forward", false);
     })?;
     let network = PodNetwork::new()?;
-    start(case, &network, "alone", &["--runtime-config-path", &operator::path(&configuration)])?;
+    let configuration = operator::path(&configuration);
+    start(case, &network, "alone", &[&AS_POD[..], &["--runtime-config-path", &configuration]].concat())?;
     inside(case, "alone", ECHO)?;
     // Whatever would offer it has begun before this one had its answer.
     is_refused(&network)?;
     check_eq!(sockets(&network)?, "", "sockets in the pod's namespace");
+    Ok(())
+}
+
+fn localhost_of_a_namespace_that_is_no_pods_is_left_alone(case: &Case<'_>) -> Result<()> {
+    let network = PodNetwork::new()?;
+    start(case, &network, "guest", &[])?;
+    inside(case, "guest", ECHO)?;
+    is_refused(&network)?;
+    check_eq!(sockets(&network)?, "", "sockets in the namespace");
     Ok(())
 }
 

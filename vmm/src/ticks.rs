@@ -2,14 +2,18 @@
 //!
 //! QEMU gives a guest it emulates the host's own time stamp counter. A guest measures it by a timer of the board, and
 //! mistakes it where the host does not run QEMU meanwhile; one whose board has no other timer cannot measure it. So it is
-//! told (docs/decisions/0016).
+//! told (docs/decisions/0015).
 
+use std::time::Duration;
 #[cfg(target_arch = "x86_64")]
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// How long is measured. An error of 100 ns in either reading makes the clock wrong by 1 s in a day.
-#[cfg(target_arch = "x86_64")]
-const MEASURED: Duration = Duration::from_millis(20);
+/// How long is measured for a guest that has nothing to compare with. An error of 100 ns in either reading makes its clock
+/// wrong by 1 s in a day.
+pub(crate) const WELL: Duration = Duration::from_millis(20);
+
+/// The same for one that measures again when it has time, unless it would have to correct more than a hundredth.
+pub(crate) const ROUGHLY: Duration = Duration::from_millis(1);
 
 /// Longer ago, the host may have slept since, and its counter with it.
 #[cfg(target_arch = "x86_64")]
@@ -32,11 +36,13 @@ impl Counter {
         Self { first: reading() }
     }
 
-    /// Ticks in a millisecond; not before 20 ms after the first look. `None` where the counter does not count.
-    pub(crate) async fn per_ms(&self) -> Option<u64> {
+    /// Ticks in a millisecond; not before `after` since the first look. `None` where the counter does not count.
+    pub(crate) async fn per_ms(&self, after: Duration) -> Option<u64> {
         let recent = self.first.filter(|(at, _)| at.elapsed() < RECENT);
         let (began, first) = recent.or_else(reading)?;
-        tokio::time::sleep(MEASURED.saturating_sub(began.elapsed())).await;
+        if let Some(left) = after.checked_sub(began.elapsed()) {
+            tokio::time::sleep(left).await;
+        }
         let (ended, last) = reading()?;
         rate(last.checked_sub(first)?, ended - began)
     }
@@ -49,7 +55,7 @@ impl Counter {
         Self {}
     }
 
-    pub(crate) async fn per_ms(&self) -> Option<u64> {
+    pub(crate) async fn per_ms(&self, _after: Duration) -> Option<u64> {
         None
     }
 }
@@ -92,15 +98,15 @@ mod tests {
     #[tokio::test]
     async fn a_look_of_long_ago_does_not_count() {
         let other = reading().map(|(at, _)| (at - RECENT, 1));
-        let long_ago = Counter { first: other }.per_ms().await.unwrap();
-        let now = Counter::look().per_ms().await.unwrap();
+        let long_ago = Counter { first: other }.per_ms(WELL).await.unwrap();
+        let now = Counter::look().per_ms(WELL).await.unwrap();
         assert!(long_ago < 2 * now, "{long_ago} and {now} ticks in a millisecond");
     }
 
     #[tokio::test]
     async fn two_measurements_agree_to_a_thousandth() {
         let (one, other) = (Counter::look(), Counter::look());
-        let (one, other) = (one.per_ms().await.unwrap(), other.per_ms().await.unwrap());
+        let (one, other) = (one.per_ms(WELL).await.unwrap(), other.per_ms(WELL).await.unwrap());
         assert!(one.abs_diff(other) * 1000 < one, "{one} and {other} ticks in a millisecond");
     }
 }

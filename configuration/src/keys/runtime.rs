@@ -17,7 +17,7 @@ pub(super) const KEYS: &[Key] = &[
     text("jaeger_user", "", "user name for that place").later(),
     text("jaeger_password", "", "password for that place").later(),
     flag("enable_port_forward", true, "localhost of the pod's network namespace on the host is the guest's: kubectl port-forward reaches the pod"),
-    flag("disable_new_netns", false, "QEMU stays in the host's network namespace, as it does anyway; takes internetworking_model none"),
+    flag("disable_new_netns", false, "QEMU stays in the host's network namespace, as it does for pods anyway; takes internetworking_model none"),
     flag("static_sandbox_resource_mgmt", false, "size the virtual machine once, before it starts, by what is known of its containers then"),
     texts("sandbox_bind_mounts", &[], "paths of the host that every guest sees in sandbox-mounts of the share; read-only, unless one ends in :rw"),
     choice("vfio_mode", VfioMode::WORDS, "guest-kernel", "who has a device of the host: a driver of the guest, or the container, by VFIO, which needs enable_iommu"),

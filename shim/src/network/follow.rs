@@ -71,8 +71,12 @@ impl Member {
         Member { found, device, place: String::new(), is_stripped, is_taken: false }
     }
 
-    /// The same of a device of the host, if it is one that the machine has.
-    pub(super) fn taken(self, is_taken: bool) -> Member {
+    /// The same of a device of the host, if it is one that the machine has. Its number may be another's by now, in the
+    /// namespace that it has left; no interface has 0.
+    pub(super) fn taken(mut self, is_taken: bool) -> Member {
+        if is_taken {
+            self.found.link.index = 0;
+        }
         Member { is_taken, ..self }
     }
 

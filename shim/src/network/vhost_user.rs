@@ -15,34 +15,32 @@ const DIRECTORY: &str = "/tmp";
 /// The socket in each.
 const SOCKET: &str = "vhu.sock";
 
-/// The socket for an interface, if there is one.
+/// The socket for an interface, if there is one in a directory that root alone may write to. Anybody may make directories
+/// where these are, and who listens reads and writes all of the guest's memory; so what is in others is no reason to use it,
+/// nor one to refuse the pod.
 ///
 /// # Errors
-/// Why nobody should have a guest's memory who may listen there.
+/// What root has there cannot be used.
 pub(super) fn socket_for(found: &Found) -> Result<Option<PathBuf>, String> {
     for address in &found.addresses {
         let directory = Path::new(DIRECTORY).join(format!("vhostuser_{}", address.ip));
+        if !is_roots(&directory) {
+            continue;
+        }
         let socket = directory.join(SOCKET);
         match fs::symlink_metadata(&socket) {
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(format!("{}: {error}", socket.display())),
             Ok(metadata) if !metadata.file_type().is_socket() => {
                 return Err(format!("{} is no socket", socket.display()));
             }
-            Ok(_) => return is_roots(&directory).map(|()| Some(socket)),
+            Ok(_) => return Ok(Some(socket)),
         }
     }
     Ok(None)
 }
 
-/// Anybody may make directories where these are, and who listens reads and writes all of the guest's memory.
-fn is_roots(directory: &Path) -> Result<(), String> {
-    let shown = directory.display();
-    let metadata = fs::symlink_metadata(directory).map_err(|error| format!("{shown}: {error}"))?;
-    if metadata.is_dir() && metadata.uid() == 0 && metadata.mode() & 0o022 == 0 {
-        return Ok(());
-    }
-    Err(format!(
-        "{shown} has to be a directory that root alone may write to, as who listens there has all of the guest's memory"
-    ))
+fn is_roots(directory: &Path) -> bool {
+    let metadata = fs::symlink_metadata(directory);
+    metadata.is_ok_and(|it| it.is_dir() && it.uid() == 0 && it.mode() & 0o022 == 0)
 }

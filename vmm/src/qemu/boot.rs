@@ -40,7 +40,7 @@ use crate::plug::Nic;
 use crate::processes::{Processes, Program};
 use crate::selinux::Labelled;
 use crate::spec::{Accelerator, Boot, EXTRA_MONITOR, Machine as Board, Origin, VmSpec};
-use crate::ticks::Counter;
+use crate::ticks::{self, Counter};
 use crate::user::User;
 use crate::vm::{Hypervisor, Vm};
 
@@ -59,8 +59,8 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Machines whose processes and consoles are logged to `log`. Those that are emulated boot without delay from 20 ms
-    /// on, when the rate of the clock they are given is known.
+    /// Machines whose processes and consoles are logged to `log`. The clock that emulated ones are given
+    /// is first looked at now, as its rate is needed at their boot.
     #[must_use]
     pub fn new(log: Logger) -> Qemu {
         Qemu { log, counter: Counter::look() }
@@ -228,9 +228,12 @@ fn extra_monitor(processes: &Processes) -> Result<OwnedFd, BootError> {
 
 /// KVM has a clock of its own.
 async fn ticks_per_ms(spec: &VmSpec, counter: Counter) -> Option<u64> {
-    let emulated =
-        matches!(spec.machine, Board::Q35(_) | Board::Microvm(_)) && spec.accelerator == Accelerator::Tcg;
-    if emulated { counter.per_ms().await } else { None }
+    match spec.machine {
+        _ if spec.accelerator != Accelerator::Tcg => None,
+        Board::Q35(_) => counter.per_ms(ticks::ROUGHLY).await,
+        Board::Microvm(_) => counter.per_ms(ticks::WELL).await,
+        Board::Virt(_) => None,
+    }
 }
 
 /// With ACPI the board without PCI has no other.

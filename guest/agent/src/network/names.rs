@@ -25,12 +25,12 @@ const LONGEST_QUESTION: usize = 4096;
 /// The number at the beginning of a message by which an answer is known (RFC 1035, 4.1.1).
 const ID: usize = 2;
 
-/// Who has asked. Programs choose numbers each for itself, so on the way questions have others.
+/// Questions that wait for an answer. With more of them, those before are given up.
+const MOST: usize = 1024;
+
+/// Who has asked. Programs choose numbers each for itself, so on the way a question may have another.
 #[derive(Default)]
-struct Asked {
-    next: u16,
-    by: HashMap<u16, ([u8; ID], SocketAddr)>,
-}
+struct Asked(HashMap<u16, ([u8; ID], SocketAddr)>);
 
 /// Answers until the host hangs up.
 ///
@@ -79,7 +79,7 @@ async fn pass_answers(
         let mut answer = vec![0; host.read_u16().await?.into()];
         host.read_exact(&mut answer).await?;
         let Some(id) = answer.first_chunk_mut::<ID>() else { continue };
-        let Some((own, from)) = lock(asked).by.remove(&u16::from_be_bytes(*id)) else { continue };
+        let Some((own, from)) = lock(asked).0.remove(&u16::from_be_bytes(*id)) else { continue };
         *id = own;
         // Who does not wait any more has gone.
         let _ = socket.send_to(&answer, from).await;
@@ -87,11 +87,17 @@ async fn pass_answers(
 }
 
 impl Asked {
-    /// A question that was never answered is forgotten when its number comes round.
+    /// The number that the question has from here on: its own, which nobody else can guess, unless another waits by that.
     fn ask(&mut self, own: [u8; ID], from: SocketAddr) -> u16 {
-        self.next = self.next.wrapping_add(1);
-        self.by.insert(self.next, (own, from));
-        self.next
+        if self.0.len() >= MOST {
+            self.0.clear();
+        }
+        let mut id = u16::from_be_bytes(own);
+        while self.0.get(&id).is_some_and(|other| *other != (own, from)) {
+            id = id.wrapping_add(1);
+        }
+        self.0.insert(id, (own, from));
+        id
     }
 }
 
@@ -109,6 +115,19 @@ mod tests {
         let mut message = vec![0; host.read_u16().await.unwrap().into()];
         host.read_exact(&mut message).await.unwrap();
         message
+    }
+
+    #[test]
+    fn a_question_keeps_its_number_unless_another_waits_by_it() {
+        let mut asked = Asked::default();
+        let [one, other] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        assert_eq!(asked.ask([0xff, 0xff], one), 0xffff);
+        assert_eq!(asked.ask([0xff, 0xff], one), 0xffff);
+        assert_eq!(asked.ask([0xff, 0xff], other), 0);
+        (0..2 * MOST as u16).for_each(|id| {
+            asked.ask(id.to_be_bytes(), one);
+        });
+        assert!(asked.0.len() <= MOST);
     }
 
     #[tokio::test]

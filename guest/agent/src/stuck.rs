@@ -18,7 +18,7 @@ pub(crate) fn whereabouts(pid: Pid) -> String {
     format!("process {pid}: {state}{at}, {} on the processor", on_processor(&read("schedstat")))
 }
 
-/// Of lines such as "[<0>] p9_client_rpc+0x12c/0x2e0 [9pnet]".
+/// Of lines such as `[<0>] p9_client_rpc+0x12c/0x2e0 [9pnet]`.
 fn frames(stack: &str) -> String {
     let name = |line: &str| Some(line.split_whitespace().nth(1)?.split('+').next()?.to_owned());
     stack.lines().filter_map(name).take(FRAMES).collect::<Vec<_>>().join(" < ")

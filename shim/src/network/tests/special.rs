@@ -100,6 +100,9 @@ fn d18_the_record_says_what_is_to_be_given_back_before_it_is_taken() {
         let before = std::path::PathBuf::from(format!("/sys/bus/pci/devices/{ADDRESS}/driver"));
         fs::remove_file(&before).unwrap();
         std::os::unix::fs::symlink("/sys/bus/pci/drivers/gone", &before).unwrap();
+        // Nor was that tried for the first time.
+        let choice = format!("/sys/bus/pci/devices/{ADDRESS}/driver_override");
+        fs::write(&choice, "vfio-pci\n").unwrap();
         let refused = joined(&pod, run_dir.path(), &nic(&pod), passing()).err().unwrap().to_string();
         assert!(refused.starts_with("give PCI device 0000:3b:00.0 to vfio-pci"), "{refused}");
         let record = fs::read_to_string(run_dir.path().join("network.json")).unwrap();
@@ -107,6 +110,7 @@ fn d18_the_record_says_what_is_to_be_given_back_before_it_is_taken() {
             record.contains(r#""taken":[{"address":"0000:3b:00.0","driver":"gone","chosen":null}]"#),
             "{record}"
         );
+        assert_eq!(fs::read_to_string(&choice).unwrap(), "\n", "the next look for a driver finds its own");
     });
 }
 

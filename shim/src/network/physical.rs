@@ -1,7 +1,7 @@
 //! An interface that is a device of the host: its driver loses it to VFIO's, and has it again when the machine is gone.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -23,6 +23,12 @@ pub(super) struct Physical {
     driver: String,
     /// The driver that somebody has chosen for it, if so.
     chosen: Option<String>,
+}
+
+impl fmt::Display for Physical {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PCI device {} of driver {}", self.address, self.driver)
+    }
 }
 
 impl Physical {

@@ -13,7 +13,7 @@ use vmm::{
 };
 
 use super::*;
-use crate::fakes::FakeHypervisor;
+use crate::{fakes::FakeHypervisor, sandbox::run_dir};
 
 const ADDRESS: &str = "0000:3b:00.0";
 const CLASS: &str = "0x020000";
@@ -111,6 +111,54 @@ fn d18_the_record_says_what_is_to_be_given_back_before_it_is_taken() {
             "{record}"
         );
         assert_eq!(fs::read_to_string(&choice).unwrap(), "\n", "the next look for a driver finds its own");
+    });
+}
+
+#[test]
+fn d18_what_is_not_given_back_is_told_and_kept_in_mind_until_it_is() {
+    on_host(|host| {
+        host.pci(ADDRESS, 4, "ixgbe", CLASS);
+        host.driver("ixgbe");
+        host.driver("vfio-pci");
+        host.probes();
+        let taken = host.rebinds(ADDRESS, "ixgbe", "vfio-pci", "drivers_probe");
+        let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
+        let (joined, _) = joined(&pod, run_dir.path(), &nic(&pod), passing()).unwrap();
+        taken.recv_timeout(SOON).unwrap();
+        // Its driver is unloaded.
+        let driver = Path::new("/sys/bus/pci/drivers/ixgbe");
+        fs::remove_dir_all(driver).unwrap();
+        let link = format!("/sys/bus/pci/devices/{ADDRESS}/driver");
+        fs::remove_file(&link).unwrap();
+        let network = Network::of(None, Vec::new(), Told::default(), Some(joined), None);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let told = [runtime.block_on(network.disconnect()), sweep(run_dir.path())];
+        for told in told.map(|outcome| outcome.unwrap_err().to_string()) {
+            assert!(told.contains("`echo 0000:3b:00.0 > /sys/bus/pci/drivers/ixgbe/bind`"), "{told}");
+        }
+        let kept = run_dir::remove(run_dir.path()).unwrap_err().to_string();
+        assert!(kept.contains("PCI device 0000:3b:00.0 of driver ixgbe"), "{kept}");
+        assert!(run_dir.path().join("network.json").exists());
+        std::os::unix::fs::symlink(driver, &link).unwrap();
+        sweep(run_dir.path()).unwrap();
+        run_dir::remove(run_dir.path()).unwrap();
+        assert!(!run_dir.path().exists());
+    });
+}
+
+#[test]
+fn d18_nobody_waits_for_ever_for_a_device_to_be_given_back() {
+    on_host(|host| {
+        host.pci(ADDRESS, 4, "ixgbe", CLASS);
+        host.driver("ixgbe");
+        host.driver("vfio-pci");
+        let device = physical::Physical::at(Path::new("/sys"), ADDRESS).unwrap();
+        fs::remove_file(format!("/sys/bus/pci/devices/{ADDRESS}/driver")).unwrap();
+        // Whoever writes there waits for who reads.
+        let late = record::give_back(vec![device], std::time::Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(late, Error::DeadlineExceeded(_)), "{late}");
+        assert!(late.to_string().starts_with("PCI device 0000:3b:00.0 of driver ixgbe"), "{late}");
+        assert_eq!(fs::read_to_string("/sys/bus/pci/drivers/ixgbe/bind").unwrap(), ADDRESS);
     });
 }
 

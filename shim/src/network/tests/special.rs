@@ -13,7 +13,10 @@ use vmm::{
 };
 
 use super::*;
-use crate::{fakes::FakeHypervisor, sandbox::run_dir};
+use crate::{
+    fakes::FakeHypervisor,
+    sandbox::{boot, run_dir},
+};
 
 const ADDRESS: &str = "0000:3b:00.0";
 const CLASS: &str = "0x020000";
@@ -143,6 +146,36 @@ fn d18_what_is_not_given_back_is_told_and_kept_in_mind_until_it_is() {
         sweep(run_dir.path()).unwrap();
         run_dir::remove(run_dir.path()).unwrap();
         assert!(!run_dir.path().exists());
+    });
+}
+
+#[test]
+fn d18_others_are_served_while_a_boot_that_came_to_nothing_gives_a_device_back() {
+    on_host(|host| {
+        host.pci(ADDRESS, 4, "ixgbe", CLASS);
+        host.driver("ixgbe");
+        host.driver("vfio-pci");
+        host.probes();
+        let taken = host.rebinds(ADDRESS, "ixgbe", "vfio-pci", "drivers_probe");
+        let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
+        let (joined, _) = joined(&pod, run_dir.path(), &nic(&pod), passing()).unwrap();
+        taken.recv_timeout(SOON).unwrap();
+        let network = Network::of(None, Vec::new(), Told::default(), Some(joined), None);
+        let (serve, served) = std::sync::mpsc::channel();
+        // The kernel does nothing before others were served, unless they never are.
+        let kernel = std::thread::spawn(move || {
+            let are_served = served.recv_timeout(SOON).is_ok();
+            let given = Host.rebinds(ADDRESS, "vfio-pci", "ixgbe", "drivers/ixgbe/bind");
+            given.recv_timeout(SOON).unwrap();
+            are_served
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let error = runtime.block_on(async {
+            let error = boot::given_up(&network, Error::Failed("no machine".into()));
+            tokio::join!(error, async { serve.send(()).unwrap() }).0
+        });
+        assert_eq!(error.to_string(), "no machine");
+        assert!(kernel.join().unwrap(), "the shim's only thread waited for the kernel");
     });
 }
 

@@ -135,12 +135,21 @@ impl Record {
 /// What could not be undone, or a record that cannot be read.
 pub(crate) fn sweep(run_dir: &Path) -> Result<()> {
     let Some(record) = Noted::read(run_dir)? else { return Ok(()) };
-    let taken = record.taken.clone();
+    let left = Noted {
+        namespace: record.namespace.clone(),
+        changed: Vec::new(),
+        taken: record.taken.clone(),
+        identity: record.identity,
+    };
     let unanswered = || Error::Failed("network: the thread ended without an answer".into());
     let undoing = Builder::new().name("network".into()).spawn(move || record.undo_in_namespace());
     let undoing = undoing.map_err(Error::io("thread for network"));
     let undone = undoing.and_then(|undoing| undoing.join().unwrap_or_else(|_| Err(unanswered())));
-    all_of([undone, give_back(taken, GIVING)])
+    if undone.is_ok() && !left.taken.is_empty() {
+        // The namespace may be another sandbox's by the time that somebody goes on with the devices.
+        let _ = left.write(run_dir);
+    }
+    all_of([undone, give_back(left.taken, GIVING)])
 }
 
 /// On a thread, which goes on after `patience`.

@@ -141,7 +141,8 @@ fn d18_what_is_not_given_back_is_told_and_kept_in_mind_until_it_is() {
         }
         let kept = run_dir::remove(run_dir.path()).unwrap_err().to_string();
         assert!(kept.contains("PCI device 0000:3b:00.0 of driver ixgbe"), "{kept}");
-        assert!(run_dir.path().join("network.json").exists());
+        let record = fs::read_to_string(run_dir.path().join("network.json")).unwrap();
+        assert!(record.contains(r#""changed":[],"taken":[{"address":"0000:3b:00.0""#), "{record}");
         std::os::unix::fs::symlink(driver, &link).unwrap();
         sweep(run_dir.path()).unwrap();
         run_dir::remove(run_dir.path()).unwrap();

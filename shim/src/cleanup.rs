@@ -73,9 +73,6 @@ fn clear(run_dir: &Path, bundle: &Path) {
     if let Err(error) = vmm::sweep(run_dir) {
         cli::complain(&Error::Failed(format!("processes of {}: {error}", run_dir.display())));
     }
-    if let Err(error) = network::sweep(run_dir) {
-        cli::complain(&error);
-    }
     if let Err(error) = host_cgroup::sweep(run_dir) {
         cli::complain(&Error::Failed(error.to_string()));
     }
@@ -84,6 +81,10 @@ fn clear(run_dir: &Path, bundle: &Path) {
     }
     management::sweep(run_dir);
     direct::sweep(run_dir);
+    // Last, as it may take longest: containerd may not wait for it.
+    if let Err(error) = network::sweep(run_dir) {
+        cli::complain(&error);
+    }
     if let Err(error) = run_dir::remove(run_dir) {
         cli::complain(&Error::Failed(format!("{}: {error}", run_dir.display())));
     }

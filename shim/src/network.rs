@@ -59,7 +59,7 @@ use follow::{Follower, Member, Question, Shared};
 use join::{Joined, Joint};
 pub(crate) use namespace::path_in as namespace_of;
 use record::Record;
-pub(crate) use record::sweep;
+pub(crate) use record::{outstanding, sweep};
 pub(crate) use resolver::lines as resolver;
 use scan::Found;
 use told::Told;
@@ -278,7 +278,10 @@ impl Network {
         // One that is ours alone ends with us.
         let record = identity.map(|(path, identity)| Record::new(run_dir, path, identity));
         let mut joined = Joined::new(netlink, manner, record)?;
-        let joints = found.iter().map(|found| found.link.index).zip(joined.join(&found)?).collect();
+        let joints = match joined.join(&found) {
+            Ok(joints) => found.iter().map(|found| found.link.index).zip(joints).collect(),
+            Err(error) => return Err(joined.given_up(error)),
+        };
         let path = identity.map(|(path, _)| path.clone());
         let told = Told::of(&found);
         let own = path.is_none().then(namespace::own).transpose()?;
@@ -446,22 +449,28 @@ impl Network {
     }
 
     /// Makes the namespace what it was before. The machine must be gone.
-    pub(crate) async fn disconnect(&self) {
+    ///
+    /// # Errors
+    /// Which devices of the host are not given back, or that it is not known yet; the record names them.
+    pub(crate) async fn disconnect(&self) -> Result<()> {
         lock(&self.nics).clear();
         if let Ok(mut joined) = self.joined.try_lock()
             && joined.as_ref().is_none_or(Joined::is_bare)
         {
             // Nothing is being joined either.
-            return drop(joined.take());
+            drop(joined.take());
+            return Ok(());
         }
         let joined = self.joined.clone();
         // Something may be being joined still, and the kernel have others to serve first who change networks.
-        let undone = thread::run("network", move || {
-            drop(lock(&joined).take());
-            Ok(())
-        });
+        let undone =
+            thread::run("network", move || lock(&joined).take().map_or(Ok(()), |mut joined| joined.undo()));
         // A device of the host may take its time to be reset; the thread goes on.
-        let _ = timeout(UNDOING, undone).await;
+        let late = || {
+            let patience = UNDOING.as_secs();
+            Error::DeadlineExceeded(format!("the pod's network is not what it was within {patience} s"))
+        };
+        timeout(UNDOING, undone).await.unwrap_or_else(|_| Err(late()))
     }
 }
 

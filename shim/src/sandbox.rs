@@ -366,7 +366,9 @@ impl Sandbox {
         if let Err(error) = self.vm.stop(Duration::ZERO).await {
             error!(self.log, "the virtual machine is not gone"; "why" => error.to_string());
         }
-        self.network.disconnect().await;
+        if let Err(error) = self.network.disconnect().await {
+            error!(self.log, "the pod's network is not given back"; "why" => error.to_string());
+        }
         self.host_files.unmount();
         self.clone().leave_cgroup().await;
         if let Some(door) = &self.door {

@@ -16,7 +16,7 @@ use super::{
     physical::Physical,
     plan::{self, How, Ifb, Step},
     random,
-    record::Record,
+    record::{Record, all_of},
     scan::{self, Found},
     tap,
 };
@@ -164,18 +164,44 @@ impl Joined {
         let is_undone = |done: &Done| done.link == link && !matches!(done.what, What::Made(_));
         let (its, others) = self.done.drain(..).partition(is_undone);
         self.done = others;
-        undo(its, &mut self.netlink);
+        // What has a tap is no device.
+        let _ = undo(its, &mut self.netlink);
     }
 
     /// Undoes what was done for the interface of this number, which may be gone. Its machine must have let go of it.
     pub(super) fn release(&mut self, link: u32) {
         let (its, others) = self.done.drain(..).partition(|done| done.link == link);
         self.done = others;
-        undo(its, &mut self.netlink);
-        self.steps.retain(|step| step.link != link);
+        let is_out = undo(its, &mut self.netlink).is_err();
+        self.steps.retain(|step| step.link != link || (is_out && matches!(step.how, How::Physical(_))));
+        self.write_again();
+    }
+
+    fn write_again(&self) {
         if let Some(record) = &self.record {
             // What it says too much is not there any more for whoever would undo it.
             let _ = record.write(&self.steps);
+        }
+    }
+
+    /// Undoes all of it; only the devices of the host that are not given back stay in the record.
+    ///
+    /// # Errors
+    /// Which devices those are, and what a human can do.
+    pub(super) fn undo(&mut self) -> Result<()> {
+        let undone = undo(self.done.drain(..).collect(), &mut self.netlink);
+        if undone.is_err() {
+            self.steps.retain(|step| matches!(step.how, How::Physical(_)));
+            self.write_again();
+        }
+        undone
+    }
+
+    /// Undoes all of it because of `error`, which says then what is not undone.
+    pub(super) fn given_up(mut self, error: Error) -> Error {
+        match self.undo() {
+            Ok(()) => error,
+            Err(left) => Error::Failed(format!("{error}; {left}")),
         }
     }
 
@@ -316,11 +342,17 @@ impl Joined {
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        undo(self.done.drain(..).collect(), &mut self.netlink);
+        // Nobody is left to tell; the record stays.
+        let _ = self.undo();
     }
 }
 
-fn undo(all: Vec<Done>, netlink: &mut Netlink) {
+/// Goes on after what cannot be undone.
+///
+/// # Errors
+/// Which devices of the host are not given back.
+fn undo(all: Vec<Done>, netlink: &mut Netlink) -> Result<()> {
+    let mut given = Vec::new();
     for Done { link, what } in all.into_iter().rev() {
         // What is not there any more went with its interface, or with the namespace's owner.
         let _ = match what {
@@ -329,9 +361,13 @@ fn undo(all: Vec<Done>, netlink: &mut Netlink) {
             What::Limited(index) => netlink.unlimit_rate(index),
             What::Queues(length) => netlink.change_link(link, &queue_length(length)),
             What::Stripped(stripped) => stripped.give_back(netlink),
-            What::Taken(device) => device.give_back(Path::new(SYSFS)).map_err(io::Error::other),
+            What::Taken(device) => {
+                given.push(device.give_back(Path::new(SYSFS)));
+                Ok(())
+            }
         };
     }
+    all_of(given)
 }
 
 /// Makes what an interface had before it got a queueing discipline.

@@ -1,7 +1,7 @@
 //! An interface that is a device of the host: its driver loses it to VFIO's, and has it again when the machine is gone.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -25,6 +25,12 @@ pub(super) struct Physical {
     chosen: Option<String>,
 }
 
+impl fmt::Display for Physical {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PCI device {} of driver {}", self.address, self.driver)
+    }
+}
+
 impl Physical {
     /// The device with this address, as it is; nothing is changed.
     ///
@@ -37,8 +43,8 @@ impl Physical {
             return Err(format!("the host has no driver {VFIO} for it: modprobe {VFIO}"));
         }
         let driver = driver_of(&device).ok_or_else(|| format!("no driver has {address}"))?;
-        let chosen = fs::read_to_string(device.join("driver_override")).unwrap_or_default();
-        let chosen = Some(chosen.trim().to_owned()).filter(|name| !name.is_empty() && name != NO_OVERRIDE);
+        // Where another driver has the device, ours was left by who took it half.
+        let chosen = chosen_for(&device).filter(|chosen| chosen != VFIO || driver == VFIO);
         Ok(Physical { address: address.to_owned(), driver, chosen })
     }
 
@@ -65,16 +71,12 @@ impl Physical {
     /// What the kernel refused, and what a human can do then.
     pub(super) fn give_back(&self, sys: &Path) -> Result<()> {
         let device = directory(sys, &self.address);
-        let now = driver_of(&device);
-        if now.as_deref().is_some_and(|now| now != VFIO) || !device.exists() {
-            return Ok(());
+        if !self.is_out(sys) {
+            return self.take_choice_back(&device);
         }
+        let now = driver_of(&device);
         let given = || -> io::Result<()> {
-            // An empty line takes a choice back.
-            fs::write(
-                device.join("driver_override"),
-                format!("{}\n", self.chosen.as_deref().unwrap_or_default()),
-            )?;
+            self.restore_choice(&device)?;
             if now.is_some() {
                 fs::write(device.join("driver/unbind"), &self.address)?;
             }
@@ -88,6 +90,33 @@ impl Physical {
             ))
         })
     }
+
+    /// Whether nobody but a machine can have it: it is there, and VFIO's or nobody's.
+    pub(super) fn is_out(&self, sys: &Path) -> bool {
+        let device = directory(sys, &self.address);
+        device.exists() && driver_of(&device).is_none_or(|driver| driver == VFIO)
+    }
+
+    /// A driver has it again, or never lost it. With our choice left it would be VFIO's the next time it is looked for one.
+    fn take_choice_back(&self, device: &Path) -> Result<()> {
+        if chosen_for(device).as_deref() != Some(VFIO) {
+            return Ok(());
+        }
+        let what = format!("driver_override of PCI device {}, which is {VFIO}", self.address);
+        self.restore_choice(device).map_err(Error::io(what))
+    }
+
+    fn restore_choice(&self, device: &Path) -> io::Result<()> {
+        // An empty line takes a choice back.
+        let choice = format!("{}\n", self.chosen.as_deref().unwrap_or_default());
+        fs::write(device.join("driver_override"), choice)
+    }
+}
+
+/// The driver that somebody, or we, have chosen for a device.
+fn chosen_for(device: &Path) -> Option<String> {
+    let chosen = fs::read_to_string(device.join("driver_override")).ok()?;
+    Some(chosen.trim().to_owned()).filter(|name| !name.is_empty() && name != NO_OVERRIDE)
 }
 
 fn directory(sys: &Path, address: &str) -> PathBuf {

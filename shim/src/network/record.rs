@@ -3,6 +3,9 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread::Builder,
+    time::Duration,
 };
 
 use netlink::{Link, Netlink};
@@ -22,6 +25,9 @@ const RECORD: &str = "network.json";
 
 /// Where it is while it is written, so that it is never half there.
 const NEXT: &str = "network.json.next";
+
+/// How long devices may take to be given back: the kernel resets them, and waits until nobody has them.
+const GIVING: Duration = Duration::from_secs(8);
 
 /// Where the record of one namespace is.
 pub(super) struct Record {
@@ -117,39 +123,98 @@ impl Record {
             _ => None,
         });
         let taken = taken.collect();
-        let noted = Noted { namespace: self.namespace.clone(), identity: self.identity, changed, taken };
-        let (path, next) = (self.run_dir.join(RECORD), self.run_dir.join(NEXT));
-        let text = serde_json::to_vec(&noted).map_err(io::Error::from);
-        let written = text.and_then(|text| fs::write(&next, text)).and_then(|()| fs::rename(&next, &path));
-        written.map_err(Error::io(path.display()))
+        Noted { namespace: self.namespace.clone(), identity: self.identity, changed, taken }
+            .write(&self.run_dir)
     }
 }
 
-/// Undoes what the record in `run_dir` says of a namespace that is still there. Whoever did it must be gone.
+/// Undoes what the record in `run_dir` says: of a namespace that is still there first, as devices may take their time.
+/// Whoever did it must be gone.
 ///
 /// # Errors
 /// What could not be undone, or a record that cannot be read.
 pub(crate) fn sweep(run_dir: &Path) -> Result<()> {
-    let path = run_dir.join(RECORD);
-    let text = match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(Error::io(path.display()))?,
+    let Some(record) = Noted::read(run_dir)? else { return Ok(()) };
+    let left = Noted {
+        namespace: record.namespace.clone(),
+        changed: Vec::new(),
+        taken: record.taken.clone(),
+        identity: record.identity,
     };
-    let record: Noted = serde_json::from_slice(&text)
-        .map_err(|error| Error::Failed(format!("{}: {error}", path.display())))?;
-    let undoing = std::thread::Builder::new().name("network".into()).spawn(move || record.undo());
-    let undone = undoing.map_err(Error::io("thread for network"))?.join();
-    undone.unwrap_or_else(|_| Err(Error::Failed("network: the thread ended without an answer".into())))
+    let unanswered = || Error::Failed("network: the thread ended without an answer".into());
+    let undoing = Builder::new().name("network".into()).spawn(move || record.undo_in_namespace());
+    let undoing = undoing.map_err(Error::io("thread for network"));
+    let undone = undoing.and_then(|undoing| undoing.join().unwrap_or_else(|_| Err(unanswered())));
+    if undone.is_ok() && !left.taken.is_empty() {
+        // The namespace may be another sandbox's by the time that somebody goes on with the devices.
+        let _ = left.write(run_dir);
+    }
+    all_of([undone, give_back(left.taken, GIVING)])
+}
+
+/// On a thread, which goes on after `patience`.
+///
+/// # Errors
+/// Which devices are not their drivers', and what a human can do.
+pub(super) fn give_back(taken: Vec<Physical>, patience: Duration) -> Result<()> {
+    if taken.is_empty() {
+        return Ok(());
+    }
+    let names = names(&taken);
+    let (done, outcome) = channel();
+    let give = move || done.send(all_of(taken.iter().map(|device| device.give_back(Path::new(SYSFS)))));
+    Builder::new().name("devices".into()).spawn(give).map_err(Error::io("thread for devices"))?;
+    outcome.recv_timeout(patience).unwrap_or_else(|error| match error {
+        RecvTimeoutError::Timeout => Err(Error::DeadlineExceeded(format!(
+            "{names}: not given back within {patience:?}; the kernel waits until no process has them open"
+        ))),
+        RecvTimeoutError::Disconnected => {
+            Err(Error::Failed(format!("{names}: the thread that gives back ended without an answer")))
+        }
+    })
+}
+
+/// The devices of the host that the record in `run_dir` names and that no driver of the host's has again, if any. While
+/// there are, nothing else on the host knows whose they are.
+pub(crate) fn outstanding(run_dir: &Path) -> Option<String> {
+    let taken = Noted::read(run_dir).ok()??.taken;
+    let out: Vec<_> = taken.into_iter().filter(|device| device.is_out(Path::new(SYSFS))).collect();
+    (!out.is_empty()).then(|| names(&out))
+}
+
+fn names(devices: &[Physical]) -> String {
+    devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// One outcome that says all that went wrong.
+pub(super) fn all_of(outcomes: impl IntoIterator<Item = Result<()>>) -> Result<()> {
+    let mut errors: Vec<Error> = outcomes.into_iter().filter_map(Result::err).collect();
+    if errors.len() > 1 {
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        return Err(Error::Failed(texts.join("; ")));
+    }
+    errors.pop().map_or(Ok(()), Err)
 }
 
 impl Noted {
-    /// On a thread of its own. Goes on after what cannot be undone.
-    fn undo(&self) -> Result<()> {
-        let given = self.taken.iter().map(|device| device.give_back(Path::new(SYSFS)));
-        let given = given.fold(Ok(()), Result::and);
-        given.and(self.undo_in_namespace())
+    fn read(run_dir: &Path) -> Result<Option<Noted>> {
+        let path = run_dir.join(RECORD);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(Error::io(path.display()))?,
+        };
+        let read = serde_json::from_slice(&text);
+        read.map(Some).map_err(|error| Error::Failed(format!("{}: {error}", path.display())))
     }
 
+    fn write(&self, run_dir: &Path) -> Result<()> {
+        let (path, next) = (run_dir.join(RECORD), run_dir.join(NEXT));
+        let text = serde_json::to_vec(self).map_err(io::Error::from);
+        let written = text.and_then(|text| fs::write(&next, text)).and_then(|()| fs::rename(&next, &path));
+        written.map_err(Error::io(path.display()))
+    }
+
+    /// On a thread of its own. Goes on after what cannot be undone.
     fn undo_in_namespace(&self) -> Result<()> {
         if !self.namespace.exists() || namespace::enter(&self.namespace)? != self.identity {
             return Ok(());

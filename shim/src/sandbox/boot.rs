@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::Read,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
@@ -20,7 +21,7 @@ use vmm::{
 };
 
 use super::{
-    Clock, Phase, Provisions, Sandbox,
+    Clock, Phase, Provided, Provisions, Sandbox,
     host_cgroup::HostCgroup,
     keeping::Keeper,
     resources::Resources,
@@ -79,44 +80,16 @@ pub(super) async fn boot(
     let configuration = plan.configuration;
     let path = run_dir::path_of(plan.namespace, plan.id);
     let mut machine = vm_spec::of(configuration, &plan, &path, log)?;
-    let (run_dir, tree, mut asleep) = place(path, configuration, ready, &machine.spec, log).await?;
+    let (run_dir, tree, asleep) = place(path, configuration, ready, &machine.spec, log).await?;
     let (vcpus, own) = (machine.spec.vcpus, asleep.as_ref().map(|asleep| asleep.network.clone()));
     let network =
         Network::connect(plan.spec, plan.hooks, configuration, vcpus, own, run_dir.path(), log).await?;
-    network.add_to(&mut machine.spec)?;
-    clock.mark("network_joined");
-    let resources = Resources::new(configuration, plan.spec, &machine.spec, log)?;
-    let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
-    // A copy gets its network interfaces while it runs.
-    let has_room = network.is_empty() || machine.spec.pci.bridges() > 0;
-    let may_be_copy = has_room && asleep.is_none();
-    let origin = if may_be_copy { maker.origin_of(&machine.spec).await } else { Origin::Boot };
-    clock.mark("origin_known");
-    // A template is no sandbox's, so it is made before.
-    let only = configuration.runtime.sandbox_cgroup_only;
-    let user = asleep.as_mut().and_then(|asleep| asleep.user.take());
-    let started = asleep.as_ref().map(|asleep| factory::pids(asleep.machine.0.as_ref())).unwrap_or_default();
-    let cgroup = HostCgroup::enter(only, plan.spec, plan.id, run_dir.path(), &started, log)?;
-    let awake = match asleep {
-        Some(asleep) if machine.spec.against_template().is_some() => {
-            // What the network needs of a machine that is to boot was not known before.
-            let _ = asleep.machine.0.stop(Duration::ZERO).await;
-            None
-        }
-        Some(asleep) => wake(asleep, &network, &clock, log).await,
-        None => None,
-    };
-    let (vm, agent) = match awake {
-        Some(awake) => awake,
-        None => start_anyhow(&maker, &machine.spec, origin, Some(&network), &clock).await?,
-    };
-    network.hand_over(vm.as_ref(), &machine.spec).await?;
-    network.tell(&agent, log).await.map_err(in_containerds_terms)?;
-    clock.mark("network_told");
-    let door = Door::open(run_dir.path(), plan.id, log);
-    let request = sandbox_request(&plan, machine.storages);
-    agent.create_sandbox(request).await.map_err(in_containerds_terms)?;
-    let provided = plan.provisions.send(&agent).await.map_err(in_containerds_terms)?;
+    let booted =
+        match boot_in(&network, &plan, &mut machine, asleep, hypervisor, &clock, run_dir.path(), log).await {
+            Ok(booted) => booted,
+            Err(error) => return Err(given_up(&network, error).await),
+        };
+    let Booted { machine: (vm, agent), door, cgroup, provided, resources, user } = booted;
     let sandbox = Arc::new(Sandbox {
         vm,
         network,
@@ -143,6 +116,76 @@ pub(super) async fn boot(
     sandbox.place_processors().await;
     info!(log, "sandbox is up"; "qemu" => sandbox.pid());
     Ok(sandbox)
+}
+
+/// Gives the network back after a boot that came to nothing, and whose machine is gone. A device of the host may take its
+/// time, in which others are to be served.
+pub(crate) async fn given_up(network: &Network, error: Error) -> Error {
+    match network.disconnect().await {
+        Ok(()) => error,
+        Err(left) => Error::Failed(format!("{error}; {left}")),
+    }
+}
+
+/// What a boot makes once there is a network. Dropped in this order, it ends the machine first.
+struct Booted {
+    machine: MachineAndAgent,
+    door: Option<Door>,
+    cgroup: Option<HostCgroup>,
+    provided: Provided,
+    resources: Resources,
+    user: Option<OwnedFd>,
+}
+
+/// # Errors
+/// As of [`boot`]; nothing is left but the network.
+#[expect(clippy::too_many_arguments, reason = "what a boot is made from")]
+async fn boot_in(
+    network: &Network,
+    plan: &Plan<'_>,
+    machine: &mut MachinePlan,
+    mut asleep: Option<Asleep>,
+    hypervisor: &dyn Hypervisor,
+    clock: &Clock,
+    run_dir: &Path,
+    log: &Logger,
+) -> Result<Booted> {
+    let configuration = plan.configuration;
+    network.add_to(&mut machine.spec)?;
+    clock.mark("network_joined");
+    let resources = Resources::new(configuration, plan.spec, &machine.spec, log)?;
+    let maker = Maker { hypervisor, configuration, storages: &machine.storages, log };
+    // A copy gets its network interfaces while it runs.
+    let has_room = network.is_empty() || machine.spec.pci.bridges() > 0;
+    let may_be_copy = has_room && asleep.is_none();
+    let origin = if may_be_copy { maker.origin_of(&machine.spec).await } else { Origin::Boot };
+    clock.mark("origin_known");
+    // A template is no sandbox's, so it is made before.
+    let only = configuration.runtime.sandbox_cgroup_only;
+    let user = asleep.as_mut().and_then(|asleep| asleep.user.take());
+    let started = asleep.as_ref().map(|asleep| factory::pids(asleep.machine.0.as_ref())).unwrap_or_default();
+    let cgroup = HostCgroup::enter(only, plan.spec, plan.id, run_dir, &started, log)?;
+    let awake = match asleep {
+        Some(asleep) if machine.spec.against_template().is_some() => {
+            // What the network needs of a machine that is to boot was not known before.
+            let _ = asleep.machine.0.stop(Duration::ZERO).await;
+            None
+        }
+        Some(asleep) => wake(asleep, network, clock, log).await,
+        None => None,
+    };
+    let (vm, agent) = match awake {
+        Some(awake) => awake,
+        None => start_anyhow(&maker, &machine.spec, origin, Some(network), clock).await?,
+    };
+    network.hand_over(vm.as_ref(), &machine.spec).await?;
+    network.tell(&agent, log).await.map_err(in_containerds_terms)?;
+    clock.mark("network_told");
+    let door = Door::open(run_dir, plan.id, log);
+    let request = sandbox_request(plan, machine.storages.clone());
+    agent.create_sandbox(request).await.map_err(in_containerds_terms)?;
+    let provided = plan.provisions.send(&agent).await.map_err(in_containerds_terms)?;
+    Ok(Booted { machine: (vm, agent), door, cgroup, provided, resources, user })
 }
 
 /// The run directory of a sandbox, with what is in it; and the machine that is ready, if it is the sandbox's then.

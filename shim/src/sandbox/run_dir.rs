@@ -12,7 +12,10 @@ use std::{
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    network,
+};
 
 /// Where the sandboxes of this host have their directories.
 const ROOT: &str = "/run/kata";
@@ -90,12 +93,17 @@ impl Drop for RunDir {
 
 /// Removes a run directory whose mounts are gone, and its namespace's when that is empty then.
 ///
+/// All of it stays while devices of the host are not given back: what is in it says which, and to whom.
 /// Only what the shim itself makes goes: files directly in it, and below them empty files and directories, which is
 /// what mount points are. A mount that is still there, and whatever is in it, stays.
 ///
 /// # Errors
 /// The first thing that could not be removed; everything else was tried.
 pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
+    if let Some(devices) = network::outstanding(path) {
+        let text = format!("kept until `delete` finds given back, or gives back: {devices}");
+        return Err(std::io::Error::other(text));
+    }
     let outcome = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),

@@ -13,7 +13,10 @@ use vmm::{
 };
 
 use super::*;
-use crate::fakes::FakeHypervisor;
+use crate::{
+    fakes::FakeHypervisor,
+    sandbox::{boot, run_dir},
+};
 
 const ADDRESS: &str = "0000:3b:00.0";
 const CLASS: &str = "0x020000";
@@ -100,6 +103,9 @@ fn d18_the_record_says_what_is_to_be_given_back_before_it_is_taken() {
         let before = std::path::PathBuf::from(format!("/sys/bus/pci/devices/{ADDRESS}/driver"));
         fs::remove_file(&before).unwrap();
         std::os::unix::fs::symlink("/sys/bus/pci/drivers/gone", &before).unwrap();
+        // Nor was that tried for the first time.
+        let choice = format!("/sys/bus/pci/devices/{ADDRESS}/driver_override");
+        fs::write(&choice, "vfio-pci\n").unwrap();
         let refused = joined(&pod, run_dir.path(), &nic(&pod), passing()).err().unwrap().to_string();
         assert!(refused.starts_with("give PCI device 0000:3b:00.0 to vfio-pci"), "{refused}");
         let record = fs::read_to_string(run_dir.path().join("network.json")).unwrap();
@@ -107,6 +113,86 @@ fn d18_the_record_says_what_is_to_be_given_back_before_it_is_taken() {
             record.contains(r#""taken":[{"address":"0000:3b:00.0","driver":"gone","chosen":null}]"#),
             "{record}"
         );
+        assert_eq!(fs::read_to_string(&choice).unwrap(), "\n", "the next look for a driver finds its own");
+    });
+}
+
+#[test]
+fn d18_what_is_not_given_back_is_told_and_kept_in_mind_until_it_is() {
+    on_host(|host| {
+        host.pci(ADDRESS, 4, "ixgbe", CLASS);
+        host.driver("ixgbe");
+        host.driver("vfio-pci");
+        host.probes();
+        let taken = host.rebinds(ADDRESS, "ixgbe", "vfio-pci", "drivers_probe");
+        let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
+        let (joined, _) = joined(&pod, run_dir.path(), &nic(&pod), passing()).unwrap();
+        taken.recv_timeout(SOON).unwrap();
+        // Its driver is unloaded.
+        let driver = Path::new("/sys/bus/pci/drivers/ixgbe");
+        fs::remove_dir_all(driver).unwrap();
+        let link = format!("/sys/bus/pci/devices/{ADDRESS}/driver");
+        fs::remove_file(&link).unwrap();
+        let network = Network::of(None, Vec::new(), Told::default(), Some(joined), None);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let told = [runtime.block_on(network.disconnect()), sweep(run_dir.path())];
+        for told in told.map(|outcome| outcome.unwrap_err().to_string()) {
+            assert!(told.contains("`echo 0000:3b:00.0 > /sys/bus/pci/drivers/ixgbe/bind`"), "{told}");
+        }
+        let kept = run_dir::remove(run_dir.path()).unwrap_err().to_string();
+        assert!(kept.contains("PCI device 0000:3b:00.0 of driver ixgbe"), "{kept}");
+        let record = fs::read_to_string(run_dir.path().join("network.json")).unwrap();
+        assert!(record.contains(r#""changed":[],"taken":[{"address":"0000:3b:00.0""#), "{record}");
+        std::os::unix::fs::symlink(driver, &link).unwrap();
+        sweep(run_dir.path()).unwrap();
+        run_dir::remove(run_dir.path()).unwrap();
+        assert!(!run_dir.path().exists());
+    });
+}
+
+#[test]
+fn d18_others_are_served_while_a_boot_that_came_to_nothing_gives_a_device_back() {
+    on_host(|host| {
+        host.pci(ADDRESS, 4, "ixgbe", CLASS);
+        host.driver("ixgbe");
+        host.driver("vfio-pci");
+        host.probes();
+        let taken = host.rebinds(ADDRESS, "ixgbe", "vfio-pci", "drivers_probe");
+        let (pod, run_dir) = (Pod::with_veth(), tempfile::tempdir().unwrap());
+        let (joined, _) = joined(&pod, run_dir.path(), &nic(&pod), passing()).unwrap();
+        taken.recv_timeout(SOON).unwrap();
+        let network = Network::of(None, Vec::new(), Told::default(), Some(joined), None);
+        let (serve, served) = std::sync::mpsc::channel();
+        // The kernel does nothing before others were served, unless they never are.
+        let kernel = std::thread::spawn(move || {
+            let are_served = served.recv_timeout(SOON).is_ok();
+            let given = Host.rebinds(ADDRESS, "vfio-pci", "ixgbe", "drivers/ixgbe/bind");
+            given.recv_timeout(SOON).unwrap();
+            are_served
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let error = runtime.block_on(async {
+            let error = boot::given_up(&network, Error::Failed("no machine".into()));
+            tokio::join!(error, async { serve.send(()).unwrap() }).0
+        });
+        assert_eq!(error.to_string(), "no machine");
+        assert!(kernel.join().unwrap(), "the shim's only thread waited for the kernel");
+    });
+}
+
+#[test]
+fn d18_nobody_waits_for_ever_for_a_device_to_be_given_back() {
+    on_host(|host| {
+        host.pci(ADDRESS, 4, "ixgbe", CLASS);
+        host.driver("ixgbe");
+        host.driver("vfio-pci");
+        let device = physical::Physical::at(Path::new("/sys"), ADDRESS).unwrap();
+        fs::remove_file(format!("/sys/bus/pci/devices/{ADDRESS}/driver")).unwrap();
+        // Whoever writes there waits for who reads.
+        let late = record::give_back(vec![device], std::time::Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(late, Error::DeadlineExceeded(_)), "{late}");
+        assert!(late.to_string().starts_with("PCI device 0000:3b:00.0 of driver ixgbe"), "{late}");
+        assert_eq!(fs::read_to_string("/sys/bus/pci/drivers/ixgbe/bind").unwrap(), ADDRESS);
     });
 }
 

@@ -77,8 +77,11 @@ impl Suspects {
     fn directories(&self) -> Vec<String> {
         let run = Path::new("/run/kata").join(&self.namespace);
         let netns = entries(Path::new("/run/netns")).filter(|path| self.names(&path.to_string_lossy()));
-        let state = self.address.parent().map(|dir| dir.join("state/io.containerd.runtime.v2.task"));
-        let bundles = state.map(|dir| dir.join(&self.namespace)).into_iter().flat_map(|dir| entries(&dir));
+        let state = self.address.parent().map(|dir| dir.join("state"));
+        // Of tasks, and of sandboxes that containerd 2 makes by the Sandbox API.
+        let makers = ["io.containerd.runtime.v2.task", "io.containerd.sandbox.controller.v1.shim"];
+        let of = |dir: PathBuf| makers.map(|maker| dir.join(maker).join(&self.namespace));
+        let bundles = state.map(of).into_iter().flatten().flat_map(|dir| entries(&dir));
         let doors = entries(Path::new("/run/vc/sbs")).filter(|door| self.leads_to_ours(door));
         let all = run.exists().then_some(run).into_iter().chain(netns).chain(doors).chain(bundles);
         all.map(|path| format!("directory {}", path.display())).collect()

@@ -189,6 +189,12 @@ impl TaskClient {
         .map(|_| ())
     }
 
+    /// The end of the shim, whatever containers it has.
+    fn shutdown_now(&self) -> Answer<()> {
+        let request = api::ShutdownRequest { id: self.id.clone(), now: true, ..Default::default() };
+        self.call::<api::Empty>("Shutdown", &request).map(|_| ())
+    }
+
     /// One exec from `Exec` to `Delete` with its output: (status, stdout, stderr).
     pub fn exec_to_end(&self, dir: &Path, exec: &str, process: &Value) -> Result<(u32, String, String)> {
         let stdio = Fifos::new(dir, exec)?;
@@ -315,7 +321,7 @@ impl Drop for Shim {
         if self.task.wait("").is_ok() {
             let _ = self.task.delete("");
         }
-        let _ = self.task.shutdown();
+        let _ = self.task.shutdown_now();
         let _ = self.delete_action();
         let _ = nix::mount::umount2(&self.bundle.dir.join("rootfs"), nix::mount::MntFlags::MNT_DETACH);
     }

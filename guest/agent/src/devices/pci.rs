@@ -69,11 +69,15 @@ pub(super) fn is_address(text: &str) -> bool {
 
 /// What addresses of the host are in the guest.
 #[derive(Debug, Default)]
-pub(crate) struct Addresses(HashMap<String, String>);
+pub(crate) struct Addresses(HashMap<String, Option<String>>);
 
 impl Addresses {
     pub(super) fn insert(&mut self, host: &str, guest: &str) {
-        self.0.insert(host.to_owned(), guest.to_owned());
+        let known = self.0.entry(host.to_owned()).or_insert_with(|| Some(guest.to_owned()));
+        // Parts of one device of the host are devices of their own here.
+        if known.as_deref() != Some(guest) {
+            *known = None;
+        }
     }
 
     /// Has a process know its devices by their addresses here. Others stay what they are.
@@ -92,7 +96,7 @@ impl Addresses {
     fn translate(&self, text: &str) -> String {
         let (mut translated, mut rest) = (String::with_capacity(text.len()), text);
         while let Some(first) = rest.chars().next() {
-            let known = rest.get(..LENGTH).and_then(|address| self.0.get(address));
+            let known = rest.get(..LENGTH).and_then(|address| self.0.get(address)?.as_ref());
             let taken = match known {
                 Some(guest) => {
                     translated.push_str(guest);
@@ -149,6 +153,15 @@ mod tests {
         let info = r#"PCIDEVICE_INTEL_COM_NIC_INFO={"0000:01:00.0":{"generic":{"deviceID":"0000:01:00.0"}}}"#;
         assert_eq!(seen[1..3], [info, "OTHER=0000:3b:00.0"]);
         assert_eq!(seen[3], "PCIDEVICE_\u{e9}=0000:3b:00\u{e9}0000:01:00.0");
+    }
+
+    #[test]
+    fn an_address_that_is_several_here_stays_what_it_is() {
+        let mut addresses = Addresses::default();
+        for guest in ["0000:01:00.0", "0000:02:00.0", "0000:01:00.0"] {
+            addresses.insert("0000:3b:00.0", guest);
+        }
+        assert_eq!(addresses.translate("0000:3b:00.0"), "0000:3b:00.0");
     }
 
     #[test]

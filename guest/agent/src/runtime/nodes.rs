@@ -17,15 +17,28 @@ const MODE: u32 = 0o660;
 ///
 /// [`Error::Invalid`] that names the device which cannot be told of.
 pub(crate) fn adapt(linux: &mut Linux, nodes: &[Node]) -> Result<(), Error> {
-    nodes.iter().try_for_each(|node| one(linux, node))
+    // All of the host's first: the guest may call one as the host calls another.
+    let known: Vec<_> = nodes.iter().map(|node| take(linux, node)).collect();
+    nodes.iter().zip(known).try_for_each(|(node, known)| one(linux, node, known.as_ref()))
 }
 
-fn one(linux: &mut Linux, node: &Node) -> Result<(), Error> {
+fn take(linux: &mut Linux, node: &Node) -> Option<LinuxDevice> {
+    let devices = linux.devices_mut().as_mut()?;
+    let at = devices.iter().position(|device| *device.path() == node.path)?;
+    Some(devices.remove(at))
+}
+
+fn one(linux: &mut Linux, node: &Node, known: Option<&LinuxDevice>) -> Result<(), Error> {
     let wrong = |error| Error::invalid(format!("device {}: {error}", node.path.display()));
+    let host = known.map(|device| (device.major(), device.minor()));
     let mut devices = linux.devices_mut().take().unwrap_or_default();
-    let known = devices.iter().position(|device| *device.path() == node.path).map(|at| devices.remove(at));
-    let host = known.as_ref().map(|device| (device.major(), device.minor()));
-    devices.push(guests(node, known.as_ref()).map_err(|error| wrong(error.to_string()))?);
+    // Two of the host's may be one in the guest, where a group may have more in it.
+    let is_there = |device: &LinuxDevice| {
+        *device.path() == node.becomes && (device.major(), device.minor()) == numbers(node)
+    };
+    if !devices.iter().any(is_there) {
+        devices.push(guests(node, known).map_err(|error| wrong(error.to_string()))?);
+    }
     linux.set_devices(Some(devices));
     let resources = linux.resources_mut().get_or_insert_default();
     let mut rules = resources.devices_mut().take().unwrap_or_default();
@@ -99,6 +112,22 @@ mod tests {
         let rules = linux.resources().as_ref().unwrap().devices().as_ref().unwrap();
         let rules: Vec<_> = rules.iter().map(|rule| (rule.minor(), rule.access().as_deref())).collect();
         assert_eq!(rules, [(None, Some("rwm")), (Some(0), Some("rm")), (Some(16), Some("rwm"))]);
+    }
+
+    #[test]
+    fn d17_devices_of_the_host_that_are_one_in_the_guest_are_made_once() {
+        let linux = r#"{"devices": [{"path": "/dev/vfio/8", "type": "c", "major": 240, "minor": 1},
+                                    {"path": "/dev/vfio/1", "type": "c", "major": 240, "minor": 0}]}"#;
+        let mut linux: Linux = serde_json::from_str(linux).unwrap();
+        let nodes = ["/dev/vfio/8", "/dev/vfio/1", "/dev/vfio/devices/vfio0"].map(|path| Node {
+            path: path.into(),
+            becomes: "/dev/vfio/1".into(),
+            kind: LinuxDeviceType::C,
+            numbers: makedev(240, 0),
+        });
+        adapt(&mut linux, &nodes).unwrap();
+        let devices = linux.devices().as_ref().unwrap();
+        assert_eq!(devices.len(), 1, "{devices:?}");
     }
 
     #[test]

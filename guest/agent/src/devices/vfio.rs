@@ -4,13 +4,15 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use agent_protocol::agent::Device;
 use oci_spec::runtime::LinuxDeviceType;
+use tokio::time::{Instant, sleep};
 
 use super::{
-    Devices, Given, Node, SYS,
+    Devices, Given, Node, PATIENCE, SYS,
     pci::{Way, is_address},
 };
 use crate::{error::Error, modules};
@@ -18,6 +20,9 @@ use crate::{error::Error, modules};
 /// The driver by which programs have devices, and what keeps those from all other memory.
 const DRIVER: &str = "vfio-pci";
 const MODULES: [&str; 2] = ["vfio_pci", "vfio_iommu_type1"];
+
+/// How long until the kernel is asked again. It tells of a device before it gives drivers to it, and not when it does.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Where the files of groups are.
 const FILES: &str = "/dev/vfio";
@@ -64,7 +69,7 @@ pub(super) async fn give(
         given.addresses.insert(host, name(&found));
         if use_ == Use::ByContainer {
             MODULES.iter().try_for_each(|module| modules::need(module))?;
-            let its = hand_over(Path::new(SYS), &found)?;
+            let its = hand_over(Path::new(SYS), &found, PATIENCE).await?;
             if group.get_or_insert_with(|| its.clone()) != &its {
                 return Err(Error::state(format!(
                     "device {}: the guest has it in several IOMMU groups, and there is one file for all of it",
@@ -110,8 +115,8 @@ async fn node(devices: &Devices, device: &Device, group: &str) -> Result<Node, E
     Ok(Node { path, becomes: file, kind: LinuxDeviceType::C, numbers })
 }
 
-/// Gives a device to VFIO, whatever driver has it. Returns its group.
-fn hand_over(sys: &Path, device: &Path) -> Result<String, Error> {
+/// Gives a device to VFIO, whatever driver has it or comes to it in the meantime. Returns its group.
+async fn hand_over(sys: &Path, device: &Path, patience: Duration) -> Result<String, Error> {
     let address = name(device);
     let Some(group) = target(&device.join("iommu_group"))? else {
         return Err(Error::state(format!(
@@ -119,21 +124,42 @@ fn hand_over(sys: &Path, device: &Path) -> Result<String, Error> {
              vfio_mode to guest-kernel"
         )));
     };
+    let deadline = Instant::now() + patience;
+    while !has_come(sys, device)? {
+        if Instant::now() >= deadline {
+            return Err(Error::state(format!(
+                "PCI device {address}: the guest's kernel does not give it to {DRIVER}"
+            )));
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(group)
+}
+
+/// Asks the kernel once for VFIO to have a device. Returns whether it has.
+fn has_come(sys: &Path, device: &Path) -> Result<bool, Error> {
     let driver = device.join("driver");
-    let before = target(&driver)?;
-    if before.as_deref() == Some(DRIVER) {
-        return Ok(group);
+    let is_there = || Ok(target(&driver)?.as_deref() == Some(DRIVER));
+    if is_there()? {
+        return Ok(true);
     }
     write(&device.join("driver_override"), DRIVER)?;
-    if before.is_some() {
-        write(&driver.join("unbind"), address)?;
+    // Only from here on no other driver comes to it: one may have until a moment ago.
+    match target(&driver)?.as_deref() {
+        Some(DRIVER) => return Ok(true),
+        Some(_) => unbind(&driver, name(device))?,
+        None => {}
     }
-    write(&sys.join("bus/pci/drivers_probe"), address)?;
-    match target(&driver)? {
-        Some(driver) if driver == DRIVER => Ok(group),
-        _ => Err(Error::state(format!(
-            "PCI device {address}: the guest's kernel does not give it to {DRIVER}"
-        ))),
+    write(&sys.join("bus/pci/drivers_probe"), name(device))?;
+    is_there()
+}
+
+fn unbind(driver: &Path, address: &str) -> Result<(), Error> {
+    let file = driver.join("unbind");
+    match fs::write(&file, address) {
+        // The driver has let go by itself.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(()),
+        other => other.map_err(Error::system(format!("write {address} to {}", file.display()))),
     }
 }
 
@@ -173,14 +199,14 @@ mod tests {
         device
     }
 
-    #[test]
-    fn d17_a_device_is_taken_from_its_driver_and_must_have_come_to_vfio() {
+    #[tokio::test]
+    async fn d17_a_device_is_taken_from_its_driver_and_must_have_come_to_vfio() {
         let sys = tempfile::tempdir().unwrap();
         let (device, driver) = (device(sys.path()), sys.path().join("bus/pci/drivers/e1000e"));
         fs::create_dir_all(&driver).unwrap();
         symlink(&driver, device.join("driver")).unwrap();
         // Nobody acts on what is written here.
-        let refused = hand_over(sys.path(), &device).unwrap_err().to_string();
+        let refused = hand_over(sys.path(), &device, Duration::ZERO).await.unwrap_err().to_string();
         assert!(refused.contains("0000:01:00.0: the guest's kernel does not give it"), "{refused}");
         let read = |file: PathBuf| fs::read_to_string(file).unwrap();
         assert_eq!(read(device.join("driver_override")), "vfio-pci");
@@ -188,15 +214,40 @@ mod tests {
         assert_eq!(read(sys.path().join("bus/pci/drivers_probe")), "0000:01:00.0");
     }
 
-    #[test]
-    fn d17_a_device_that_vfio_has_is_left_there_and_one_without_a_group_with_its_driver() {
+    #[tokio::test]
+    async fn d17_a_device_that_vfio_has_is_left_there_and_one_without_a_group_with_its_driver() {
         let sys = tempfile::tempdir().unwrap();
         let device = device(sys.path());
         symlink(sys.path().join("bus/pci/drivers/vfio-pci"), device.join("driver")).unwrap();
-        assert_eq!(hand_over(sys.path(), &device).unwrap(), "4");
+        assert_eq!(hand_over(sys.path(), &device, Duration::ZERO).await.unwrap(), "4");
         fs::remove_file(device.join("iommu_group")).unwrap();
-        let refused = hand_over(sys.path(), &device).unwrap_err().to_string();
+        let refused = hand_over(sys.path(), &device, Duration::ZERO).await.unwrap_err().to_string();
         assert!(refused.contains("set enable_iommu"), "{refused}");
         assert!(!device.join("driver_override").exists());
+    }
+
+    async fn written(file: &Path) {
+        while !file.exists() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn d17_a_driver_that_comes_late_lets_go_of_a_device_again() {
+        let sys = tempfile::tempdir().unwrap();
+        let (device, drivers) = (device(sys.path()), sys.path().join("bus/pci/drivers"));
+        let (own, vfio, link) = (drivers.join("e1000e"), drivers.join(DRIVER), device.join("driver"));
+        fs::create_dir_all(&own).unwrap();
+        let probe = sys.path().join("bus/pci/drivers_probe");
+        let kernel = async {
+            written(&probe).await;
+            symlink(&own, &link).unwrap();
+            written(&own.join("unbind")).await;
+            fs::remove_file(&link).unwrap();
+            symlink(&vfio, &link).unwrap();
+        };
+        let (group, ()) = tokio::join!(hand_over(sys.path(), &device, PATIENCE), kernel);
+        assert_eq!(group.unwrap(), "4");
+        assert_eq!(fs::read_to_string(own.join("unbind")).unwrap(), "0000:01:00.0");
     }
 }

@@ -180,6 +180,8 @@ fn write(file: &Path, text: &str) -> Result<(), Error> {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use tokio::time::timeout;
+
     use super::*;
 
     #[test]
@@ -227,9 +229,12 @@ mod tests {
     }
 
     async fn written(file: &Path) {
-        while !file.exists() {
-            sleep(Duration::from_millis(1)).await;
-        }
+        let is_there = async {
+            while !file.exists() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(2), is_there).await.unwrap_or_else(|_| panic!("{}", file.display()));
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ use super::qmp::Qmp;
 use crate::error::QmpError;
 use crate::plug::{DeviceId, GuestAddress, MemorySize, PciAddress, PlugError, Pluggable, Plugged};
 use crate::spec::{Block, PciPlaces, Seat, VfioPort, VirtioPci, VmSpec};
+use crate::vfio::HostDevice;
 use memory::Memory;
 use places::BusAddress;
 use vcpus::Vcpus;
@@ -124,18 +125,33 @@ struct Board {
 
 /// A device that is plugged in, and what has to go with it.
 enum Held {
-    Disk { at: BusAddress, set: u32, file: File },
-    Nic { at: BusAddress },
-    Pmem { number: u32 },
-    VhostUserDisk { at: BusAddress },
-    HostDevice { at: GuestAddress, seat: Option<Seat> },
+    Disk {
+        at: BusAddress,
+        set: u32,
+        file: File,
+    },
+    Nic {
+        at: BusAddress,
+    },
+    Pmem {
+        number: u32,
+    },
+    VhostUserDisk {
+        at: BusAddress,
+    },
+    /// Nowhere to be found once it is to go, which a guest may take its time for.
+    HostDevice {
+        device: HostDevice,
+        at: Option<GuestAddress>,
+        seat: Option<Seat>,
+    },
 }
 
 impl Held {
-    fn at(&self) -> GuestAddress {
+    fn at(&self) -> Option<GuestAddress> {
         match self {
-            Held::Disk { at, .. } | Held::Nic { at } | Held::VhostUserDisk { at } => (*at).into(),
-            Held::Pmem { number } => GuestAddress::Pmem(*number),
+            Held::Disk { at, .. } | Held::Nic { at } | Held::VhostUserDisk { at } => Some((*at).into()),
+            Held::Pmem { number } => Some(GuestAddress::Pmem(*number)),
             Held::HostDevice { at, .. } => *at,
         }
     }
@@ -190,9 +206,9 @@ impl Board {
             Pluggable::VhostUserDisk(disk) => self.plug_vhost_user_disk(&id, &disk).await?,
             Pluggable::HostDevice(device) => self.plug_host_device(&id, &device).await?,
         };
-        let plugged = Plugged { id: id.clone(), at: held.at() };
-        self.devices.insert(id, held);
-        Ok(plugged)
+        let at = held.at().ok_or_else(|| PlugError::Unknown(id.clone()))?;
+        self.devices.insert(id.clone(), held);
+        Ok(Plugged { id, at })
     }
 
     fn name(&mut self, device: &Pluggable) -> DeviceId {
@@ -208,14 +224,16 @@ impl Board {
     }
 
     async fn unplug(&mut self, id: &DeviceId) -> Result<(), PlugError> {
-        let Some(held) = self.devices.get(id) else { return Err(PlugError::Unknown(id.clone())) };
-        if matches!(held, Held::Pmem { .. }) {
-            return Err(PlugError::Stays(id.clone()));
+        let Some(held) = self.devices.get_mut(id) else { return Err(PlugError::Unknown(id.clone())) };
+        match held {
+            Held::Pmem { .. } => return Err(PlugError::Stays(id.clone())),
+            Held::HostDevice { at, .. } => *at = None,
+            Held::Disk { .. } | Held::Nic { .. } | Held::VhostUserDisk { .. } => {}
         }
         // Until the guest has let go it is still there, and so is its place.
         leave::leave(&self.qmp, &id.0).await?;
         match held {
-            Held::Disk { set, .. } => self.forget_disk(id, *set).await?,
+            &mut Held::Disk { set, .. } => self.forget_disk(id, set).await?,
             Held::Nic { .. } => self.forget_nic(id).await?,
             Held::VhostUserDisk { .. } => self.forget_vhost_user_disk(id).await?,
             Held::HostDevice { .. } | Held::Pmem { .. } => {}

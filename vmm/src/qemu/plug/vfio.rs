@@ -28,36 +28,57 @@ pub(super) fn port(spec: &VmSpec) -> Option<VfioPort> {
 pub(super) fn booted(spec: &VmSpec) -> impl Iterator<Item = (DeviceId, Held)> {
     // A specification whose devices have no place does not boot.
     let (seats, found) = (spec.seats().unwrap_or_default(), spec.passed_through().unwrap_or_default());
-    let seats: Vec<_> = seats.into_iter().map(|(_, seat)| seat).collect();
-    found.into_iter().zip(seats).map(|(found, seat)| (found.id, Held::HostDevice { at: found.at, seat }))
+    found.into_iter().zip(seats).map(|(found, (device, seat))| {
+        (found.id, Held::HostDevice { device: device.clone(), at: Some(found.at), seat })
+    })
 }
 
 impl Board {
     pub(super) async fn plug_host_device(
-        &self,
+        &mut self,
         id: &DeviceId,
         device: &HostDevice,
     ) -> Result<Held, PlugError> {
         let remedy = "set hot_plug_vfio";
         let port =
             self.vfio.ok_or(PlugError::NotTaken { what: "device of the host while it runs", remedy })?;
+        self.finish_leaving(device).await?;
         let taken = self.seats_taken();
         let full = |NoSeat { what, remedy }| PlugError::Full { what, remedy };
         let seat = self.pci.seat(device, port, |seat| taken.contains(seat)).map_err(full)?;
         let added = DeviceAdd(Device::of_host(id.0.clone(), device, seat));
-        self.qmp.execute_within(added, PATIENCE).await?;
-        if seat.is_none() {
-            return Ok(Held::HostDevice { at: GuestAddress::Ap, seat });
-        }
-        match self.path_to(id).await {
-            Ok(path) => Ok(Held::HostDevice { at: GuestAddress::Path(path), seat }),
+        let at = match self.qmp.execute_within(added, PATIENCE).await {
+            Err(error @ QmpError::Refused { .. }) => return Err(error.into()),
+            Err(error) => Err(error.into()),
+            Ok(_) if seat.is_none() => Ok(GuestAddress::Ap),
+            Ok(_) => self.path_to(id).await.map(GuestAddress::Path),
+        };
+        match at {
+            Ok(at) => Ok(Held::HostDevice { device: device.clone(), at: Some(at), seat }),
             Err(error) => {
+                self.give_up(id, device, seat).await;
                 // Why nobody could use it is the error worth telling.
-                if let Err(left) = leave::leave(&self.qmp, &id.0).await {
-                    warn!(self.log, "a device that cannot be found stays plugged in"; "device" => %id, "why" => %left);
-                }
                 Err(error)
             }
+        }
+    }
+
+    /// QEMU has no device twice: one that the guest has not let go of in time has to be gone before it comes again.
+    async fn finish_leaving(&mut self, device: &HostDevice) -> Result<(), PlugError> {
+        let is_it =
+            |held: &Held| matches!(held, Held::HostDevice { device: its, at: None, .. } if its == device);
+        let earlier = self.devices.iter().find(|(_, held)| is_it(held)).map(|(id, _)| id.clone());
+        match earlier {
+            Some(id) => self.unplug(&id).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes out what QEMU may have and nobody can use. What stays keeps its seat.
+    async fn give_up(&mut self, id: &DeviceId, device: &HostDevice, seat: Option<Seat>) {
+        if let Err(left) = leave::leave(&self.qmp, &id.0).await {
+            warn!(self.log, "a device that cannot be used stays plugged in"; "device" => %id, "why" => %left);
+            self.devices.insert(id.clone(), Held::HostDevice { device: device.clone(), at: None, seat });
         }
     }
 

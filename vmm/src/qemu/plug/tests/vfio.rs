@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::spec::VfioPort;
-use crate::vfio::tests::Sysfs;
+use crate::vfio::tests::{Sysfs, forty};
 
 async fn with_port(port: VfioPort) -> (Plugs, Peer) {
     machine_with(|board| {
@@ -112,6 +112,86 @@ async fn b11_a_device_where_no_agent_looks_is_taken_out_again() {
     };
     let refused = plugged(&plugs, true, script).await.unwrap_err();
     assert_eq!(refused, "plugged-vfio-1 is function 1 of its slot, and a guest looks for function 0 only");
+}
+
+/// Answers the unplugging of a device that the guest keeps for now.
+async fn kept(peer: &mut Peer, device: &str) {
+    expect_exactly(peer, "device_del", json!({"id": device}), json!({})).await;
+    let event = json!({"event": "DEVICE_UNPLUG_GUEST_ERROR", "data": {"device": device, "path": "/x"}});
+    peer.say(&event.to_string()).await;
+}
+
+/// Answers the unplugging of a device that the guest is about to let go of.
+async fn goes_late(peer: &mut Peer, device: &str) {
+    let asked = peer.hear().await;
+    assert_eq!((&asked["execute"], &asked["arguments"]), (&json!("device_del"), &json!({"id": device})));
+    let error = json!({"class": "GenericError",
+        "desc": format!("Device {device} is already in the process of unplug")});
+    peer.say(&json!({"error": error, "id": asked["id"]}).to_string()).await;
+    deleted(peer, device).await;
+}
+
+/// Answers the plugging of a device, which is to be into `bus`, and tells where it is.
+async fn comes(peer: &mut Peer, id: &str, bus: &str) {
+    let asked = peer.hear().await;
+    let arguments = &asked["arguments"];
+    assert_eq!((&arguments["id"], &arguments["bus"]), (&json!(id), &json!(bus)), "{asked}");
+    peer.say(&json!({"return": {}, "id": asked["id"]}).to_string()).await;
+    tell(peer, id, 0, "/machine/q35/pcie.0").await;
+}
+
+#[tokio::test]
+async fn b11_a_device_that_the_guest_let_go_of_late_comes_again() {
+    let (plugs, mut peer) = with_port(VfioPort::Root).await;
+    let script = async {
+        comes(&mut peer, "plugged-vfio-1", "rp0").await;
+        kept(&mut peer, "plugged-vfio-1").await;
+        kept(&mut peer, "plugged-vfio-1").await;
+        goes_late(&mut peer, "plugged-vfio-1").await;
+        comes(&mut peer, "plugged-vfio-3", "rp0").await;
+    };
+    let visit = async {
+        let first = plugs.plug(device(true)).await.unwrap();
+        assert!(matches!(plugs.unplug(&first.id).await, Err(PlugError::Refused(_))));
+        assert!(matches!(plugs.plug(device(true)).await, Err(PlugError::Refused(_))));
+        let again = plugs.plug(device(true)).await.unwrap();
+        assert_eq!(again.at.to_string(), "00");
+        assert!(matches!(plugs.unplug(&first.id).await, Err(PlugError::Unknown(_))));
+    };
+    tokio::join!(visit, script);
+}
+
+#[tokio::test]
+async fn b11_a_device_that_was_not_found_and_stays_keeps_its_port() {
+    let (plugs, mut peer) = with_port(VfioPort::Root).await;
+    let script = async {
+        expect(&mut peer, &["device_add"]).await;
+        peer.answer("1").await;
+        kept(&mut peer, "plugged-vfio-1").await;
+        comes(&mut peer, "plugged-vfio-2", "rp1").await;
+        goes_late(&mut peer, "plugged-vfio-1").await;
+        comes(&mut peer, "plugged-vfio-3", "rp0").await;
+    };
+    let visit = async {
+        assert!(matches!(plugs.plug(device(true)).await, Err(PlugError::Function { function: 1, .. })));
+        plugs.plug(Pluggable::HostDevice(forty()[0].clone())).await.unwrap();
+        plugs.plug(device(true)).await.unwrap();
+    };
+    tokio::join!(visit, script);
+}
+
+#[tokio::test]
+async fn b11_a_device_that_is_in_use_is_not_taken_out_for_another_user() {
+    let (plugs, mut peer) = with_port(VfioPort::Root).await;
+    let script = async {
+        comes(&mut peer, "plugged-vfio-1", "rp0").await;
+        refuse(&mut peer, "device_add").await;
+    };
+    let visit = async {
+        plugs.plug(device(true)).await.unwrap();
+        assert!(plugs.plug(device(true)).await.is_err());
+    };
+    tokio::join!(visit, script);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod annotations;
 mod devices;
 mod files;
 mod firmware;
+mod host_devices;
 mod kata;
 mod memory;
 mod offences;

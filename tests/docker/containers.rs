@@ -47,13 +47,14 @@ fn a_container_is_what_runc_would_have_made_it(docker: &Docker) -> Result<()> {
         let flags = "--interactive --user 1000:29 --hostname told --workdir /tmp --env WORD=word --read-only \
             --tmpfs /fresh:size=1m --volume told:/volume:ro --dns 192.0.2.53 --add-host example:192.0.2.7 \
             --cap-drop NET_RAW --security-opt no-new-privileges --ulimit nofile=100:200 --shm-size 5m --network none";
-        let first = ["run", "--rm", "--runtime", runtime, "--name", name, "--volume", &bound];
+        let first = ["run", "--runtime", runtime, "--name", name, "--volume", &bound];
         docker.run(
             first.into_iter().chain(flags.split_whitespace()).chain([IMAGE, "sh", "-c", TELL]),
             "input\n",
         )
     };
     let reference = tell("runc", "reference")?.exits(42)?.out();
+    docker.says(["rm", "reference"])?;
     docker.case(|name| {
         check_eq!(tell("kata", name)?.exits(42)?.out(), reference, "what it says");
         check!(reference.ends_with("input\n"), "it has not read its input: {reference}");

@@ -8,11 +8,10 @@ mod containers;
 mod network;
 
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use libtest_mimic::{Arguments, Failed, Trial, run};
+use tests::Result;
 use tests::docker::{Docker, programs};
-use tests::{Failure, Result};
+use tests::suite::{self, Listed as Case};
 
 /// A case: its name is a sentence about Docker's containers.
 type Listed = (&'static str, fn(&Docker) -> Result<()>);
@@ -27,34 +26,10 @@ macro_rules! listed {
 }
 pub(crate) use listed;
 
-/// The daemon, for one case alone or for several.
-static PLACE: RwLock<()> = RwLock::new(());
-
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // A guest without KVM keeps a core busy while it boots; more at once only make each other late.
-    arguments.test_threads.get_or_insert(2);
-    let world = Arc::new(OnceLock::new());
+    let case = |is_alone: bool| move |(name, body): Listed| Case { name: name.to_owned(), body, is_alone };
+    let shared = containers::listed().into_iter().chain(network::listed()).map(case(false));
+    let alone = containers::alone().into_iter().map(case(true));
     // Who runs all tests there are has not asked for Docker.
-    let is_there = programs().is_ok();
-    let trial = |(name, body): Listed, alone: bool| {
-        let world = world.clone();
-        let body = move || {
-            let _alone = alone.then(|| PLACE.write().unwrap_or_else(PoisonError::into_inner));
-            let _among_others = (!alone).then(|| PLACE.read().unwrap_or_else(PoisonError::into_inner));
-            in_world(&world, body).map_err(|failure| Failed::from(failure.to_string()))
-        };
-        Trial::test(name, body).with_ignored_flag(!is_there)
-    };
-    let shared = containers::listed().into_iter().chain(network::listed()).map(|case| trial(case, false));
-    let alone = containers::alone().into_iter().map(|case| trial(case, true));
-    run(&arguments, shared.chain(alone).collect()).exit_code()
-}
-
-fn in_world(world: &OnceLock<Result<Docker>>, body: fn(&Docker) -> Result<()>) -> Result<()> {
-    // Made by the first case, so that `--list` starts nothing.
-    match world.get_or_init(Docker::new) {
-        Ok(world) => body(world),
-        Err(failure) => Err(Failure::new(failure.to_string())),
-    }
+    suite::run(Docker::new, shared.chain(alone), programs().is_ok())
 }

@@ -17,12 +17,11 @@ mod streams;
 mod volumes;
 
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use libtest_mimic::{Arguments, Failed, Trial, run};
+use tests::Result;
 use tests::assets::by_sandbox_api;
 use tests::pods::PodWorld;
-use tests::{Failure, Result};
+use tests::suite::{self, Listed as Case};
 
 /// A case: its name is a sentence about pods.
 type Listed = (&'static str, fn(&PodWorld) -> Result<()>);
@@ -37,14 +36,7 @@ macro_rules! listed {
 }
 pub(crate) use listed;
 
-/// The machine, for one case alone or for several.
-static PLACE: RwLock<()> = RwLock::new(());
-
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // A guest without KVM keeps a core busy while it boots; more at once only make each other late.
-    arguments.test_threads.get_or_insert(2);
-    let world = Arc::new(OnceLock::new());
     let mut files = vec![
         ("containers", containers::listed()),
         ("management", management::listed()),
@@ -57,26 +49,11 @@ fn main() -> ExitCode {
     if by_sandbox_api() {
         files.push(("sandboxes", sandboxes::listed()));
     }
-    let trial = |file: &str, (name, body): Listed, crowds: bool| {
-        let world = world.clone();
-        let body = move || {
-            let _alone = crowds.then(|| PLACE.write().unwrap_or_else(PoisonError::into_inner));
-            let _among_others = (!crowds).then(|| PLACE.read().unwrap_or_else(PoisonError::into_inner));
-            in_world(&world, body).map_err(|failure| Failed::from(failure.to_string()))
-        };
-        Trial::test(format!("{file}::{name}"), body)
-    };
-    let all =
-        files.into_iter().flat_map(|(file, cases)| cases.into_iter().map(move |case| (file, case, false)));
-    let crowds = containers::crowds().into_iter().map(|case| ("containers", case, true));
-    run(&arguments, all.chain(crowds).map(|(file, case, crowds)| trial(file, case, crowds)).collect())
-        .exit_code()
-}
-
-fn in_world(world: &OnceLock<Result<PodWorld>>, body: fn(&PodWorld) -> Result<()>) -> Result<()> {
-    // Made by the first case, so that `--list` starts nothing.
-    match world.get_or_init(PodWorld::new) {
-        Ok(world) => body(world),
-        Err(failure) => Err(Failure::new(failure.to_string())),
-    }
+    let case =
+        |file: &str, (name, body): Listed, is_alone| Case { name: format!("{file}::{name}"), body, is_alone };
+    let all = files
+        .into_iter()
+        .flat_map(|(file, cases)| cases.into_iter().map(move |listed| case(file, listed, false)));
+    let crowds = containers::crowds().into_iter().map(|listed| case("containers", listed, true));
+    suite::run(PodWorld::new, all.chain(crowds), true)
 }

@@ -16,7 +16,7 @@ use crate::command::{Output, pid_of, run, start, tail};
 use crate::containerd::{Containerd, serve, text};
 use crate::leak::{Suspects, remove_empty_cgroups};
 use crate::world::unpack;
-use crate::{Context, Failure, Result, fail, operator};
+use crate::{Context, Failure, Result, eventually, fail, operator};
 
 /// The image.
 pub const IMAGE: &str = "busybox";
@@ -49,10 +49,22 @@ pub struct Docker {
 
 struct Daemon(Child);
 
+impl Daemon {
+    /// Asks it to end, and has it end.
+    fn end(&mut self) -> Result<()> {
+        kill(pid_of(&self.0), Signal::SIGTERM)?;
+        let ended = eventually(END, || self.0.try_wait()?.map(drop).context("the daemon has not ended"));
+        if ended.is_err() {
+            self.0.kill()?;
+            self.0.wait()?;
+        }
+        ended
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = kill(pid_of(&self.0), Signal::SIGTERM);
-        let _ = self.0.wait();
+        let _ = self.end();
     }
 }
 
@@ -90,8 +102,7 @@ impl Docker {
     /// Ends the daemon and starts it again: its containers live on.
     pub fn restart(&self) -> Result<()> {
         let mut daemon = self.daemon.lock().unwrap_or_else(PoisonError::into_inner);
-        kill(pid_of(&daemon.0), Signal::SIGTERM)?;
-        daemon.0.wait()?;
+        daemon.end()?;
         daemon.0 = launch(&self.containerd, self.dir.path(), &self.programs, &self.cgroup)?;
         Ok(())
     }
@@ -125,17 +136,16 @@ impl Docker {
         Ok(run(&mut self.command(args), PATIENCE)?.exits(0)?.out().trim_end().to_owned())
     }
 
-    /// Hands `body` the name of a container to be; it is removed then, and nothing of it may be left. Fails with what
+    /// Hands `body` the name of a container to be, which it does not remove; it is removed then, and nothing of it may be left. Fails with what
     /// `body` said, what was left, and the end of what the shims and the daemon have logged.
     pub fn case(&self, body: impl FnOnce(&str) -> Result<()>) -> Result<()> {
         let name = format!("case-{}", self.cases.fetch_add(1, Ordering::Relaxed));
         let outcome = body(&name);
-        let id = self.says(["inspect", "--format", "{{.Id}}", &name]);
-        let gone = match id {
-            Ok(id) => self.says(["rm", "--force", &name]).and_then(|_| self.expect_nothing_of(&id)),
-            // It was removed when it ended, or never came to be.
-            Err(_) => self.expect_nothing_of(&name),
-        };
+        // By its number, which all that it has on the host has in its name.
+        let gone = self.says(["inspect", "--format", "{{.Id}}", &name]).and_then(|id| {
+            self.says(["rm", "--force", &name])?;
+            self.expect_nothing_of(&id)
+        });
         outcome.and(gone).map_err(|failure| self.with_logs(&failure))
     }
 
@@ -170,7 +180,7 @@ impl Drop for Docker {
         if let Ok(ids) = self.says(["ps", "--all", "--quiet"])
             && !ids.is_empty()
         {
-            let _ = run(&mut self.command(["rm", "--force"].into_iter().chain(ids.lines())), END);
+            let _ = run(&mut self.command(["rm", "--force"].into_iter().chain(ids.lines())), PATIENCE);
         }
         remove_empty_cgroups(&self.cgroup);
     }

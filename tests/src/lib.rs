@@ -25,6 +25,7 @@ pub mod pod_network;
 pub mod pods;
 pub mod shim;
 pub mod stdio;
+pub mod suite;
 pub mod world;
 
 pub use case::Case;

@@ -82,7 +82,7 @@ pub(crate) fn offer(sandbox: &Sandbox, log: &Logger) {
 
 async fn run(path: PathBuf, vsock: Arc<dyn Vsock>, log: Logger) {
     if let Err(why) = within(FINDING_OUT, vsock.connect(FORWARD_PORT)).await {
-        return info!(log, "the guest's agent forwards no ports: kubectl port-forward does not reach the pod";
+        return info!(log, "the guest's agent forwards no ports: {NOT_REACHED}";
             "why" => why.to_string());
     }
     match thread::run("forward", move || Door::open(&path)).await {

@@ -8,7 +8,7 @@
 use std::{
     fs::File,
     io::{self, Read},
-    net::{Ipv4Addr, UdpSocket},
+    net::{self, Ipv4Addr},
     os::fd::OwnedFd,
     path::Path,
     sync::Arc,
@@ -18,6 +18,7 @@ use std::{
 use slog::{Logger, debug};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, split},
+    net::UdpSocket,
     sync::{Mutex, Semaphore},
     time::timeout,
 };
@@ -80,7 +81,7 @@ async fn relay(guest: Box<dyn Stream>, namespace: Arc<OwnedFd>) -> io::Result<()
         tokio::spawn(async move {
             let _turn = turn;
             // A question without an answer is asked again by whoever has it.
-            let Ok(answer) = thread::run("names", move || ask(&namespace, &question)).await else { return };
+            let Ok(answer) = ask(namespace, &question).await else { return };
             let mut frame = u16::try_from(answer.len()).unwrap_or_default().to_be_bytes().to_vec();
             frame.extend_from_slice(&answer);
             // A guest that has gone is found to have at the next question.
@@ -89,20 +90,34 @@ async fn relay(guest: Box<dyn Stream>, namespace: Arc<OwnedFd>) -> io::Result<()
     }
 }
 
-/// On a thread of its own, which ends in the namespace. Each by a socket of its own: the daemon may have moved meanwhile.
-fn ask(namespace: &OwnedFd, question: &[u8]) -> Result<Vec<u8>> {
-    namespace::enter_again(namespace)?;
-    let asked = || {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-        socket.set_read_timeout(Some(ANSWER))?;
-        socket.connect(SERVER)?;
-        socket.send(question)?;
+/// By a socket of its own, as the daemon may have moved meanwhile.
+///
+/// # Errors
+/// There is nobody to ask, or no answer in time.
+async fn ask(namespace: Arc<OwnedFd>, question: &[u8]) -> Result<Vec<u8>> {
+    // A socket stays in the namespace that it was made in; the thread ends with it made.
+    let socket = thread::run("names", move || socket(&namespace)).await?;
+    let asked = async {
+        let socket = UdpSocket::from_std(socket)?;
+        socket.send(question).await?;
         let mut answer = vec![0; LONGEST_ANSWER];
-        let length = socket.recv(&mut answer)?;
+        let length = socket.recv(&mut answer).await?;
         answer.truncate(length);
         Ok(answer)
     };
-    asked().map_err(Error::io("a name server in the container's network"))
+    let late = |_| Err(io::ErrorKind::TimedOut.into());
+    let answer = timeout(ANSWER, asked).await.unwrap_or_else(late);
+    answer.map_err(Error::io("a name server in the container's network"))
+}
+
+fn socket(namespace: &OwnedFd) -> Result<net::UdpSocket> {
+    namespace::enter_again(namespace)?;
+    let connected = || {
+        let socket = net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.set_nonblocking(true)?;
+        socket.connect(SERVER).map(|()| socket)
+    };
+    connected().map_err(Error::io("a socket in the container's network"))
 }
 
 #[cfg(test)]
@@ -120,7 +135,7 @@ mod tests {
         let (ready, is_ready) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             namespace::enter(&path).unwrap();
-            let server = UdpSocket::bind(SERVER).unwrap();
+            let server = net::UdpSocket::bind(SERVER).unwrap();
             ready.send(()).unwrap();
             let mut question = [0; 64];
             let (length, from) = server.recv_from(&mut question).unwrap();

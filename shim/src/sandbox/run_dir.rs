@@ -101,7 +101,9 @@ impl Drop for RunDir {
 /// The first thing that could not be removed; everything else was tried.
 pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
     if let Some(devices) = network::outstanding(path) {
-        let text = format!("kept until `delete` finds given back, or gives back: {devices}");
+        let text = format!(
+            "kept, as it says which drivers these go back to: {devices}; `delete` of the sandbox tries that again"
+        );
         return Err(std::io::Error::other(text));
     }
     let outcome = match fs::symlink_metadata(path) {

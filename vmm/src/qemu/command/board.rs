@@ -11,6 +11,11 @@ use crate::spec::{Firmware, Machine, NumaNode, Origin, Protection, Restore, VmSp
 /// them where it finds them, and TCG moves each byte by itself. Streams are twice as fast without.
 const EMULATED: &str = "max,erms=off,fsrm=off";
 
+/// QEMU's small firmware for the board microvm, which every QEMU brings along. SeaBIOS, the default of most, puts the ACPI
+/// tables at the end of memory, where QEMU has the initrd end: the last bytes of some lie over them, and the guest then
+/// finds no devices.
+const QBOOT: &str = "qboot.rom";
+
 /// The memory of a board without nodes.
 const MEMORY: &str = "memory0";
 
@@ -78,7 +83,7 @@ fn machine(line: &mut Line, spec: &VmSpec) {
     if spec.has_nvdimms() {
         machine.push_str(",nvdimm=on");
     }
-    firmware(line, &spec.firmware, &mut machine);
+    firmware(line, spec, &mut machine);
     spec.machine.options().iter().for_each(|option| machine.extend([",", option]));
     line.option("-machine", machine);
 }
@@ -94,8 +99,9 @@ fn cpu(spec: &VmSpec) -> &'static str {
 }
 
 /// Flash memory is a property of the board.
-fn firmware(line: &mut Line, firmware: &Firmware, machine: &mut String) {
-    match firmware {
+fn firmware(line: &mut Line, spec: &VmSpec, machine: &mut String) {
+    match &spec.firmware {
+        Firmware::BuiltIn if matches!(spec.machine, Machine::Microvm(_)) => line.option("-bios", QBOOT),
         Firmware::BuiltIn => {}
         Firmware::Bios(path) => line.option("-bios", path),
         Firmware::Flash { code, variables } => {

@@ -14,6 +14,7 @@ fn microvm() -> VmSpec {
 #[test]
 fn a8_a_microvm_has_its_devices_without_pci() {
     let expected = r#"-global virtio-mmio.force-legacy=false
+-bios qboot.rom
 -machine microvm,acpi=on,isa-serial=off,accel=kvm,memory-backend=memory0
 -cpu host,pmu=off
 -smp 2,cores=1,threads=1,sockets=2,maxcpus=2

@@ -4,18 +4,20 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_client::AgentClient;
 use agent_client::agent::CreateContainerRequest;
 use agent_protocol::convert::spec_to_wire;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 use oci_spec::runtime::Spec;
 use serde_json::json;
 use tests::bundle::spec;
 use tests::case::PATIENCE;
 use tests::machine::{Machine, ROOTFS};
-use tests::{Case, Context, Result};
+use tests::{Case, Context, Result, check, check_eq};
 use vmm::spec::{EXTRA_MONITOR, ExtraMonitor};
 use vmm::{Listener, VmSpec};
 
@@ -40,22 +42,82 @@ const ID: &str = "bare";
 /// The host's context id.
 const HOST: u32 = 2;
 
-/// Connects to the host, sends so many bytes, and takes what comes until the host hangs up: `<port> <bytes>`.
+/// What a piped connection's pipe holds: as much as a process' own.
+const PIPE_SIZE: usize = 1 << 20;
+
+/// What is between the connection and where its bytes come from or go to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Between {
+    Nothing,
+    /// A pipe, as every process has it for a stream.
+    Pipe,
+}
+
+/// The argument of a connection with a pipe before it.
+const PIPED: &str = "piped";
+
+/// Connects to the host, sends so many bytes, and takes what comes until the host hangs up: `<port> <bytes> [piped]`.
 pub(crate) fn peer(mut args: impl Iterator<Item = String>) -> Result<()> {
     let port: u32 = args.next().context("the port")?.parse()?;
     let length: usize = args.next().context("the length")?.parse()?;
     let stream = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     connect(stream.as_raw_fd(), &VsockAddr::new(HOST, port))?;
-    shuttle(&mut File::from(stream), length)
+    let stream = File::from(stream);
+    match args.next().as_deref() {
+        Some(PIPED) if length > 0 => send_piped(stream, length),
+        Some(PIPED) => take_piped(stream),
+        _ => shuttle(stream, length),
+    }
 }
 
-fn shuttle(stream: &mut File, length: usize) -> Result<()> {
+fn shuttle(mut stream: File, length: usize) -> Result<()> {
+    send(&stream, length)?;
     let mut chunk = vec![0; CHUNK];
-    for _ in 0..length / CHUNK {
-        stream.write_all(&chunk)?;
-    }
     while stream.read(&mut chunk)? > 0 {}
     Ok(())
+}
+
+fn send(mut to: impl Write, length: usize) -> Result<()> {
+    let chunk = vec![0; CHUNK];
+    for _ in 0..length / CHUNK {
+        to.write_all(&chunk)?;
+    }
+    Ok(())
+}
+
+/// One thread writes and the other passes on, which costs less than two processes.
+fn send_piped(mut stream: File, length: usize) -> Result<()> {
+    let (from, to) = std::io::pipe()?;
+    fcntl(&to, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE as i32))?;
+    let sender = thread::spawn(move || send(to, length).is_ok());
+    pass_on(from, &stream)?;
+    check_eq!(sender.join().ok(), Some(true), "whether all was written");
+    while stream.read(&mut [0])? > 0 {}
+    Ok(())
+}
+
+fn take_piped(stream: File) -> Result<()> {
+    let (mut from, to) = std::io::pipe()?;
+    fcntl(&to, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE as i32))?;
+    let taker = thread::spawn(move || {
+        let mut chunk = vec![0; CHUNK];
+        while let Ok(1..) = from.read(&mut chunk) {}
+    });
+    pass_on(&stream, to)?;
+    check!(taker.join().is_ok(), "the taker");
+    // The connection ends with the last byte that was taken.
+    drop(stream);
+    Ok(())
+}
+
+fn pass_on(mut from: impl Read, mut to: impl Write) -> Result<()> {
+    let mut all = vec![0; PIPE_SIZE];
+    loop {
+        match from.read(&mut all)? {
+            0 => return Ok(()),
+            some => to.write_all(&all[..some])?,
+        }
+    }
 }
 
 /// What a guest does with no shim before it.
@@ -117,7 +179,7 @@ impl Guest<'_> {
         self.made += 1;
         let id = format!("{ID}-{}", self.made);
         let before = self.blocks()?;
-        let took = run(self.agent, self.case, &id, 0).await?;
+        let took = run(self.agent, self.case, &id, 0, Between::Nothing).await?;
         let blocks = self.blocks()? - before;
         drop(self.connections.recv().await.context("the guest's connection")?);
         self.agent.remove_container(&id, Duration::ZERO).await?;
@@ -152,8 +214,14 @@ impl Guest<'_> {
 }
 
 /// Runs a container that sends `length` bytes; the milliseconds until it is started.
-pub(crate) async fn run(agent: &AgentClient, case: &Case<'_>, id: &str, length: usize) -> Result<f64> {
-    let spec = container(case, id, length)?;
+pub(crate) async fn run(
+    agent: &AgentClient,
+    case: &Case<'_>,
+    id: &str,
+    length: usize,
+    between: Between,
+) -> Result<f64> {
+    let spec = container(case, id, length, between)?;
     let request = CreateContainerRequest {
         container_id: id.into(),
         oci: Some(spec_to_wire(&spec)).into(),
@@ -166,9 +234,13 @@ pub(crate) async fn run(agent: &AgentClient, case: &Case<'_>, id: &str, length: 
 }
 
 /// A container that runs this program, as the guest is told of it.
-fn container(case: &Case<'_>, id: &str, length: usize) -> Result<Spec> {
-    let args = peer_args(PORT, length);
-    let mut spec = spec(case.world, &case.namespace, id, &args.each_ref().map(String::as_str));
+fn container(case: &Case<'_>, id: &str, length: usize, between: Between) -> Result<Spec> {
+    // The image has no dynamic loader, so it comes along and is called by name.
+    let loader = ["/bench/loader", "--library-path", "/bench", "/bench/program", PEER];
+    let (port, length) = (PORT.to_string(), length.to_string());
+    let piped: &[&str] = if between == Between::Pipe { &[PIPED] } else { &[] };
+    let args = [&loader, [port.as_str(), length.as_str()].as_slice(), piped].concat();
+    let mut spec = spec(case.world, &case.namespace, id, &args);
     spec["root"]["path"] = json!(ROOTFS);
     // The guest's network is nobody's but the container's.
     spec["linux"]["namespaces"] =
@@ -179,13 +251,6 @@ fn container(case: &Case<'_>, id: &str, length: usize) -> Result<Spec> {
 /// Megabytes (10^6) per second.
 pub(crate) fn rate(bytes: usize, took: Duration) -> f64 {
     bytes as f64 / 1e6 / took.as_secs_f64()
-}
-
-fn peer_args(port: u32, length: usize) -> [String; 7] {
-    // The image has no dynamic loader, so it comes along and is called by name.
-    let loader = ["/bench/loader", "--library-path", "/bench", "/bench/program", PEER].map(str::to_owned);
-    let [a, b, c, d, e] = loader;
-    [a, b, c, d, e, port.to_string(), length.to_string()]
 }
 
 /// A root file system with this program, the loader and the libraries it runs with.

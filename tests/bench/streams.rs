@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use vmm::{Listener, Stream};
 
-use crate::guest::{CHUNK, PORT, rate, rootfs, run};
+use crate::guest::{Between, CHUNK, PORT, rate, rootfs, run};
 use crate::report::{Report, median};
 
 /// Bytes of each stream: with all rounds, 512 MiB through the shim each way.
@@ -30,32 +30,29 @@ pub(crate) fn measure(case: &Case<'_>, task: &TaskClient, report: &mut Report) -
     let mut bare = Bare::boot(case)?;
     let measured = rounds(case, task, &mut bare);
     bare.end()?;
-    let [stdout, stdin, from_guest, to_guest, pipe] = measured?;
+    let [stdout, stdin, from_guest, to_guest, piped, piped_in] = measured?;
     report.add("stdout_mb_s", stdout, "from the process to the FIFO's reader");
     report.add("stdin_mb_s", stdin, "from the FIFO's writer to the process");
     report.add("bare_vsock_mb_s", from_guest, "guest to host with nothing of ours in between");
     report.add("bare_vsock_in_mb_s", to_guest, "host to guest, the same");
-    report.add("guest_pipe_mb_s", pipe, "from one process of the guest to another");
+    report.add("piped_vsock_mb_s", piped, "guest to host, from a pipe, by a program that does nothing else");
+    report.add("piped_vsock_in_mb_s", piped_in, "host to guest, into a pipe, the same");
     report.add("stdout_of_bare", stdout / from_guest, "the part of the bare vsock that stdout comes to");
     report.add("stdin_of_bare", stdin / to_guest, "the part of it that stdin comes to");
-    let best = |bare: f64| 1.0 / (1.0 / pipe + 1.0 / bare);
-    report.add(
-        "stdout_of_best",
-        stdout / best(from_guest),
-        "the part of what a pipe and then the bare vsock come to",
-    );
-    report.add("stdin_of_best", stdin / best(to_guest), "the same of stdin");
+    report.add("stdout_of_piped", stdout / piped, "the part of the piped vsock that stdout comes to");
+    report.add("stdin_of_piped", stdin / piped_in, "the part of it that stdin comes to");
     Ok(())
 }
 
-fn rounds(case: &Case<'_>, task: &TaskClient, bare: &mut Bare) -> Result<[f64; 5]> {
-    let mut rates = [const { Vec::new() }; 5];
+fn rounds(case: &Case<'_>, task: &TaskClient, bare: &mut Bare) -> Result<[f64; 6]> {
+    let mut rates = [const { Vec::new() }; 6];
     for round in 0..ROUNDS {
         rates[0].push(stdout(case, task, round)?);
-        rates[2].push(bare.send(case)?);
+        rates[2].push(bare.send(case, Between::Nothing)?);
         rates[1].push(stdin(case, task, round)?);
-        rates[3].push(bare.take(case)?);
-        rates[4].push(pipe(case, task, round)?);
+        rates[3].push(bare.take(case, Between::Nothing)?);
+        rates[4].push(bare.send(case, Between::Pipe)?);
+        rates[5].push(bare.take(case, Between::Pipe)?);
     }
     Ok(rates.map(median))
 }
@@ -91,21 +88,6 @@ fn counted(fifo: PathBuf) -> Receiver<usize> {
         sender.send(all)
     });
     counted
-}
-
-/// From one process of the guest to another, which every stream of a process begins or ends with.
-fn pipe(case: &Case<'_>, task: &TaskClient, round: usize) -> Result<f64> {
-    let exec = format!("pipe-{round}");
-    let count = LENGTH / CHUNK;
-    let script = format!("dd if=/dev/zero bs={CHUNK} count={count} | dd of=/dev/null bs={CHUNK}");
-    let program = ["sh", "-c", script.as_str()];
-    task.exec(&exec, &process(&spec(case.world, &case.namespace, &task.id, &[]), &program), None)?;
-    let began = Instant::now();
-    task.start(&exec)?;
-    check_eq!(task.wait(&exec)?, 0, "status");
-    let took = began.elapsed();
-    task.delete(&exec)?;
-    Ok(rate(LENGTH, took))
 }
 
 fn stdin(case: &Case<'_>, task: &TaskClient, round: usize) -> Result<f64> {
@@ -147,13 +129,13 @@ impl Bare {
     }
 
     /// The guest sends.
-    fn send(&mut self, case: &Case<'_>) -> Result<f64> {
-        self.round(case, LENGTH, async |stream: &mut dyn Stream| drain(stream, LENGTH).await)
+    fn send(&mut self, case: &Case<'_>, between: Between) -> Result<f64> {
+        self.round(case, LENGTH, between, async |stream: &mut dyn Stream| drain(stream, LENGTH).await)
     }
 
     /// The guest takes.
-    fn take(&mut self, case: &Case<'_>) -> Result<f64> {
-        self.round(case, 0, async |stream: &mut dyn Stream| {
+    fn take(&mut self, case: &Case<'_>, between: Between) -> Result<f64> {
+        self.round(case, 0, between, async |stream: &mut dyn Stream| {
             let began = Instant::now();
             stream.write_all(&vec![0; LENGTH]).await?;
             stream.shutdown().await?;
@@ -167,13 +149,14 @@ impl Bare {
         &mut self,
         case: &Case<'_>,
         sent: usize,
+        between: Between,
         measure: impl AsyncFnOnce(&mut dyn Stream) -> Result<Duration>,
     ) -> Result<f64> {
         self.made += 1;
         let id = format!("bare-{}", self.made);
         let Bare { runtime, machine, connections, .. } = self;
         let round = async {
-            run(&machine.agent, case, &id, sent).await?;
+            run(&machine.agent, case, &id, sent, between).await?;
             let mut stream = connections.recv().await.context("the guest's connection")?.stream;
             let took = measure(stream.as_mut()).await?;
             drop(stream);

@@ -49,7 +49,10 @@ fn a8_a_container_runs_in_a_microvm(case: &Case<'_>) -> Result<()> {
     check_eq!(seen.len(), 5, "lines of {out:?}");
     check_eq!((seen[0], seen[1]), ("0", "LNRO0005"), "PCI devices, and what virtio devices are on");
     // `tsc-early` is what it is called until the kernel has measured it again.
-    check!(["tsc", "tsc-early", "kvm-clock"].contains(&seen[2]), "a clock that is not the processor's: {out}");
+    check!(
+        ["tsc", "tsc-early", "kvm-clock"].contains(&seen[2]),
+        "a clock that is not the processor's: {out}"
+    );
     check_eq!((seen[3], seen[4]), ("virtio_rng.0", "2"), "the source of random numbers, and processors");
     Ok(())
 }

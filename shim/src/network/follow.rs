@@ -181,10 +181,22 @@ impl Follower {
                 () = self.catch_up(&up) => {}
             }
             if let Some(question) = question {
-                // Whoever asked may have gone.
-                let _ = question.send(self.answer());
+                tokio::select! {
+                    () = up.gone() => return,
+                    () = self.answer_to(question, &up) => {}
+                }
             }
         }
+    }
+
+    /// Some troubles pass in a moment, and whoever asks fails with what is said now: so all is tried again.
+    async fn answer_to(&mut self, question: Question, sandbox: &Sandbox) {
+        if !self.troubles.is_empty() {
+            sleep(FIRST_PAUSE).await;
+            self.catch_up(sandbox).await;
+        }
+        // Whoever asked may have gone.
+        let _ = question.send(self.answer());
     }
 
     /// Whether the machine has all that there is.

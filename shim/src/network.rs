@@ -57,6 +57,7 @@ use crate::{
 };
 use follow::{Follower, Member, Question, Shared};
 use join::{Joined, Joint};
+use namespace::Identity;
 pub(crate) use namespace::path_in as namespace_of;
 use record::Record;
 pub(crate) use record::{outstanding, sweep};
@@ -81,7 +82,7 @@ pub(crate) struct Network {
     /// Where the namespace is, if there is one.
     path: Option<PathBuf>,
     /// The same, if who connects to localhost there is to reach the guest's.
-    forwards_from: Option<PathBuf>,
+    forwards_from: Option<(PathBuf, Identity)>,
     /// One that nobody else has made.
     own: Option<Arc<OwnedFd>>,
     /// Until the machine is gone, with the interface's number.
@@ -173,6 +174,8 @@ impl Network {
         // A namespace that is not a pod's may be of others, whose own localhost it is.
         let forwards = configuration.runtime.forwards_ports && bundle::is_pod(spec);
         let forwards_from = path.clone().filter(|_| forwards);
+        let forwards_from =
+            forwards_from.and_then(|path| Identity::at(&path).map(|identity| (path, identity)));
         let place = match (path, &hooks) {
             (_, None) if model == InternetworkingModel::None => None,
             (Some(path), _) => Some(Place::At(path)),
@@ -295,7 +298,7 @@ impl Network {
     }
 
     /// Where the namespace is from which the guest's ports are to be reached.
-    fn forwards_from(&self) -> Option<PathBuf> {
+    fn forwards_from(&self) -> Option<(PathBuf, Identity)> {
         self.forwards_from.clone()
     }
 

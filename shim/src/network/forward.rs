@@ -28,7 +28,7 @@ use tokio::{
 };
 use vmm::{Stream, Vsock};
 
-use super::namespace;
+use super::namespace::{self, Identity};
 use crate::{
     error::{Error, Result},
     sandbox::Sandbox,
@@ -56,9 +56,13 @@ struct Door {
 
 impl Door {
     /// On a thread of its own, which is in the namespace from here on.
-    fn open(path: &Path) -> Result<Door> {
-        if namespace::enter(path)?.is_the_hosts() {
+    fn open(path: &Path, expected: Identity) -> Result<Door> {
+        let entered = namespace::enter(path)?;
+        if entered.is_the_hosts() {
             return Err(Error::FailedPrecondition("it is in the host's own network namespace".into()));
+        }
+        if entered != expected {
+            return Err(Error::FailedPrecondition(format!("{} is another namespace by now", path.display())));
         }
         let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::io("a socket on 127.0.0.1"))?;
         let v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).ok();
@@ -70,22 +74,22 @@ impl Door {
 /// Has who connects to localhost in the network namespace of `sandbox`' pod reach the guest's, as long as its machine
 /// runs, if there is such a namespace, its agent forwards, and the host's kernel can do it.
 pub(crate) fn offer(sandbox: &Sandbox, log: &Logger) {
-    let Some(path) = sandbox.network().forwards_from() else { return };
+    let Some((path, namespace)) = sandbox.network().forwards_from() else { return };
     let (vsock, going, log) = (sandbox.vsock(), sandbox.going(), log.clone());
     tokio::spawn(async move {
         tokio::select! {
             () = going => {}
-            () = run(path, vsock, log) => {}
+            () = run(path, namespace, vsock, log) => {}
         }
     });
 }
 
-async fn run(path: PathBuf, vsock: Arc<dyn Vsock>, log: Logger) {
+async fn run(path: PathBuf, namespace: Identity, vsock: Arc<dyn Vsock>, log: Logger) {
     if let Err(why) = within(FINDING_OUT, vsock.connect(FORWARD_PORT)).await {
         return info!(log, "the guest's agent forwards no ports: {NOT_REACHED}";
             "why" => why.to_string());
     }
-    match thread::run("forward", move || Door::open(&path)).await {
+    match thread::run("forward", move || Door::open(&path, namespace)).await {
         Ok(door) => {
             if let Err(why) = serve(door, &vsock, &log).await {
                 warn!(log, "{NOT_REACHED}"; "why" => why.to_string());

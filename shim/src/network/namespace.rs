@@ -29,14 +29,18 @@ pub(super) struct Identity {
 }
 
 impl Identity {
+    /// Of the namespace at `path`, if there is one.
+    pub(super) fn at(path: &Path) -> Option<Identity> {
+        fs::metadata(path).ok().map(|metadata| Identity::of(&metadata))
+    }
+
     fn of(metadata: &Metadata) -> Identity {
         Identity { device: metadata.dev(), inode: metadata.ino() }
     }
 
     /// Whether it is no pod's own.
     pub(super) fn is_the_hosts(self) -> bool {
-        let hosts = HOSTS.iter().filter_map(|host| fs::metadata(host).ok());
-        hosts.map(|host| Identity::of(&host)).any(|host| host == self)
+        HOSTS.iter().filter_map(|host| Identity::at(Path::new(host))).any(|host| host == self)
     }
 }
 

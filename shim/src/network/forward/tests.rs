@@ -110,7 +110,8 @@ async fn end_of_one(pod: &Pod) -> io::Result<Vec<u8>> {
 /// Offers the ports of `guest` until what is returned is dropped, from the moment on when the namespace has them.
 async fn offered(pod: &Pod, guest: Arc<Guest>) -> JoinSet<()> {
     let mut offered = JoinSet::new();
-    offered.spawn(run(pod.path.clone(), guest, log()));
+    let namespace = Identity::at(&pod.path).unwrap();
+    offered.spawn(run(pod.path.clone(), namespace, guest, log()));
     let is_open = async { while connect(pod, "127.0.0.1:9").await.is_err() {} };
     timeout(SOON, is_open).await.expect("soon");
     offered
@@ -225,7 +226,8 @@ async fn nothing_is_left_of_it() {
 async fn a_guest_that_forwards_nothing_is_asked_once_and_the_namespace_left_alone() {
     let pod = pod();
     let (guest, _arrivals) = Guest::new(false, 0);
-    timeout(SOON, run(pod.path.clone(), guest.clone(), log())).await.expect("soon");
+    let namespace = Identity::at(&pod.path).unwrap();
+    timeout(SOON, run(pod.path.clone(), namespace, guest.clone(), log())).await.expect("soon");
     assert_eq!(guest.asked.load(Ordering::Relaxed), 1);
     let refused = connect(&pod, "127.0.0.1:80").await.unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
@@ -238,9 +240,19 @@ async fn the_hosts_own_namespace_is_left_alone() {
         ["/proc/self/ns/net", "/proc/1/ns/net"].into_iter().filter(|own| std::fs::metadata(own).is_ok())
     {
         let path = PathBuf::from(own);
-        let refused = thread::run("host", move || Door::open(&path)).await.err().expect("refused");
+        let itself = Identity::at(&path).unwrap();
+        let refused = thread::run("host", move || Door::open(&path, itself)).await.err().expect("refused");
         assert!(matches!(refused, Error::FailedPrecondition(_)), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn another_namespace_at_the_same_place_is_left_alone() {
+    let (pod, other) = (Pod::new(), Pod::new());
+    let before = Identity::at(&other.path).unwrap();
+    let path = pod.path.clone();
+    let refused = thread::run("pod", move || Door::open(&path, before)).await.err().expect("refused");
+    assert!(refused.to_string().ends_with("is another namespace by now"), "{refused}");
 }
 
 #[test]

@@ -83,7 +83,7 @@ e2e: guest build ## whole-system tests: real containerd, real QEMU, real guest (
 
 .PHONY: e2e-templates
 e2e-templates: guest build ## the same with every sandbox a copy of a template
-	@templates=$$(mktemp -d /dev/shm/kata-templates-XXXXXX); trap 'rm -rf "$$templates"' EXIT; \
+	@templates=$$($(AS_ROOT) mktemp -d /dev/shm/kata-templates-XXXXXX); trap '$(AS_ROOT) rm -rf "$$templates"' EXIT; \
 		$(AS_ROOT) env KATA_TEST_SHIM=$(SHIM) KATA_TEST_TEMPLATES=$$templates \
 		cargo test --locked --package tests -- $(TESTS)
 

@@ -26,7 +26,7 @@ use vmm::{
 pub(crate) use command::{Factory, run};
 use key::Key;
 pub(crate) use ready::{Asleep, Kept, Ready, pids};
-use store::{Files, Store};
+use store::{Files, Store, Verdict};
 
 /// What a template is made with.
 pub(crate) struct Maker<'a> {
@@ -78,12 +78,24 @@ impl Maker<'_> {
         self.make(&lock, &key, spec).await
     }
 
-    /// Takes a template out of use whose copy did not come to run.
-    pub(crate) fn discard(&self, origin: &Origin, why: &str) {
+    /// Takes in that a copy did not come up. A template is removed when two in a row did not: one may have been killed, or
+    /// was on a host that was too busy.
+    pub(crate) fn doubt(&self, origin: &Origin, why: &str) {
         let Origin::Copy { memory, .. } = origin else { return };
-        warn!(self.log, "the template is of no use, and is removed: the machine boots by itself"; "why" => why);
-        if let Some(directory) = memory.parent() {
-            store::remove(directory);
+        let verdict = match store::doubt(memory) {
+            Verdict::Gone => "the template was removed meanwhile",
+            Verdict::Doubted => {
+                "a copy of the template did not come up; the next one that does not has it removed"
+            }
+            Verdict::Useless => "the template is of no use, and is removed",
+        };
+        warn!(self.log, "{verdict}: the machine boots by itself"; "why" => why);
+    }
+
+    /// Takes in that a copy came up.
+    pub(crate) fn trust(&self, origin: &Origin) {
+        if let Origin::Copy { memory, .. } = origin {
+            store::trust(memory);
         }
     }
 }

@@ -8,16 +8,19 @@ use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
+use containerd_shim_protos::api::ConnectResponse;
 use tests::case::PATIENCE;
 use tests::command::{Output, run};
 use tests::keeper::factory;
 use tests::{Case, Context, Result, check, check_eq, operator};
 
+use crate::faults::child_named;
 use crate::listed;
 
 listed! {
     all: [],
     ours: [
+        sandboxes_are_copies_where_the_suite_has_them_so,
         copies_of_one_template_are_different,
         a_copy_has_a_share_by_virtio_fs,
         a_template_is_made_shown_and_removed_by_command,
@@ -45,6 +48,26 @@ fn with_templates(case: &Case<'_>, edit: impl FnOnce(&mut operator::Configuratio
             .set("hypervisor.qemu.default_memory", 256);
         edit(file);
     })
+}
+
+/// With `KATA_TEST_TEMPLATES` all cases would pass as well if no sandbox had anything of the templates there.
+fn sandboxes_are_copies_where_the_suite_has_them_so(case: &Case<'_>) -> Result<()> {
+    let configuration = case.configuration(|_| {})?;
+    let templates = case.world.assets().templates.is_some();
+    if templates {
+        // Another case may be making it.
+        run(&mut factory(case, "init", &configuration), PATIENCE)?.exits(0)?;
+    }
+    case.container("either").configured(&configuration).detach(["sleep", "1000"])?;
+    let task = case.shim_of("either")?;
+    let shim = task.plain::<ConnectResponse>("Connect")?.shim_pid;
+    let qemu = fs::read(format!("/proc/{}/cmdline", child_named(shim, "qemu-system")?))?;
+    let is_copy = qemu.split(|byte| *byte == 0).any(|word| word == b"-incoming");
+    check_eq!(is_copy, templates, "whether the machine is a copy");
+    task.kill("", 9)?;
+    check_eq!(task.wait("")?, 137, "status");
+    case.ctr(["task", "delete", "either"])?;
+    case.ctr(["container", "rm", "either"])?.exits(0).map(drop)
 }
 
 fn copies_of_one_template_are_different(case: &Case<'_>) -> Result<()> {
@@ -124,6 +147,12 @@ fn a_template_is_made_shown_and_removed_by_command(case: &Case<'_>) -> Result<()
 
     case.container("of-init").configured(&configuration).run(["true"])?.exits(0)?;
     expect_untold(case, "template", &["of-init"])?;
+
+    // One copy that does not come up may have been killed.
+    fs::write(template.join("state"), "")?;
+    case.container("of-nothing").configured(&configuration).run(["true"])?.exits(0)?;
+    check!(case.log().contains("a copy of the template did not come up"), "nothing is told of the copy");
+    check!(template.join("doubted").exists(), "{} is not doubted", template.display());
 
     check!(says("destroy")?.contains("removed"), "destroy");
     check_eq!(made_templates(case)?, Vec::<PathBuf>::new(), "templates that are left");

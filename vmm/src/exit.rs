@@ -55,6 +55,12 @@ impl fmt::Display for VmExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.how {
             How::Exited(status) => write!(f, "{} ended with status {status}", self.who)?,
+            How::Killed(libc::SIGBUS) => write!(
+                f,
+                "{} was killed by signal 7 (SIGBUS): no room was left for the machine's memory, in huge pages or on the file \
+                 system of file_mem_backend or template_path",
+                self.who
+            )?,
             How::Killed(signal) => write!(f, "{} was killed by signal {signal}", self.who)?,
             How::Stuck(state) if state == "guest-panicked" => f.write_str("the guest's kernel panicked")?,
             How::Stuck(state) => write!(f, "{} is stuck in state {state}", self.who)?,

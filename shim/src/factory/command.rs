@@ -145,6 +145,8 @@ fn init(configuration: &Configuration, store: &Store, directory: &Path) -> Resul
     }
     let key = Key::of(&machine.spec).map_err(Error::Failed)?;
     if store.find(&key).is_some() {
+        // Whoever makes one does it as well.
+        store.lock().map_err(Error::Failed)?.iter().for_each(Lock::tidy);
         say(&format!("{} is there already", directory.join(&key.name).display()));
         return Ok(());
     }
@@ -197,6 +199,13 @@ fn status(configuration: &Configuration, store: &Store, directory: &Path) -> Res
         };
         let size = kibibytes(&[&template.join("memory"), &template.join("state")]);
         say(&format!("{}: {size} KiB, {what}", template.display()));
+    }
+    if let Some(making) = store.making() {
+        let what = match store.lock().map_err(Error::Failed)? {
+            None => "a template is being made",
+            Some(_) => "left by a maker that was killed; `factory init` and `factory destroy` remove it",
+        };
+        say(&format!("{}: {what}", making.display()));
     }
     if store.find(&key).is_none() {
         say("none of this configuration; the next sandbox makes it, as `factory init` does");

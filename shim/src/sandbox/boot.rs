@@ -255,10 +255,13 @@ pub(crate) async fn start_anyhow(
 ) -> Result<MachineAndAgent> {
     match start(maker, spec, origin.clone(), network, clock).await {
         Err(error) if origin != Origin::Boot => {
-            maker.discard(&origin, &error.to_string());
+            maker.doubt(&origin, &error.to_string());
             start(maker, spec, Origin::Boot, network, clock).await
         }
-        started => started,
+        started => {
+            maker.trust(&origin);
+            started
+        }
     }
 }
 

@@ -276,12 +276,19 @@ impl Container {
                 KILL.as_secs()
             )))
         });
+        // Whoever is told of an end may shut the shim down before this call has its answer, so nobody waits for one here.
         match sent {
             // It ended on its own meanwhile.
             Err(Error::NotFound(_)) if signal == SIGKILL => {}
             Err(error) if signal == SIGKILL && self.owns_sandbox && exec_id.is_empty() => {
                 warn!(self.log, "kill: the guest does not do it, its machine is stopped"; "why" => error.to_string());
-                self.sandbox.stop("SIGKILL, which the guest did not carry out").await;
+                self.sandbox.begin_end("SIGKILL, which the guest did not carry out", 0);
+            }
+            // A pod has containers that nobody has killed, in a guest that may only be busy.
+            Err(error @ Error::DeadlineExceeded(_)) if signal == SIGKILL => {
+                if !self.sandbox.begin_end_if_lost().await {
+                    return Err(error);
+                }
             }
             other => other?,
         }

@@ -8,6 +8,7 @@
 //! the run directory. Whoever drops the last reference ends the machine, so a boot that is given up half way leaves nothing.
 
 pub(crate) mod boot;
+mod health;
 pub(crate) mod host_cgroup;
 mod keeping;
 mod only;
@@ -44,6 +45,7 @@ use crate::{
     stdio::wires::{Connected, Offer},
     thread,
 };
+use health::Health;
 use host_cgroup::HostCgroup;
 use keeping::Keeper;
 pub(crate) use only::{Making, OnlySandbox, Prepared};
@@ -79,6 +81,7 @@ pub(crate) struct Sandbox {
     cgroup: Option<HostCgroup>,
     run_dir: RunDir,
     agent: AgentClient,
+    health: Health,
     /// Whether the guest takes streams on connections of their own.
     offer: Offer,
     confinement: Confinement,
@@ -323,6 +326,12 @@ impl Sandbox {
     }
 
     async fn end(self: &Arc<Self>, why: &str, status: u32) {
+        self.begin_end(why, status);
+        self.ended().await;
+    }
+
+    /// The same, and nobody waits for it.
+    pub(crate) fn begin_end(self: &Arc<Self>, why: &str, status: u32) {
         let first = self.phase.send_if_modified(|phase| {
             let up = *phase == Phase::Up;
             if up {
@@ -334,7 +343,6 @@ impl Sandbox {
             info!(self.log, "stopping"; "why" => why);
             tokio::spawn(self.clone().tear_down(status));
         }
-        self.ended().await;
     }
 
     /// Waits until nothing of it is left; how it ended.
@@ -396,10 +404,20 @@ impl Sandbox {
         }
     }
 
-    /// Stops the sandbox as soon as any process of it, or the agent's connection, is gone.
+    /// Begins to end the machine if its agent does not answer. Returns whether that was so.
+    pub(crate) async fn begin_end_if_lost(self: &Arc<Self>) -> bool {
+        let lost = !self.health.answers(&self.agent).await;
+        if lost {
+            self.begin_end(health::LOST, LOST);
+        }
+        lost
+    }
+
+    /// Stops the sandbox as soon as any process of it, or the agent's connection, is gone, or the agent does not answer.
     fn watch(self: &Arc<Self>) {
         let mut exit = self.vm.exit();
         let closed = self.agent.closed();
+        let lost = self.health.lost(self.agent.clone());
         let sandbox: Weak<Sandbox> = Arc::downgrade(self);
         tokio::spawn(async move {
             let died = async {
@@ -411,6 +429,7 @@ impl Sandbox {
             let why = tokio::select! {
                 why = died => why,
                 () = closed => "the guest's agent closed its connection".to_string(),
+                () = lost => health::LOST.to_string(),
             };
             let Some(sandbox) = sandbox.upgrade() else { return };
             if *sandbox.phase.borrow() == Phase::Up {

@@ -8,14 +8,19 @@ use k8s_cri::v1::{
     ContainerState, LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
     LinuxSandboxSecurityContext, NamespaceMode,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tests::assets::by_sandbox_api;
 use tests::pods::{HANDLER, Pod, PodWorld, namespaces};
-use tests::{Result, check, check_eq, eventually, fail};
+use tests::{Context, Result, check, check_eq, eventually, fail};
+
+use crate::resources::qemu_of;
 
 crate::listed![
     c1_c4_containers_of_a_pod_share_its_machine_and_nothing_else,
     c5_c9_a_container_that_ends_is_made_anew_in_its_pod,
     containers_see_each_others_processes_when_the_pod_says_so,
+    c18_a_pod_whose_guest_hangs_can_be_stopped,
     c19_a_container_that_runs_out_of_memory_is_told_of_and_the_others_live,
     e7_a_pods_annotation_that_is_not_allowed_fails_it_by_name,
 ];
@@ -43,6 +48,19 @@ fn c1_c4_containers_of_a_pod_share_its_machine_and_nothing_else(world: &PodWorld
         let ask = "for i in $(seq 100); do nc 127.0.0.1 7777 </dev/null && exit; sleep 0.1; done; exit 1";
         check_eq!(pod.sh(&one, ask)?, "hello", "the other by the pod's loopback");
         check_eq!(pod.sh(&one, "pidof nc || echo none")?, "none", "the other's processes");
+        Ok(())
+    })
+}
+
+/// What hangs in a guest ends with its machine alone, and containerd ends a pod's containers before the pod.
+fn c18_a_pod_whose_guest_hangs_can_be_stopped(world: &PodWorld) -> Result<()> {
+    world.pod(world.config(), |pod| {
+        let id = pod.run(&pod.container("one", ["sleep", "1000"]))?;
+        let qemu = qemu_of(pod)?;
+        let pid = qemu.file_name().and_then(|pid| pid.to_str()).context("the pod's QEMU")?;
+        kill(Pid::from_raw(pid.parse()?), Signal::SIGSTOP)?;
+        world.cri().stop_pod(&pod.id)?;
+        check_eq!(ended(world, &id)?, 137, "its container's status");
         Ok(())
     })
 }

@@ -22,6 +22,7 @@ use vmm::{
 
 use super::{
     Clock, Phase, Provided, Provisions, Sandbox,
+    health::Health,
     host_cgroup::HostCgroup,
     keeping::Keeper,
     resources::Resources,
@@ -98,6 +99,7 @@ pub(super) async fn boot(
         cgroup,
         run_dir,
         agent,
+        health: Health::of(machine.spec.accelerator),
         offer: Offer::default(),
         confinement: Confinement::of(configuration),
         keeper: Keeper::of(configuration),

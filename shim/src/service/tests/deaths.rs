@@ -187,8 +187,8 @@ fn a_guest_that_does_not_answer_sigkill_loses_its_machine() {
         shim.guest.is_asked("SignalProcess").await;
         later(Duration::from_secs(6)).await;
         killing.await.unwrap().unwrap();
+        assert_eq!(soon(shim.waiting("c1")).await.unwrap(), 137);
         assert_eq!(shim.machine.machines_on(), 0);
-        assert_eq!(shim.wait("c1").await.unwrap(), 137);
         assert_eq!(shim.published(1).await, ["exit c1 137"]);
     });
 }
@@ -203,5 +203,56 @@ fn a_guest_that_does_not_answer_another_signal_keeps_its_machine() {
         later(Duration::from_secs(6)).await;
         assert_eq!(code(killing.await.unwrap()), Code::DEADLINE_EXCEEDED);
         assert_eq!(shim.state("c1").await.unwrap().0, Status::RUNNING);
+    });
+}
+
+#[test]
+fn a_pods_guest_that_does_not_answer_at_all_loses_its_machine_by_sigkill() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        shim.create_as(shim.request_in("c1", "c2")).await.unwrap();
+        shim.start("c2").await.unwrap();
+        assert_eq!(shim.published(2).await, ["create c2", "start c2"]);
+        shim.guest.never_answers("SignalProcess");
+        shim.guest.never_answers("Check");
+        soon(shim.killing("c2", 9)).await.unwrap();
+        assert_eq!(soon(shim.waiting("c2")).await.unwrap(), 137);
+        assert_eq!(shim.machine.machines_on(), 0);
+        assert_eq!(shim.delete("c2").await.unwrap(), 137);
+        assert_eq!(shim.delete("c1").await.unwrap(), 137);
+        let mut published = shim.published(4).await;
+        published.sort();
+        assert_eq!(published, ["delete c1 137", "delete c2 137", "exit c1 137", "exit c2 137"]);
+        assert!(shim.nothing_is_left());
+    });
+}
+
+#[test]
+fn a_pods_guest_that_is_only_slow_keeps_its_machine() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        shim.create_as(shim.request_in("c1", "c2")).await.unwrap();
+        shim.start("c2").await.unwrap();
+        assert_eq!(shim.published(2).await, ["create c2", "start c2"]);
+        shim.guest.never_answers("SignalProcess");
+        let killing = shim.killing("c2", 9);
+        shim.guest.is_asked("SignalProcess").await;
+        later(Duration::from_secs(6)).await;
+        assert_eq!(code(killing.await.unwrap()), Code::DEADLINE_EXCEEDED);
+        assert_eq!(shim.state("c2").await.unwrap().0, Status::RUNNING);
+    });
+}
+
+#[test]
+fn c5_a_guest_that_misses_two_questions_in_a_row_is_lost() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        let waiting = shim.waiting("c1");
+        shim.guest.never_answers("Check");
+        assert_eq!(soon(waiting).await.unwrap(), 137);
+        // The first was the start's.
+        assert_eq!(shim.guest.noted("Check").len(), 3, "{:?}", shim.guest.noted(""));
+        assert_eq!(shim.machine.machines_on(), 0);
+        assert_eq!(shim.published(1).await, ["exit c1 137"]);
     });
 }

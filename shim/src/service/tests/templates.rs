@@ -59,12 +59,17 @@ fn b23_a_template_that_is_there_is_used() {
 }
 
 #[test]
-fn b23_a_copy_that_does_not_come_up_boots_by_itself_and_its_template_is_gone() {
+fn b23_copies_that_do_not_come_up_boot_by_themselves_and_with_the_second_the_template_is_gone() {
     on_fakes(async |shim| {
         let directory = with_templates(shim);
         shim.machine.boots(Boot::CopiesDie);
         shim.runs("c1").await;
         assert_eq!(shim.machine.origins(), ["template", "copy", "boot"]);
+        assert_eq!(templates(&directory).len(), 1);
+        shim.service.stop().await;
+        assert_eq!(shim.published(1).await, ["exit c1 137"]);
+        let origins = shim.again("c2").await;
+        assert_eq!(origins, ["template", "copy", "boot", "copy", "boot"]);
         assert_eq!(templates(&directory), Vec::<PathBuf>::new());
     });
 }

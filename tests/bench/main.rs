@@ -4,6 +4,7 @@
 //! of it. Set `KATA_BENCH_ROUNDS` for more than three cold starts. What a runtime is compared with is measured in the same
 //! run on the same machine: runc, and the bare vsock.
 
+mod files;
 mod guest;
 mod measure;
 mod pods;

@@ -11,8 +11,8 @@ use tests::shim::TaskClient;
 use tests::{Case, Context, Failure, Result, World, check_eq};
 
 use crate::guest;
-use crate::report::{Report, median, say};
-use crate::{pods, streams, templates};
+use crate::report::{Report, median, percentile, say};
+use crate::{files, pods, streams, templates};
 
 const EXECS: usize = 30;
 
@@ -31,11 +31,12 @@ const PHASES: [(&str, &str); 6] = [
 /// Measures into `report` the parts that are asked for by name, or all.
 pub(crate) fn all(world: &World, asked: &[String], report: &mut Report) -> Result<()> {
     type Part<'a> = &'a dyn Fn(&mut Report) -> Result<()>;
-    let parts: [(&str, Part<'_>); 6] = [
+    let parts: [(&str, Part<'_>); 7] = [
         ("action", &|report| world.case(|case| start_action(case, report))),
         ("cold", &|report| world.case(|case| cold_starts(case, report))),
         ("templates", &|report| world.case(|case| templates::measure(case, report))),
         ("running", &|report| world.case(|case| running_pod(case, report))),
+        ("files", &|report| world.case(|case| files::measure(case, report))),
         ("guest", &|report| world.case(|case| guest::measure(case, report))),
         ("pods", &pods::measure),
     ];
@@ -143,9 +144,10 @@ fn running_pod(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let idle = pss_kib(shim)?;
 
     report.heading("A running container");
-    let [own, runc] = exec_p50(case, ["pod", "process"])?;
-    report.add("exec_p50_ms", own, "ctr task exec of true, until it returns");
-    report.add("runc_exec_p50_ms", runc, "the same with runc, in turn");
+    let [own, runc] = exec_times(case, ["pod", "process"])?;
+    report.add("exec_p50_ms", median(own.clone()), "ctr task exec of true, until it returns");
+    report.add("exec_p99_ms", percentile(own, 99), "all but one in a hundred are as fast");
+    report.add("runc_exec_p50_ms", median(runc), "the same with runc, in turn");
     report.add("exec_api_p50_ms", exec_api_p50(case, &task)?, "Exec, Start, Wait and Delete alone");
     streams::measure(case, &task, report)?;
 
@@ -157,14 +159,14 @@ fn running_pod(case: &Case<'_>, report: &mut Report) -> Result<()> {
 }
 
 /// In turn, as what a machine gives changes from moment to moment.
-fn exec_p50(case: &Case<'_>, ids: [&str; 2]) -> Result<[f64; 2]> {
+pub(crate) fn exec_times(case: &Case<'_>, ids: [&str; 2]) -> Result<[Vec<f64>; 2]> {
     let mut times = [const { Vec::new() }; 2];
     for _ in 0..EXECS {
         for (id, times) in ids.iter().zip(&mut times) {
             times.push(millis(case.exec(id, &[], &["true"])?.exits(0)?.took));
         }
     }
-    Ok(times.map(median))
+    Ok(times)
 }
 
 fn exec_api_p50(case: &Case<'_>, task: &TaskClient) -> Result<f64> {

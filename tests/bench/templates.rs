@@ -12,7 +12,7 @@ use tests::command::run;
 use tests::keeper::Keeper;
 use tests::{Case, Result, operator};
 
-use crate::measure::family_pss_kib;
+use crate::measure::{exec_times, family_pss_kib, pss_kib};
 use crate::report::{Report, median, percentile};
 
 /// Starts one after the other, and starts at once.
@@ -67,17 +67,39 @@ fn copies(case: &Case<'_>, report: &mut Report) -> Result<()> {
     report.add("template_bytes", bytes_below(&templates)? as f64, "what the template takes on disk");
     let starts = (0..IN_A_ROW).map(|round| took(case, &format!("copy-{round}"), Some(&file)));
     let starts = starts.collect::<Result<Vec<f64>>>()?;
+    for (key, first) in [("template_start_1_s", 1), ("template_start_4_s", 4), ("template_start_16_s", 16)] {
+        report.add(
+            key,
+            median(starts[..first].to_vec()),
+            &format!("the median of the first {first} in a row"),
+        );
+    }
     report.add("template_start_s", median(starts.clone()), "the median of 64 in a row");
     report.add("template_start_p99_s", percentile(starts, 99), "all but one in a hundred are as fast");
     report.add("concurrent8_s", at_once(case, &file)?, "eight at once, until the last returns");
-    report.add("idle_pod_pss_kib", idle(case, &file)?, "a sandbox with a container that sleeps, all of it");
+    idle(case, &file, report)?;
     kept(case, report, &templates)
 }
 
-fn idle(case: &Case<'_>, file: &Path) -> Result<f64> {
+/// A sandbox with a container that sleeps, and then has execs.
+fn idle(case: &Case<'_>, file: &Path, report: &mut Report) -> Result<()> {
     case.container("idle").configured(file).detach(["sleep", "100000"])?;
-    let shim = case.shim_of("idle")?.plain::<ConnectResponse>("Connect")?.shim_pid;
-    Ok(family_pss_kib(shim))
+    case.container("idle-runc").by_runc().detach(["sleep", "100000"])?;
+    let task = case.shim_of("idle")?.plain::<ConnectResponse>("Connect")?;
+    let (all, shim) = (family_pss_kib(task.shim_pid), pss_kib(task.shim_pid)?);
+    report.add("idle_pod_pss_kib", all, "a sandbox with a container that sleeps, all of it");
+    report.add("idle_shim_pss_kib", shim, "the shim's part");
+    report.add("idle_qemu_pss_kib", pss_kib(task.task_pid)?, "QEMU's");
+    let [own, runc] = exec_times(case, ["idle", "idle-runc"])?;
+    let (typical, runc) = (median(own.clone()), median(runc));
+    report.add("template_exec_p50_ms", typical, "ctr task exec of true, until it returns");
+    report.add("template_exec_p99_ms", percentile(own, 99), "all but one in a hundred are as fast");
+    report.add(
+        "template_exec_of_runc",
+        typical / runc,
+        "how many times the same with runc, in turn, that takes",
+    );
+    Ok(())
 }
 
 /// A start whose machine is there before it: a copy of the same template that is kept ready, one at a time.

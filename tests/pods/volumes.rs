@@ -161,6 +161,8 @@ fn publish(dir: &Path, value: &str) -> Result<()> {
 fn d14_d15_memory_that_containers_share_is_the_pods(world: &PodWorld) -> Result<()> {
     let cache = volume(world, "kubernetes.io~empty-dir", "cache")?;
     on_host(world, &format!("mount -t tmpfs -o size=8m,mode=2770,gid=4242 cache {}", cache.display()))?;
+    let memory = volume(world, "kubernetes.io~empty-dir", "shm")?;
+    on_host(world, &format!("mount -t tmpfs -o size=128m,mode=777 tmpfs {}", memory.display()))?;
     world.pod(world.config(), |pod| {
         let volume = || vec![mount(&cache, "/cache")];
         let (one, two) = (with(pod, "one", volume())?, with(pod, "two", volume())?);
@@ -176,9 +178,29 @@ fn d14_d15_memory_that_containers_share_is_the_pods(world: &PodWorld) -> Result<
         [&one, &two].into_iter().try_for_each(|id| pod.end(id))?;
         let again = with(pod, "again", volume())?;
         check_eq!(pod.sh(&again, "cat /cache/file")?, "kept", "what outlives its containers");
-        Ok(())
+        volumes_for_shared_memory(pod, &memory)
     })?;
-    on_host(world, &format!("umount {}", cache.display()))
+    on_host(world, &format!("umount {} {}", cache.display(), memory.display()))
+}
+
+/// The usual way to have more than a pod's own, and other volumes at that place.
+fn volumes_for_shared_memory(pod: &Pod<'_>, memory: &Path) -> Result<()> {
+    let shared = |name, source: &Path| with(pod, name, vec![mount(source, "/dev/shm")]);
+    let (one, two) = (shared("three", memory)?, shared("four", memory)?);
+    pod.sh(&one, "echo -n seen > /dev/shm/of-the-volume")?;
+    let seen = "ls /dev/shm; df -k /dev/shm | awk 'NR>1 {print $2}'";
+    check_eq!(pod.sh(&two, seen)?, "of-the-volume\n131072", "an emptyDir of memory");
+    for (plugin, name) in [("kubernetes.io~empty-dir", "scratch-shm"), ("host-path", "shm")] {
+        let dir = volume(pod.world, plugin, name)?;
+        fs::write(dir.join("from-host"), "hello")?;
+        let id = shared(name, &dir)?;
+        check_eq!(pod.sh(&id, "cat /dev/shm/*; echo -n back > /dev/shm/from-guest")?, "hello", "{plugin}");
+        check_eq!(fs::read_to_string(dir.join("from-guest"))?, "back", "{plugin}");
+        pod.end(&id)?;
+    }
+    let own = with(pod, "own", Vec::new())?;
+    check_eq!(pod.sh(&own, seen)?, "file\n65536", "what is the pod's own");
+    [one, two, own].iter().try_for_each(|id| pod.end(id))
 }
 
 /// A directory of an emptyDir, bound where kubelet has those that containers have by subPath.

@@ -113,9 +113,32 @@ fn d10_d12_files_and_directories_of_the_host_are_seen_on_both_sides(world: &PodW
             &format!("mount -t tmpfs later {0}/sub && echo mounted > {0}/sub/file", dir.display()),
         )?;
         check_eq!(pod.sh(&one, "cat /later/sub/file")?, "mounted", "what is mounted later");
-        on_host(world, &format!("umount {}/sub", dir.display()))
+        on_host(world, &format!("umount {}/sub", dir.display()))?;
+        d12_the_kernels_files_and_devices_are_the_guests(pod, &dir.join("sub"))
     })?;
     on_host(world, &format!("umount {}", dir.display()))
+}
+
+/// What node exporters and storage drivers mount. `other` is a directory that has one file.
+fn d12_the_kernels_files_and_devices_are_the_guests(pod: &Pod<'_>, other: &Path) -> Result<()> {
+    let host = |path: &str| read_only(Path::new(path), &format!("/host{path}"));
+    let devices = mount(Path::new("/dev"), "/dev");
+    let id = with(pod, "node", vec![host("/proc"), host("/sys"), mount(Path::new("/sys"), "/sys"), devices])?;
+    let boot = |root: &str| pod.sh(&id, &format!("cat {root}/proc/sys/kernel/random/boot_id"));
+    check_eq!(boot("/host")?, boot("")?, "the kernel that the host's /proc is of");
+    check_eq!(pod.sh(&id, "cat /host/proc/1/comm")?, "init", "the first process of the guest");
+    check_eq!(
+        pod.sh(&id, "ls /sys/class/net; ls /host/sys/class/net")?.matches("eth0").count(),
+        2,
+        "in /sys"
+    );
+    let seen = "test -c /dev/kmsg && test -c /dev/null && df /dev/shm | awk 'NR>1 {print $6}'";
+    check_eq!(pod.sh(&id, seen)?, "/dev/shm", "the guest's devices");
+    pod.end(&id)?;
+    let refused = with(pod, "other", vec![mount(other, "/dev")]).err().context("a volume at /dev")?;
+    check!(refused.to_string().contains("on /dev: it would hide the guest's devices"), "{refused}");
+    check_eq!(fs::read_dir(other)?.count(), 1, "what is made in a volume at /dev");
+    Ok(())
 }
 
 /// The volume's files are links into a directory that is exchanged for another as a whole.

@@ -122,7 +122,7 @@ fn d10_d12_files_and_directories_of_the_host_are_seen_on_both_sides(world: &PodW
 /// What node exporters and storage drivers mount. `other` is a directory that has one file.
 fn d12_the_kernels_files_and_devices_are_the_guests(pod: &Pod<'_>, other: &Path) -> Result<()> {
     let host = |path: &str| read_only(Path::new(path), &format!("/host{path}"));
-    let devices = mount(Path::new("/dev"), "/dev");
+    let devices = read_only(Path::new("/dev"), "/dev");
     let id = with(pod, "node", vec![host("/proc"), host("/sys"), mount(Path::new("/sys"), "/sys"), devices])?;
     let boot = |root: &str| pod.sh(&id, &format!("cat {root}/proc/sys/kernel/random/boot_id"));
     check_eq!(boot("/host")?, boot("")?, "the kernel that the host's /proc is of");
@@ -134,6 +134,8 @@ fn d12_the_kernels_files_and_devices_are_the_guests(pod: &Pod<'_>, other: &Path)
     );
     let seen = "test -c /dev/kmsg && test -c /dev/null && df /dev/shm | awk 'NR>1 {print $6}'";
     check_eq!(pod.sh(&id, seen)?, "/dev/shm", "the guest's devices");
+    let written = pod.sh(&id, "touch /dev/file 2>&1 || echo -n yes > /dev/shm/file; cat /dev/shm/file")?;
+    check!(written.contains("Read-only") && written.ends_with("yes"), "all but the mount itself: {written}");
     pod.end(&id)?;
     let refused = with(pod, "other", vec![mount(other, "/dev")]).err().context("a volume at /dev")?;
     check!(refused.to_string().contains("on /dev: it would hide the guest's devices"), "{refused}");

@@ -44,6 +44,9 @@ use crate::{
     worker,
 };
 
+/// Where a container has its devices.
+const DEVICES: &str = "/dev";
+
 /// What becomes the first process of a container.
 pub(crate) struct First<'a> {
     /// Of no other process yet, with its limits.
@@ -148,6 +151,11 @@ impl Making<'_> {
         if self.spec.root().as_ref().is_some_and(|root| root.readonly().unwrap_or(false)) {
             remount_readonly(Path::new("/"), MsFlags::empty()).map_err(said("remount the root read-only"))?;
         }
+        if devices_of(self.spec).any(|mount| mount.options().iter().flatten().any(|option| option == "ro")) {
+            // The library leaves it writable, for what is made in it.
+            remount_readonly(Path::new(DEVICES), MsFlags::empty())
+                .map_err(said(&format!("remount {DEVICES} read-only")))?;
+        }
         for path in linux.readonly_paths().iter().flatten() {
             make_readonly(Path::new(path)).map_err(said(&format!("make {path} read-only")))?;
         }
@@ -175,10 +183,14 @@ fn is_bind(mount: &Mount) -> bool {
         || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind")
 }
 
-/// Whether its `/dev` is a directory of somebody else's, who would find what is made in it: no devices are, nor links.
+/// Whether its [`DEVICES`] are a directory of somebody else's, who would find what is made in it: no devices are, nor links.
 fn has_others_devices(spec: &Spec) -> bool {
-    let mut mounts = spec.mounts().iter().flatten();
-    mounts.any(|mount| is_bind(mount) && mount.destination() == Path::new("/dev"))
+    devices_of(spec).any(is_bind)
+}
+
+/// What is mounted for its devices.
+fn devices_of(spec: &Spec) -> impl Iterator<Item = &Mount> {
+    spec.mounts().iter().flatten().filter(|mount| mount.destination() == Path::new(DEVICES))
 }
 
 /// The library does not say which of them it did not find.

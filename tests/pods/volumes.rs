@@ -1,5 +1,7 @@
 //! Volumes, as kubelet prepares them: written on one side, read on the other.
 
+mod places;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -113,7 +115,8 @@ fn d10_d12_files_and_directories_of_the_host_are_seen_on_both_sides(world: &PodW
             &format!("mount -t tmpfs later {0}/sub && echo mounted > {0}/sub/file", dir.display()),
         )?;
         check_eq!(pod.sh(&one, "cat /later/sub/file")?, "mounted", "what is mounted later");
-        on_host(world, &format!("umount {}/sub", dir.display()))
+        on_host(world, &format!("umount {}/sub", dir.display()))?;
+        places::d12_the_kernels_files_and_devices_are_the_guests(pod, &dir.join("sub"))
     })?;
     on_host(world, &format!("umount {}", dir.display()))
 }
@@ -161,6 +164,8 @@ fn publish(dir: &Path, value: &str) -> Result<()> {
 fn d14_d15_memory_that_containers_share_is_the_pods(world: &PodWorld) -> Result<()> {
     let cache = volume(world, "kubernetes.io~empty-dir", "cache")?;
     on_host(world, &format!("mount -t tmpfs -o size=8m,mode=2770,gid=4242 cache {}", cache.display()))?;
+    let memory = volume(world, "kubernetes.io~empty-dir", "shm")?;
+    on_host(world, &format!("mount -t tmpfs -o size=128m,mode=777 tmpfs {}", memory.display()))?;
     world.pod(world.config(), |pod| {
         let volume = || vec![mount(&cache, "/cache")];
         let (one, two) = (with(pod, "one", volume())?, with(pod, "two", volume())?);
@@ -176,9 +181,9 @@ fn d14_d15_memory_that_containers_share_is_the_pods(world: &PodWorld) -> Result<
         [&one, &two].into_iter().try_for_each(|id| pod.end(id))?;
         let again = with(pod, "again", volume())?;
         check_eq!(pod.sh(&again, "cat /cache/file")?, "kept", "what outlives its containers");
-        Ok(())
+        places::volumes_for_shared_memory(pod, &memory)
     })?;
-    on_host(world, &format!("umount {}", cache.display()))
+    on_host(world, &format!("umount {} {}", cache.display(), memory.display()))
 }
 
 /// A directory of an emptyDir, bound where kubelet has those that containers have by subPath.

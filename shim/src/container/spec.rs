@@ -97,8 +97,7 @@ pub(crate) fn for_guest(
     let mut volumes = Volumes::default();
     let mounts = spec.mounts_mut().take().unwrap_or_default();
     let mounts = mounts.into_iter().map(|mount| volumes.guest_mount(mount, id, keeping));
-    let mounts = mounts.filter_map(Result::transpose).collect::<Result<_>>()?;
-    spec.set_mounts(Some(mounts));
+    spec.set_mounts(Some(mounts.collect::<Result<_>>()?));
     if let Some(process) = spec.process_mut() {
         with_guest_labels(process, &confinement.selinux);
     }
@@ -184,35 +183,39 @@ struct Volumes {
 }
 
 impl Volumes {
-    /// The mount in the guest's terms, or nothing where it has none.
-    fn guest_mount(&mut self, mut mount: Mount, id: &str, keeping: &Keeping) -> Result<Option<Mount>> {
+    /// The mount in the guest's terms.
+    fn guest_mount(&mut self, mut mount: Mount, id: &str, keeping: &Keeping) -> Result<Mount> {
         let options = mount.options().clone().unwrap_or_default();
         let is_bind =
             mount.typ().as_deref() == Some("bind") || options.iter().any(|o| o == "bind" || o == "rbind");
         if !is_bind && keeping.shared_memory && volumes::is_shared_memory(mount.destination()) {
             let bound = ["rbind", "nosuid", "nodev", "noexec"].map(str::to_owned);
             mount.set_typ(Some("bind".to_owned())).set_options(Some(bound.to_vec()));
-            return Ok(Some(self.of_the_guest(mount, vec![volumes::shared_memory(Path::new(""))])));
+            return Ok(self.of_the_guest(mount, vec![volumes::shared_memory(Path::new(""))]));
         }
         if !is_bind {
-            return Ok(Some(mount));
+            return Ok(mount);
         }
-        let Some(bind) = bind_of(&mount, &options, id, self.names)? else { return Ok(None) };
+        let bind = bind_of(&mount, &options, id, self.names)?;
+        if is_the_guests(&bind.source) {
+            return Ok(mount);
+        }
+        check_devices(&mount, &bind.source)?;
         self.names += 1;
         if let Some(volume) = direct::at(&bind.source, bind.read_only)? {
             mount.set_source(Some(volume.mount_point.clone().into()));
             if self.direct.iter().all(|known| known.mount_point != volume.mount_point) {
                 self.direct.push(volume);
             }
-            return Ok(Some(mount));
+            return Ok(mount);
         }
         let storages = volumes::of_the_guest(&bind.source, mount.destination(), &bind.name, keeping)?;
         if storages.is_empty() {
             mount.set_source(Some(Path::new(GUEST_DIR).join(&bind.name)));
             self.binds.push(bind);
-            return Ok(Some(mount));
+            return Ok(mount);
         }
-        Ok(Some(self.of_the_guest(mount, storages)))
+        Ok(self.of_the_guest(mount, storages))
     }
 
     /// The mount of the last of the guest's `storages`, which the container needs.
@@ -231,8 +234,24 @@ impl Volumes {
 /// Bytes of a mount's name that are from its destination.
 const LONGEST_LABEL: usize = 64;
 
-/// The host's `/proc` and `/sys` are not the guest's: such a bind mount is left out.
-fn bind_of(mount: &Mount, options: &[String], id: &str, index: usize) -> Result<Option<Bind>> {
+/// What tells of processes, of the kernel and of devices is the guest's own, as that is what a container is on.
+fn is_the_guests(source: &Path) -> bool {
+    source == Path::new("/dev") || ["/proc", "/sys"].iter().any(|dir| source.starts_with(dir))
+}
+
+/// A volume has no devices of the guest's, and whoever makes the container would make links and files in it.
+fn check_devices(mount: &Mount, source: &Path) -> Result<()> {
+    if mount.destination() != Path::new("/dev") {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!(
+        "mount {} on /dev: it would hide the guest's devices: mount it elsewhere, or single files of it below /dev; a mount \
+         of /dev itself is of the guest's, and devices of the host come by VFIO",
+        source.display()
+    )))
+}
+
+fn bind_of(mount: &Mount, options: &[String], id: &str, index: usize) -> Result<Bind> {
     let destination = mount.destination();
     let source = mount.source().clone().unwrap_or_default();
     if !source.is_absolute() {
@@ -242,19 +261,16 @@ fn bind_of(mount: &Mount, options: &[String], id: &str, index: usize) -> Result<
             source.display().to_string(),
         )));
     }
-    if ["/proc", "/sys"].iter().any(|dir| source.starts_with(dir)) {
-        return Ok(None);
-    }
     let last =
         destination.file_name().map_or_else(|| "root".into(), |name| name.to_string_lossy().into_owned());
     // For whoever looks; a name may be long, and a longer one made of it would be no name any more.
     let last = &last[..last.floor_char_boundary(LONGEST_LABEL)];
-    Ok(Some(Bind {
+    Ok(Bind {
         name: format!("{id}-{index}-{last}"),
         recursive: options.iter().any(|option| option == "rbind"),
         read_only: options.iter().any(|option| option == "ro"),
         source,
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -282,6 +298,8 @@ mod tests {
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/data", "type": "bind", "source": "/srv/data", "options": ["rbind", "ro"]},
             {"destination": "/sys/fs", "type": "bind", "source": "/sys/fs", "options": ["bind"]},
+            {"destination": "/host/proc", "type": "bind", "source": "/proc", "options": ["rbind", "ro"]},
+            {"destination": "/dev", "type": "bind", "source": "/dev", "options": ["rbind"]},
             {"destination": "/etc/hosts", "type": "bind", "source": "/var/hosts", "options": ["bind", "rw"]}
         ],
         "linux": {
@@ -312,11 +330,29 @@ mod tests {
         };
         assert_eq!(guest.binds, [data, hosts]);
         let mounts = guest.spec.mounts().as_ref().unwrap();
-        assert_eq!(mounts.len(), 3, "the host's /sys is left out");
         assert_eq!(
             mounts[1].source().as_deref(),
             Some(Path::new("/run/kata-containers/shared/containers/c1-0-data"))
         );
+    }
+
+    #[test]
+    fn d12_what_tells_of_the_kernel_and_of_devices_is_the_guests_own() {
+        let guest = guest(CONFIG);
+        let mounts = guest.spec.mounts().as_ref().unwrap();
+        let given: Spec = serde_json::from_str(CONFIG).unwrap();
+        assert_eq!(mounts.len(), 6);
+        assert_eq!(&mounts[2..5], &given.mounts().as_ref().unwrap()[2..5]);
+        assert!(!is_the_guests(Path::new("/sysroot")) && !is_the_guests(Path::new("/dev/shm")));
+    }
+
+    #[test]
+    fn d12_a_volume_instead_of_devices_is_refused() {
+        let config = CONFIG.replace(r#""source": "/dev""#, r#""source": "/srv/dev""#);
+        let spec = serde_json::from_str(&config).unwrap();
+        let refused = for_guest(spec, "c1", "/r", &Confinement::default(), &Keeping::default());
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("/srv/dev on /dev") && error.contains("VFIO"), "{error}");
     }
 
     #[test]

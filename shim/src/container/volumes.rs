@@ -4,6 +4,8 @@
 //! several of its processes at once.
 
 mod part;
+mod shm;
+mod table;
 
 use std::{
     fs::{self, Metadata},
@@ -17,11 +19,8 @@ use oci_spec::runtime::Spec;
 
 use crate::error::{Error, Result};
 use part::Part;
+pub(super) use shm::{is_at as is_shared_memory, of_the_pod as shared_memory};
 
-/// Where containers expect shared memory.
-const SHM: &str = "/dev/shm";
-/// What a container gets of it whose host's is no file system of its own, in bytes.
-const SHM_SIZE: u64 = 64 << 20;
 /// Where the guest keeps what its containers share.
 const GUEST_DIR: &str = "/run/kata-containers/sandbox";
 /// The directory of kubelet's in which the emptyDirs of a pod are, by their names.
@@ -61,8 +60,8 @@ pub(super) fn of_the_guest(
     name: &str,
     keeping: &Keeping,
 ) -> Result<Vec<Storage>> {
-    if is_shared_memory(destination) {
-        return Ok(vec![shared_memory(source)]);
+    if let Some(memory) = shm::given(source, destination) {
+        return Ok(vec![memory]);
     }
     if is_empty_dir(source) {
         return Ok(empty_dir(source, keeping)?.into_iter().collect());
@@ -137,19 +136,6 @@ fn wrong(source: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::InvalidArgument(format!("mount source {}: {error}", source.display()))
 }
 
-pub(super) fn is_shared_memory(destination: &Path) -> bool {
-    destination == Path::new(SHM)
-}
-
-/// All containers of a pod have the same, as large as the host's `source` if that is one.
-pub(super) fn shared_memory(source: &Path) -> Storage {
-    let own = statfs(source).ok().filter(|file_system| file_system.filesystem_type() == TMPFS_MAGIC);
-    let size = own.map(|own| own.blocks().saturating_mul(own.block_size().unsigned_abs()));
-    let size = size.filter(|size| *size > 0).unwrap_or(SHM_SIZE);
-    let options = ["noexec", "nosuid", "nodev", "mode=1777"].map(str::to_owned);
-    memory("shm", "tmpfs", options.into_iter().chain([format!("size={size}")]).collect())
-}
-
 /// Memory of the guest's that it keeps as long as the pod.
 pub(super) fn memory(name: &str, kind: &str, options: Vec<String>) -> Storage {
     Storage {
@@ -186,19 +172,11 @@ mod tests {
 
     use super::*;
 
+    /// A file system in memory.
+    const SHM: &str = "/dev/shm";
+
     fn of_the_guest(source: &Path, destination: &Path) -> Result<Vec<Storage>> {
         super::of_the_guest(source, destination, "c1-0-x", &Keeping::default())
-    }
-
-    #[test]
-    fn d14_shared_memory_is_the_guests_and_as_large_as_the_hosts() {
-        let host = statfs(Path::new(SHM)).unwrap();
-        let size = host.blocks() * u64::try_from(host.block_size()).unwrap();
-        let storage = &of_the_guest(Path::new(SHM), Path::new(SHM)).unwrap()[0];
-        assert_eq!((storage.driver.as_str(), storage.fstype.as_str()), ("ephemeral", "tmpfs"));
-        assert!(storage.options.contains(&format!("size={size}")), "{:?}", storage.options);
-        let elsewhere = &of_the_guest(Path::new("/proc"), Path::new(SHM)).unwrap()[0];
-        assert!(elsewhere.options.contains(&"size=67108864".to_owned()), "{:?}", elsewhere.options);
     }
 
     #[test]
@@ -227,6 +205,17 @@ mod tests {
         );
         assert_eq!(of_the_pod.options, ["mode=2775", "fsgid=4242"]);
         assert_eq!(storage(memory.path(), &keeping)[0], *of_memory, "memory stays memory");
+    }
+
+    #[test]
+    fn d14_an_empty_dir_of_memory_for_shared_memory_has_its_own_size() {
+        let memory = tempfile::tempdir_in(SHM).unwrap();
+        let volume = memory.path().join("pods/7/volumes").join(EMPTY_DIRS).join("shm");
+        fs::create_dir_all(&volume).unwrap();
+        let elsewhere = of_the_guest(&volume, Path::new("/cache")).unwrap();
+        assert_eq!(of_the_guest(&volume, Path::new(SHM)).unwrap(), elsewhere);
+        assert_eq!(elsewhere[0].mount_point, "/run/kata-containers/sandbox/ephemeral/shm");
+        assert_eq!(of_the_guest(memory.path(), Path::new(SHM)).unwrap(), [], "files of the host's");
     }
 
     #[test]

@@ -44,6 +44,9 @@ use crate::{
     worker,
 };
 
+/// Where a container has its devices.
+const DEVICES: &str = "/dev";
+
 /// What becomes the first process of a container.
 pub(crate) struct First<'a> {
     /// Of no other process yet, with its limits.
@@ -133,7 +136,12 @@ impl Making<'_> {
         let root = self.spec.root().as_ref().ok_or("spec.root: missing")?.path();
         let root = fs::canonicalize(root).map_err(said(&format!("find the root {}", root.display())))?;
         let rootfs = RootFS::new();
-        rootfs.prepare_rootfs(self.spec, &root, false, true).map_err(told("make the root"))?;
+        let made = if has_others_devices(self.spec) {
+            rootfs.mount_to_rootfs(linux, self.spec, &root, true)
+        } else {
+            rootfs.prepare_rootfs(self.spec, &root, false, true)
+        };
+        made.map_err(told("make the root"))?;
         system.pivot_rootfs(&root).map_err(told("enter the root"))?;
         rootfs.adjust_root_mount_propagation(linux).map_err(told("set the propagation of mounts"))
     }
@@ -142,6 +150,11 @@ impl Making<'_> {
     fn protect(&self, linux: &Linux, system: &dyn Syscall) -> Result<(), String> {
         if self.spec.root().as_ref().is_some_and(|root| root.readonly().unwrap_or(false)) {
             remount_readonly(Path::new("/"), MsFlags::empty()).map_err(said("remount the root read-only"))?;
+        }
+        if devices_of(self.spec).any(|mount| mount.options().iter().flatten().any(|option| option == "ro")) {
+            // The library leaves it writable, for what is made in it.
+            remount_readonly(Path::new(DEVICES), MsFlags::empty())
+                .map_err(said(&format!("remount {DEVICES} read-only")))?;
         }
         for path in linux.readonly_paths().iter().flatten() {
             make_readonly(Path::new(path)).map_err(said(&format!("make {path} read-only")))?;
@@ -165,10 +178,24 @@ impl Making<'_> {
     }
 }
 
+fn is_bind(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("bind")
+        || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind")
+}
+
+/// Whether its [`DEVICES`] are a directory of somebody else's, who would find what is made in it: no devices are, nor links.
+fn has_others_devices(spec: &Spec) -> bool {
+    devices_of(spec).any(is_bind)
+}
+
+/// What is mounted for its devices.
+fn devices_of(spec: &Spec) -> impl Iterator<Item = &Mount> {
+    spec.mounts().iter().flatten().filter(|mount| mount.destination() == Path::new(DEVICES))
+}
+
 /// The library does not say which of them it did not find.
 fn check_sources(spec: &Spec) -> Result<(), String> {
-    let is_bind = |mount: &&Mount| mount.options().iter().flatten().any(|option| option.ends_with("bind"));
-    spec.mounts().iter().flatten().filter(is_bind).try_for_each(|mount| match mount.source() {
+    spec.mounts().iter().flatten().filter(|mount| is_bind(mount)).try_for_each(|mount| match mount.source() {
         Some(source) => fs::metadata(source).map(drop).map_err(said(&format!(
             "mount {} on {}",
             source.display(),
@@ -245,4 +272,30 @@ fn null_device() -> io::Result<OwnedFd> {
         return Err(io::Error::other("it is no null device"));
     }
     Ok(null.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_made_in_a_directory_that_is_bound_for_devices() {
+        let has = |mount: &str| {
+            let spec = format!(r#"{{"ociVersion": "1.0.2", "mounts": [{mount}]}}"#);
+            has_others_devices(&serde_json::from_str(&spec).unwrap())
+        };
+        for bound in [
+            r#"{"destination": "/dev", "type": "bind", "source": "/dev"}"#,
+            r#"{"destination": "/dev/", "source": "/srv", "options": ["rbind", "ro"]}"#,
+        ] {
+            assert!(has(bound), "{bound}");
+        }
+        for own in [
+            r#"{"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]}"#,
+            r#"{"destination": "/dev/shm", "type": "bind", "source": "/srv", "options": ["bind"]}"#,
+            r#"{"destination": "/host/dev", "type": "bind", "source": "/dev", "options": ["bind"]}"#,
+        ] {
+            assert!(!has(own), "{own}");
+        }
+    }
 }

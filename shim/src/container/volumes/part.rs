@@ -4,17 +4,17 @@
 //! Which part it is the kernel tells: its table of mounts has, for each, what of a file system is there.
 
 use std::{
-    ffi::OsString,
     fs,
-    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
 };
 
-use super::EMPTY_DIRS;
+use super::{
+    EMPTY_DIRS,
+    table::{self, Mount},
+};
 
 /// Where kubelet has the parts of a pod's volumes.
 const PARTS: &str = "volume-subpaths";
-const TABLE: &str = "/proc/thread-self/mountinfo";
 
 /// A directory in an emptyDir.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,32 +37,16 @@ pub(super) fn at(source: &Path) -> Option<Part> {
     let volume = volume_of(source)?;
     // The table has no links in its paths.
     let (real_source, real_volume) = (fs::canonicalize(source).ok()?, fs::canonicalize(&volume).ok()?);
-    let inner = inner(&fs::read_to_string(TABLE).ok()?, &real_source, &real_volume)?;
+    let inner = inner(&table::read().ok()?, &real_source, &real_volume)?;
     real_source.is_dir().then_some(Part { volume, inner })
 }
 
 /// Where in `volume` that is what is bound to `source`.
 fn inner(table: &str, source: &Path, volume: &Path) -> Option<PathBuf> {
-    let mounts: Vec<_> = table.lines().filter_map(Mount::parse).collect();
+    let mounts: Vec<_> = table::mounts(table).collect();
     let ((device, source), (of_volume, volume)) = (origin(&mounts, source)?, origin(&mounts, volume)?);
     let inner = source.strip_prefix(volume).ok().filter(|_| device == of_volume)?;
     (!inner.as_os_str().is_empty()).then(|| inner.to_owned())
-}
-
-/// One line of the table.
-struct Mount<'a> {
-    device: &'a str,
-    /// What of the device's file system is there.
-    root: PathBuf,
-    point: PathBuf,
-}
-
-impl Mount<'_> {
-    fn parse(line: &str) -> Option<Mount<'_>> {
-        let mut fields = line.split(' ').skip(2);
-        let (device, root, point) = (fields.next()?, fields.next()?, fields.next()?);
-        Some(Mount { device, root: unescaped(root), point: unescaped(point) })
-    }
 }
 
 /// The device that a path is on, and where in its file system.
@@ -71,27 +55,6 @@ fn origin<'a>(mounts: &[Mount<'a>], path: &Path) -> Option<(&'a str, PathBuf)> {
     // Of two mounts on one directory the later one is seen.
     let mount = above.max_by_key(|mount| mount.point.components().count())?;
     Some((mount.device, mount.root.join(path.strip_prefix(&mount.point).ok()?)))
-}
-
-/// Blanks and the like are told by three octal digits.
-fn unescaped(field: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let digits =
-            after.get(..3).filter(|_| *first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    OsString::from_vec(bytes).into()
 }
 
 #[cfg(test)]
@@ -137,13 +100,6 @@ mod tests {
         assert_eq!(volume.as_deref(), Some(Path::new("/k/pods/7/volumes/kubernetes.io~empty-dir/cache")));
         for other in ["/", "/srv", "/k/pods/7/volumes/cache/one/0", "/volume-subpaths/cache/one"] {
             assert_eq!(volume_of(Path::new(other)), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn paths_of_the_table_are_read_as_the_kernel_writes_them() {
-        for (field, path) in [("/a\\040b\\134", "/a b\\"), ("/a\\9", "/a\\9"), ("/\\303\\251", "/é")] {
-            assert_eq!(unescaped(field), Path::new(path));
         }
     }
 }

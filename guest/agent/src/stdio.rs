@@ -38,9 +38,11 @@ use crate::{
 use arrivals::{Connection, Connections};
 use stream::{End, Pumped, Stream};
 
-/// What a pipe holds, in bytes, where the default is 64 KiB: the fuller it gets, the fewer times the one processor of a
-/// small guest turns from the process to the agent and back. What is in it is charged to the container.
+/// What the pipe of the output holds, in bytes, where the default is 64 KiB: the fuller it gets, the fewer times the one
+/// processor of a small guest turns from the process to the agent and back. What is in it is charged to the container.
 const PIPE_SIZE: libc::c_int = 1024 * 1024;
+/// That of the input. The kernel gives processes of a user small pipes alone once all of that user's could hold 64 MiB.
+const INPUT_PIPE_SIZE: libc::c_int = 256 * 1024;
 
 /// The process' side, handed to the fork that makes it. `T` is where the terminal is sent, if it has one.
 pub(crate) enum ChildStdio<T> {
@@ -129,6 +131,9 @@ pub(crate) fn prepare<T>(
     connections: Connections,
 ) -> Result<(ChildStdio<T>, Prepared), Error> {
     let [stdin, stdout, stderr] = [pipe(owner)?, pipe(owner)?, pipe(owner)?];
+    // Smaller ones do as well, only slower.
+    let _ = fcntl(&stdin.1, FcntlArg::F_SETPIPE_SZ(INPUT_PIPE_SIZE));
+    let _ = fcntl(&stdout.0, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
     let child = Pipes { stdin: stdin.0, stdout: stdout.1, stderr: stderr.1 };
     let ends = Pipes { stdin: stdin.1, stdout: stdout.0, stderr: stderr.0 };
     Ok((ChildStdio::Pipes(child), Prepared { ends: Ends::Pipes(ends), connections }))
@@ -274,8 +279,6 @@ impl Stdio {
 
 fn pipe(owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), Error> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(Error::system("make a pipe"))?;
-    // A smaller pipe does as well, only slower.
-    let _ = fcntl(&reader, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
     fchown(reader.as_fd(), Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))
         .map_err(Error::system("give a pipe to its user"))?;
     Ok((reader, writer))

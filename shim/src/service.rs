@@ -367,9 +367,10 @@ impl Task for TaskService {
 
     async fn pids(&self, _ctx: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
         let container = answer(&self.log, "pids", &request.id, self.container(&request.id))?;
+        // Also of one that has stopped: containerd 1.7 and 2 take a task without processes, when they start, for one that
+        // was never made, and delete it with the status that nobody has asked for yet.
         let machine = ProcessInfo { pid: container.pid(), ..Default::default() };
-        let processes = if container.is_stopped() { Vec::new() } else { vec![machine] };
-        Ok(PidsResponse { processes, ..Default::default() })
+        Ok(PidsResponse { processes: vec![machine], ..Default::default() })
     }
 
     async fn pause(&self, _ctx: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {

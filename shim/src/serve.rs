@@ -1,6 +1,7 @@
 //! The shim itself: one process a sandbox, serving containerd's calls until `Shutdown`.
 
 mod connections;
+mod unused;
 
 use std::{
     os::fd::{FromRawFd, OwnedFd, RawFd},
@@ -168,7 +169,7 @@ pub(crate) async fn serve(
         .register_service(create_sandbox(sandboxes));
     server.start().await.map_err(|error| Error::Failed(format!("ttrpc server: {error}")))?;
     info!(log, "serving"; "version" => env!("CARGO_PKG_VERSION"), "pid" => std::process::id());
-    ended(&exit, log).await?;
+    ended(&exit, &service, &connections, log).await?;
     service.stop().await;
     if let Some(socket) = socket {
         // Gone first, so that a new shim with this id finds its place free.
@@ -181,14 +182,24 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// `Shutdown`, or a signal that asks for an orderly end.
-async fn ended(exit: &ExitSignal, log: &Logger) -> Result<()> {
+/// `Shutdown`, or a signal that asks for an orderly end, or nobody being there who would.
+async fn ended(
+    exit: &ExitSignal,
+    service: &TaskService,
+    connections: &Connections,
+    log: &Logger,
+) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("SIGINT"))?;
     tokio::select! {
         () = exit.wait() => {}
         _ = terminate.recv() => warn!(log, "SIGTERM: stopping the sandbox"),
         _ = interrupt.recv() => warn!(log, "SIGINT: stopping the sandbox"),
+        why = unused::unused(service, connections) => {
+            warn!(log, "the shim has no sandbox and is not asked for one: it ends"; "why" => why);
+            // Whoever asks now is told so.
+            service.end();
+        }
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ mod containers;
 mod management;
 mod network;
 mod resources;
+mod restarts;
 mod sandboxes;
 mod stats;
 mod streams;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         ("management", management::listed()),
         ("network", network::listed()),
         ("resources", resources::listed()),
+        ("restarts", restarts::listed()),
         ("stats", stats::listed()),
         ("streams", streams::listed()),
         ("volumes", volumes::listed()),

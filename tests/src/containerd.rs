@@ -92,10 +92,16 @@ impl Containerd {
 
     /// Ends containerd and starts it again, as an update of it does, in the namespaces it was in.
     pub fn restart(&mut self) -> Result<()> {
+        self.restart_after(Signal::SIGTERM, || Ok(()))
+    }
+
+    /// The same by `signal`, with something done while none runs.
+    pub fn restart_after(&mut self, signal: Signal, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
         let namespace = |kind| File::open(format!("/proc/{}/ns/{kind}", self.pid()));
         let (net, mounts) = (namespace("net")?, namespace("mnt")?);
-        kill(pid_of(&self.child), Signal::SIGTERM)?;
+        kill(pid_of(&self.child), signal)?;
         self.child.wait()?;
+        let done = meanwhile();
         let path = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
         let mut again = Command::new("nsenter");
         again
@@ -103,7 +109,7 @@ impl Containerd {
             .arg(format!("--mount={}", path(&mounts)))
             .arg(&self.program);
         self.child = launch(again, &self.dir, &self.environment)?;
-        Ok(())
+        done
     }
 
     /// Its process.

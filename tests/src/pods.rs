@@ -13,6 +13,7 @@ use k8s_cri::v1::{
     PodSandboxMetadata,
 };
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::assets::Assets;
@@ -97,9 +98,19 @@ impl PodWorld {
 
     /// Ends containerd and starts it again: pods live on.
     pub fn restart(&mut self) -> Result<()> {
-        self.containerd.restart()?;
+        self.restart_after(Signal::SIGTERM, || Ok(()))
+    }
+
+    /// The same by `signal`, with something done while none runs.
+    pub fn restart_after(&mut self, signal: Signal, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+        let done = self.containerd.restart_after(signal, meanwhile);
         self.cri = Cri::connect(&self.containerd.socket())?;
-        Ok(())
+        done
+    }
+
+    /// What containerd and, through it, its shims have logged so far.
+    pub fn log(&self) -> String {
+        self.containerd.log()
     }
 
     /// containerd's process, whose network and mounts are the pods' host's.
@@ -249,6 +260,11 @@ pub struct Pod<'w> {
 }
 
 impl Pod<'_> {
+    /// One that runs already.
+    pub fn of<'w>(world: &'w PodWorld, id: &str, config: &PodSandboxConfig) -> Pod<'w> {
+        Pod { world, id: id.to_owned(), config: config.clone() }
+    }
+
     /// A container's configuration, to be changed and created.
     pub fn container<'a>(&self, name: &str, command: impl IntoIterator<Item = &'a str>) -> ContainerConfig {
         ContainerConfig {

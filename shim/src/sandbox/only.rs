@@ -196,6 +196,11 @@ impl OnlySandbox {
         known.prepared.is_some() || known.current.is_some()
     }
 
+    /// The shim's sandbox, also when it has ended.
+    pub(crate) fn current(&self) -> Option<Arc<Sandbox>> {
+        self.known().current.clone()
+    }
+
     fn join(&self, id: &str) -> Result<Arc<Sandbox>> {
         let known = self.known();
         let Some(sandbox) = &known.current else {
@@ -236,8 +241,7 @@ impl OnlySandbox {
 
     /// Stops the sandbox, if there is one, and waits until nothing of it is left.
     pub(crate) async fn stop(&self, why: &str) {
-        let current = self.known().current.clone();
-        if let Some(sandbox) = current {
+        if let Some(sandbox) = self.current() {
             sandbox.stop(why).await;
         }
     }

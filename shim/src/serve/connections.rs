@@ -28,10 +28,7 @@ impl Connections {
         let open = self.0.clone();
         Listener::new(unfold((listener, open), async |(listener, open)| {
             let accepted = poll_fn(|context| listener.poll_accept(context)).await;
-            let counted = accepted.map(|(stream, _)| {
-                open.send_modify(|open| *open += 1);
-                Counted { stream, open: open.clone() }
-            });
+            let counted = accepted.map(|(stream, _)| Counted { stream, _one: One::of(&open) });
             Some((counted, (listener, open)))
         }))
     }
@@ -42,17 +39,38 @@ impl Connections {
         let before = *open.borrow_and_update();
         let _ = timeout(limit, open.wait_for(|open| *open < before)).await;
     }
+
+    /// How many there are from now on, for as long as this value is there.
+    pub(super) fn watch(&self) -> watch::Receiver<usize> {
+        self.0.subscribe()
+    }
+
+    /// Takes note of one more.
+    #[cfg(test)]
+    pub(super) fn opened(&self) -> One {
+        One::of(&self.0)
+    }
+}
+
+/// One of those that are open, for as long as it is there.
+pub(super) struct One(Arc<watch::Sender<usize>>);
+
+impl One {
+    fn of(open: &Arc<watch::Sender<usize>>) -> One {
+        open.send_modify(|open| *open += 1);
+        One(open.clone())
+    }
+}
+
+impl Drop for One {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
 }
 
 struct Counted {
     stream: UnixStream,
-    open: Arc<watch::Sender<usize>>,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.open.send_modify(|open| *open -= 1);
-    }
+    _one: One,
 }
 
 impl AsyncRead for Counted {

@@ -322,20 +322,25 @@ fn limits_and_terminal_sizes_reach_the_guest() {
     });
 }
 
+/// containerd 1.7 and 2 delete, when they start, what has no processes.
 #[test]
-fn the_machine_stands_for_the_container_among_the_hosts_processes_until_it_stops() {
+fn the_machine_stands_for_the_container_among_the_hosts_processes_until_it_is_deleted() {
     on_fakes(async |shim| {
         let processes = async || {
             let asked = PidsRequest { id: "c1".into(), ..Default::default() };
-            shim.service.pids(&TtrpcContext::default(), asked).await.unwrap().processes
+            let answer = shim.service.pids(&TtrpcContext::default(), asked).await?;
+            Ok(answer.processes.iter().map(|process| process.pid).collect::<Vec<_>>())
         };
-        shim.runs("c1").await;
-        assert_eq!(
-            processes().await.iter().map(|process| process.pid).collect::<Vec<_>>(),
-            [std::process::id()]
-        );
+        let machine = [std::process::id()];
+        shim.create("c1").await.unwrap();
+        assert_eq!(processes().await.unwrap(), machine);
+        shim.start("c1").await.unwrap();
+        assert_eq!(processes().await.unwrap(), machine);
         shim.guest.init("c1").exits(0);
-        assert_eq!(shim.published(1).await, ["exit c1 0"]);
-        assert!(processes().await.is_empty());
+        assert_eq!(shim.published(3).await, ["create c1", "start c1", "exit c1 0"]);
+        assert_eq!(processes().await.unwrap(), machine);
+        shim.delete("c1").await.unwrap();
+        assert_eq!(code(processes().await), Code::NOT_FOUND);
+        assert_eq!(shim.published(1).await, ["delete c1 0"]);
     });
 }

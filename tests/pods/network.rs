@@ -43,10 +43,14 @@ fn d18_d19_pods_reach_each_other_and_their_host(world: &PodWorld) -> Result<()> 
                 one.sh(&from, &format!("ping -c 1 -w 10 {address}")).context("ping")?;
             }
             // Who has no such port says so, by which the way there and back is shown.
-            let hops = one.sh(&from, &format!("traceroute -n -q 1 -w 5 -m 2 {}", addresses[0]))?;
-            check!(hops.lines().count() == 2 && hops.contains(" ms"), "UDP to the other pod: {hops}");
+            for (trace, address) in ["traceroute", "traceroute6"].into_iter().zip(&addresses) {
+                let hops = one.sh(&from, &format!("{trace} -n -q 1 -w 5 -m 2 {address}"))?;
+                check!(hops.lines().count() == 2 && hops.contains(" ms"), "UDP to {address}: {hops}");
+            }
             two.sh(&to, "httpd -p 9000 -h /served")?;
             transfer(one, &from, &addresses[0], &sum)?;
+            let by_ipv6 = format!("wget -q -O - 'http://[{}]:9000/small'", addresses[1]);
+            check_eq!(one.sh(&from, &by_ipv6)?, SMALL, "what the other pod serves by IPv6");
             host_and_pod(world, two, &to, &addresses)
         })
     })
@@ -60,11 +64,15 @@ fn addresses(pod: &Pod<'_>) -> Result<Vec<String>> {
     Ok(all)
 }
 
+/// What is in the file `small`.
+const SMALL: &str = "served";
+
 /// A directory with a file of random bytes, `content`, and the file's sum.
 fn content(world: &PodWorld) -> Result<(PathBuf, String)> {
     let dir = volume(world, "kubernetes.io~empty-dir", "served")?;
     let script = format!("head -c {MIB}M /dev/urandom | tee {}/content | md5sum", dir.display());
     let sum = run(Command::new("sh").args(["-c", &script]), PATIENCE)?.exits(0)?.out();
+    std::fs::write(dir.join("small"), SMALL)?;
     Ok((dir, sum.trim().to_owned()))
 }
 

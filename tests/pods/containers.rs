@@ -8,13 +8,12 @@ use k8s_cri::v1::{
     ContainerState, LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
     LinuxSandboxSecurityContext, NamespaceMode,
 };
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tests::assets::by_sandbox_api;
 use tests::pods::{HANDLER, Pod, PodWorld, namespaces};
-use tests::{Context, Result, check, check_eq, eventually, fail};
+use tests::{Result, check, check_eq, eventually, fail};
 
-use crate::resources::qemu_of;
+use crate::resources::signal_qemu_of;
 
 crate::listed![
     c1_c4_containers_of_a_pod_share_its_machine_and_nothing_else,
@@ -56,9 +55,7 @@ fn c1_c4_containers_of_a_pod_share_its_machine_and_nothing_else(world: &PodWorld
 fn c18_a_pod_whose_guest_hangs_can_be_stopped(world: &PodWorld) -> Result<()> {
     world.pod(world.config(), |pod| {
         let id = pod.run(&pod.container("one", ["sleep", "1000"]))?;
-        let qemu = qemu_of(pod)?;
-        let pid = qemu.file_name().and_then(|pid| pid.to_str()).context("the pod's QEMU")?;
-        kill(Pid::from_raw(pid.parse()?), Signal::SIGSTOP)?;
+        signal_qemu_of(pod, Signal::SIGSTOP)?;
         world.cri().stop_pod(&pod.id)?;
         check_eq!(ended(world, &id)?, 137, "its container's status");
         Ok(())

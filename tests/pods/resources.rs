@@ -204,6 +204,14 @@ pub(crate) fn qemu_of(pod: &Pod<'_>) -> Result<PathBuf> {
     process.context("the pod's QEMU")
 }
 
+/// Sends it a signal.
+pub(crate) fn signal_qemu_of(pod: &Pod<'_>, signal: Signal) -> Result<()> {
+    let qemu = qemu_of(pod)?;
+    let pid = qemu.file_name().and_then(|pid| pid.to_str()).context("the pod's QEMU")?;
+    kill(Pid::from_raw(pid.parse()?), signal)?;
+    Ok(())
+}
+
 /// The cgroup of each thread of a pod's QEMU, as far as processors go.
 fn threads_of(pod: &Pod<'_>) -> Result<Vec<String>> {
     let tasks = fs::read_dir(qemu_of(pod)?.join("task"))?.flatten();

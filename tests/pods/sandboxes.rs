@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 
 use k8s_cri::v1::{ContainerConfig, ContainerMetadata, DnsConfig, PodSandboxState};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tests::case::IMAGE;
 use tests::cri::image_of;
 use tests::pods::{HANDLER, PodWorld};
-use tests::{Context, Result, check, check_eq};
+use tests::{Result, check, check_eq};
 
-use crate::resources::qemu_of;
+use crate::resources::signal_qemu_of;
 
 crate::listed![
     a_pod_has_no_pause_container,
@@ -64,9 +63,7 @@ fn what_containerd_makes_for_a_pause_container_the_pod_has_without_one(world: &P
 fn a_pod_whose_machine_dies_is_not_ready(world: &PodWorld) -> Result<()> {
     world.pod(world.config(), |pod| {
         let id = pod.run(&pod.container("one", ["sleep", "1000"]))?;
-        let qemu = qemu_of(pod)?;
-        let pid = qemu.file_name().and_then(|pid| pid.to_str()).context("the pod's QEMU")?;
-        kill(Pid::from_raw(pid.parse()?), Signal::SIGKILL)?;
+        signal_qemu_of(pod, Signal::SIGKILL)?;
         check_eq!(crate::containers::ended(world, &id)?, 137, "its container's status");
         check_eq!(state_of(world, &pod.id)?, PodSandboxState::SandboxNotready, "after its machine's end");
         Ok(())

@@ -6,7 +6,7 @@ use containerd_shim_protos::{api::Status, ttrpc::Code};
 
 use tokio::time::Instant;
 
-use crate::fakes::{Boot, code, later, on_fakes, soon, words};
+use crate::fakes::{Boot, Shim, code, later, on_fakes, soon, words};
 
 #[test]
 fn a_machine_that_dies_before_its_agent_is_reached_fails_the_create_at_once() {
@@ -206,14 +206,19 @@ fn a_guest_that_does_not_answer_another_signal_keeps_its_machine() {
     });
 }
 
+/// With a second container, `c2`.
+async fn runs_a_pod_deaf_to_signals(shim: &Shim) {
+    shim.runs("c1").await;
+    shim.create_as(shim.request_in("c1", "c2")).await.unwrap();
+    shim.start("c2").await.unwrap();
+    assert_eq!(shim.published(2).await, ["create c2", "start c2"]);
+    shim.guest.never_answers("SignalProcess");
+}
+
 #[test]
 fn a_pods_guest_that_does_not_answer_at_all_loses_its_machine_by_sigkill() {
     on_fakes(async |shim| {
-        shim.runs("c1").await;
-        shim.create_as(shim.request_in("c1", "c2")).await.unwrap();
-        shim.start("c2").await.unwrap();
-        assert_eq!(shim.published(2).await, ["create c2", "start c2"]);
-        shim.guest.never_answers("SignalProcess");
+        runs_a_pod_deaf_to_signals(shim).await;
         shim.guest.never_answers("Check");
         soon(shim.killing("c2", 9)).await.unwrap();
         assert_eq!(soon(shim.waiting("c2")).await.unwrap(), 137);
@@ -230,11 +235,7 @@ fn a_pods_guest_that_does_not_answer_at_all_loses_its_machine_by_sigkill() {
 #[test]
 fn a_pods_guest_that_is_only_slow_keeps_its_machine() {
     on_fakes(async |shim| {
-        shim.runs("c1").await;
-        shim.create_as(shim.request_in("c1", "c2")).await.unwrap();
-        shim.start("c2").await.unwrap();
-        assert_eq!(shim.published(2).await, ["create c2", "start c2"]);
-        shim.guest.never_answers("SignalProcess");
+        runs_a_pod_deaf_to_signals(shim).await;
         let killing = shim.killing("c2", 9);
         shim.guest.is_asked("SignalProcess").await;
         later(Duration::from_secs(6)).await;

@@ -59,7 +59,7 @@ fn rounds(case: &Case<'_>, task: &TaskClient, bare: &mut Bare) -> Result<[f64; 6
 
 fn stdout(case: &Case<'_>, task: &TaskClient, round: usize) -> Result<f64> {
     let stdio = Fifos::unread(&case.dir(), &format!("out-{round}"))?;
-    let [out, err] = [stdio.stdout.clone(), stdio.stderr.clone()].map(counted);
+    let out = counted(stdio.stdout.clone());
     let (size, count) = (format!("bs={CHUNK}"), format!("count={}", LENGTH / CHUNK));
     let program = ["dd", "if=/dev/zero", &size, &count];
     task.exec("out", &process(&spec(case.world, &case.namespace, &task.id, &[]), &program), Some(&stdio))?;
@@ -68,7 +68,6 @@ fn stdout(case: &Case<'_>, task: &TaskClient, round: usize) -> Result<f64> {
     let bytes = out.recv_timeout(PATIENCE)?;
     let took = began.elapsed();
     check_eq!(bytes, LENGTH, "bytes of stdout");
-    err.recv_timeout(PATIENCE)?;
     task.wait("out")?;
     task.delete("out")?;
     Ok(rate(LENGTH, took))

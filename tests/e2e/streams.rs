@@ -131,9 +131,10 @@ fn a_slow_reader_gets_all_that_was_written_before_the_exit(case: &Case<'_>) -> R
         &["sh", "-c", "head -c 716800 /dev/zero; exit 3"],
     );
     task.exec("slow", &shell, Some(&stdio))?;
+    let path = stdio.stdout.clone();
+    let opened = std::thread::spawn(|| std::fs::File::open(path));
     task.start("slow")?;
-    // Opened by the shim as well, so this does not wait.
-    let mut out = std::fs::File::open(&stdio.stdout)?;
+    let mut out = opened.join().expect("opening does not panic")?;
     let (mut read, mut chunk) = (0, vec![0; 32 << 10]);
     while read < LENGTH {
         std::thread::sleep(Duration::from_millis(50));

@@ -13,7 +13,7 @@ use nix::unistd::mkfifo;
 
 use crate::{Context, Failure, Result};
 
-/// Three FIFOs with a reader on the two outputs.
+/// Three FIFOs with readers on the outputs.
 pub struct Fifos {
     /// The process reads this.
     pub stdin: PathBuf,
@@ -29,18 +29,19 @@ impl Fifos {
     /// Makes them in `dir` as `<name>-stdin` and so on, and reads both outputs.
     pub fn new(dir: &Path, name: &str) -> Result<Fifos> {
         let mut fifos = Fifos::unread(dir, name)?;
-        (fifos.out, fifos.err) = (reader(fifos.stdout.clone()), reader(fifos.stderr.clone()));
+        fifos.out = reader(fifos.stdout.clone());
         Ok(fifos)
     }
 
-    /// Makes them and leaves the outputs to the caller.
+    /// Makes them and leaves the standard output to the caller, whose reader the shim waits for.
     pub fn unread(dir: &Path, name: &str) -> Result<Fifos> {
         let [stdin, stdout, stderr] =
             ["stdin", "stdout", "stderr"].map(|stream| dir.join(format!("{name}-{stream}")));
         for path in [&stdin, &stdout, &stderr] {
             mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).context(path.display())?;
         }
-        Ok(Fifos { stdin, stdout, stderr, out: channel().1, err: channel().1 })
+        let err = reader(stderr.clone());
+        Ok(Fifos { stdin, stdout, stderr, out: channel().1, err })
     }
 
     /// The writing end of the input. To be opened after the shim did, or what is written is lost.

@@ -1,15 +1,26 @@
 //! Where output goes: a FIFO (the default), a file (`file://`) or a logger process (`binary://`).
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::{
     fs::File,
     io::AsyncWriteExt,
     net::unix::pipe::{self, Sender},
+    time::{sleep, timeout},
+    try_join,
 };
 
 use super::{Paths, logger::Logger};
 use crate::error::{Error, Result};
+
+/// How long a FIFO's reader may be late.
+const LATE: Duration = Duration::from_secs(5);
+/// How often a late reader is looked for.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// One open destination.
 pub(crate) enum Sink {
@@ -30,7 +41,7 @@ impl Sink {
     ///
     /// # Errors
     /// When the destination takes no more: the reader is gone, or the disk is full.
-    pub(crate) async fn write_all(&mut self, data: &[u8]) -> std::io::Result<()> {
+    pub(crate) async fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
         match self {
             Sink::Pipe(pipe) => pipe.write_all(data).await,
             Sink::File(file) => {
@@ -51,16 +62,16 @@ pub(crate) async fn open(paths: &Paths, id: &str, namespace: &str) -> Result<Sin
         let stderr = (!paths.terminal).then_some(Sink::Pipe(stderr));
         return Ok(Sinks { stdout: Some(Sink::Pipe(stdout)), stderr, logger: Some(logger) });
     }
-    let stdout = open_one(&paths.stdout).await?;
-    let stderr = if paths.terminal { None } else { open_one(&paths.stderr).await? };
+    let stderr = if paths.terminal { "" } else { &paths.stderr };
+    let (stdout, stderr) = try_join!(open_one(&paths.stdout), open_one(stderr))?;
     Ok(Sinks { stdout, stderr, logger: None })
 }
 
 async fn open_one(target: &str) -> Result<Option<Sink>> {
     match target.split_once("://") {
         _ if target.is_empty() => Ok(None),
-        None => open_fifo(Path::new(target)).map(Some),
-        Some(("fifo", path)) => open_fifo(Path::new(path)).map(Some),
+        None => open_fifo(target).await.map(Some),
+        Some(("fifo", path)) => open_fifo(path).await.map(Some),
         Some(("file", path)) => open_file(path).await.map(Some),
         Some((scheme, _)) => Err(Error::InvalidArgument(format!(
             "stdio {target}: {scheme}:// is not a scheme for output; fifo, file and binary are"
@@ -68,14 +79,29 @@ async fn open_one(target: &str) -> Result<Option<Sink>> {
     }
 }
 
-/// Opened for reading as well, as containerd's own shims do: output survives a client that goes and one that comes
-/// later finds it.
-fn open_fifo(path: &Path) -> Result<Sink> {
-    pipe::OpenOptions::new()
-        .read_write(true)
-        .open_sender(path)
-        .map(Sink::Pipe)
-        .map_err(Error::io(format_args!("stdio FIFO {}", path.display())))
+async fn open_fifo(path: &str) -> Result<Sink> {
+    let opened = async {
+        // Closed after the other is open, or its reader would see the end.
+        let _met = met(Path::new(path)).await?;
+        // For reading as well, as containerd's own shims do: output survives a client that goes, and one that comes
+        // later finds it.
+        pipe::OpenOptions::new().read_write(true).open_sender(path)
+    };
+    opened.await.map(Sink::Pipe).map_err(Error::io(format_args!("stdio FIFO {path}")))
+}
+
+/// Waits for the FIFO's reader. One that opens it after a short process has come and gone finds neither what that
+/// wrote nor an end. containerd's own shims wait without a limit; a client that wants nothing must not cost the start.
+async fn met(path: &Path) -> io::Result<Option<Sender>> {
+    let met = async {
+        loop {
+            match pipe::OpenOptions::new().open_sender(path) {
+                Err(error) if error.raw_os_error() == Some(libc::ENXIO) => sleep(LOOK).await,
+                opened => return opened.map(Some),
+            }
+        }
+    };
+    timeout(LATE, met).await.unwrap_or(Ok(None))
 }
 
 async fn open_file(path: &str) -> Result<Sink> {
@@ -122,6 +148,34 @@ mod tests {
             let error = open(&paths(target), "c", "ns").await.err().expect(target).to_string();
             assert!(error.contains(named), "{error}");
         }
+    }
+
+    fn fifo(dir: &Path) -> String {
+        let path = dir.join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        path.display().to_string()
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_late_finds_all_that_a_short_process_wrote_and_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = fifo(dir.path());
+        let late = path.clone();
+        let reader = tokio::task::spawn_blocking(|| {
+            std::thread::sleep(Duration::from_millis(50));
+            std::fs::read_to_string(late).unwrap()
+        });
+        let mut sinks = open(&paths(&path), "c", "ns").await.unwrap();
+        sinks.stdout.as_mut().unwrap().write_all(b"short").await.unwrap();
+        drop(sinks);
+        assert_eq!(timeout(LATE, reader).await.expect("an end").unwrap(), "short");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_never_comes_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sinks = open(&paths(&fifo(dir.path())), "c", "ns").await.unwrap();
+        sinks.stdout.as_mut().unwrap().write_all(b"to be found later").await.unwrap();
     }
 
     #[tokio::test]

@@ -49,10 +49,8 @@ fn localhost_of_a_pods_network_namespace_is_the_guests(case: &Case<'_>) -> Resul
     is_offered(&network)?;
     echoes(&network, "127.0.0.1:7000", BODY)?;
     echoes(&network, "[::1]:7000", 1)?;
-    several_at_once(&network)?;
-    let mut asks = network.pod.connect("127.0.0.1:7080", PATIENCE)?;
-    asks.write_all(b"GET /page HTTP/1.0\r\n\r\n")?;
-    let page = String::from_utf8_lossy(&all_of(&mut asks)?).into_owned();
+    several_at_once(&network).context("several at once")?;
+    let page = page(&network).context("what listens on ::1 alone")?;
     check!(page.ends_with("hello\n"), "what listens on ::1 alone: {page}");
     is_broken_off_where_nobody_listens(&network)?;
     let open = network.pod.connect("127.0.0.1:7000", PATIENCE)?;
@@ -100,9 +98,15 @@ fn localhost_of_a_namespace_that_is_no_pods_is_left_alone(case: &Case<'_>) -> Re
     Ok(())
 }
 
-/// Nobody tells when that is.
+/// Nobody tells when that is, nor when the server listens.
 fn is_offered(network: &PodNetwork) -> Result<()> {
-    eventually(SETTLE, || network.pod.connect("127.0.0.1:7000", SOON).map(drop))
+    eventually(SETTLE, || echoes(network, "127.0.0.1:7000", 1))
+}
+
+fn page(network: &PodNetwork) -> Result<String> {
+    let mut asks = network.pod.connect("127.0.0.1:7080", PATIENCE)?;
+    asks.write_all(b"GET /page HTTP/1.0\r\n\r\n")?;
+    Ok(String::from_utf8_lossy(&all_of(&mut asks)?).into_owned())
 }
 
 fn several_at_once(network: &PodNetwork) -> Result<()> {

@@ -54,6 +54,10 @@ const IOMMU: [&str; 2] = ["intel_iommu=on", "iommu=pt"];
 /// that is another pass over all bytes that move through pipes and sockets. See docs/security.md.
 const EMULATED: [&str; 1] = ["init_on_alloc=0"];
 
+/// The timer of QEMU's local APIC counts nanoseconds, undivided (hw/intc/apic.c). The kernel of guest/kernel takes our
+/// word for it; others, to which this is a word for a module that they have not, measure it for a tenth of a second.
+const EMULATED_APIC: [&str; 1] = ["lapic.timer_hz=1000000000"];
+
 /// The whole line. Later words win, so the specification's own come last. `ticks_per_ms` is the rate of
 /// its clock, for a guest that would measure it.
 pub(crate) fn command_line(spec: &VmSpec, ticks_per_ms: Option<u64>) -> String {
@@ -69,6 +73,9 @@ pub(crate) fn command_line(spec: &VmSpec, ticks_per_ms: Option<u64>) -> String {
     }
     if spec.accelerator == Accelerator::Tcg {
         add(&EMULATED);
+        if !matches!(spec.machine, Machine::Virt(_)) {
+            add(&EMULATED_APIC);
+        }
     }
     if let Boot::Image { fs, driver, verity, .. } = &spec.boot {
         let root = root(*fs, *driver, verity.as_ref());

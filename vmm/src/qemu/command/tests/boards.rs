@@ -38,6 +38,8 @@ fn a8_a_microvm_has_its_devices_without_pci() {
     assert_eq!(lines(&microvm(), &inherited())[7..].join("\n"), expected);
     let told = lines(&microvm(), &Inherited { ticks_per_ms: Some(2_400_000), ..inherited() }).join(" ");
     assert!(told.contains(" pci=off tsc_early_khz=2400000 console=hvc0 "), "{told}");
+    let emulated = lines(&VmSpec { accelerator: Accelerator::Tcg, ..microvm() }, &inherited()).join(" ");
+    assert!(emulated.contains(" lapic.timer_hz=1000000000 "), "{emulated}");
     let socket = |kind| VhostUser::new("/run/a", kind, None).unwrap();
     let vhost_user = vec![socket(VhostUserKind::Blk), socket(VhostUserKind::Scsi)];
     let lines = lines(&VmSpec { vhost_user, ..microvm() }, &inherited());
@@ -65,6 +67,7 @@ fn a8_the_board_of_arm_has_its_own_clock_port_and_interrupts() {
     let translated = lines(&VmSpec { accelerator: Accelerator::Tcg, ..virt() }, &inherited());
     assert!(has(&translated, "-machine virt,gic-version=max,accel=tcg,memory-backend=memory0,usb=off"));
     assert!(has(&translated, "-cpu max,pmu=off"));
+    assert!(!translated.join(" ").contains("lapic"), "{translated:?}");
 }
 
 #[test]

@@ -55,8 +55,9 @@ use resources::Resources;
 use run_dir::RunDir;
 use share::HostFiles;
 
-/// How long the guest may take to write back what its containers wrote, before its machine is ended.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long the guest may take to write back what its containers wrote, before its machine is ended: up to a fifth of its
+/// memory, to what may be a slow disk.
+const FAREWELL: Duration = Duration::from_secs(20);
 
 /// Where a sandbox stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -359,7 +360,8 @@ impl Sandbox {
 
     /// Every step is tried, whatever becomes of the one before.
     async fn tear_down(self: Arc<Self>, status: u32) {
-        if self.vm.exit().borrow().is_none() {
+        // What is lost has nothing to say.
+        if status != LOST && self.vm.exit().borrow().is_none() {
             match timeout(FAREWELL, self.agent.destroy_sandbox()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {

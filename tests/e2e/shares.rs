@@ -22,6 +22,7 @@ listed! {
     all: [
         two_hundred_shell_pipelines_in_a_row_do_not_crash,
         a_file_written_in_a_container_is_in_its_root_filesystem,
+        all_that_a_container_wrote_is_the_hosts_when_it_is_deleted,
     ],
     ours: [
         a_container_runs_from_virtio_fs_with_a_warning,
@@ -48,6 +49,24 @@ fn a_file_written_in_a_container_is_in_its_root_filesystem(case: &Case<'_>) -> R
                   mkdir /root/dir; mv /root/file /root/dir/; stat -c '%a %u %g' /root/dir/file; cat /root/dir/file";
     let output = case.container("writes").run(["sh", "-c", script])?.exits(0)?;
     check_eq!(output.out(), "640 1 2\nkept\n", "what the file came to");
+    Ok(())
+}
+
+/// Also what the guest had not sent to the host when the process ended, and the machine with it.
+fn all_that_a_container_wrote_is_the_hosts_when_it_is_deleted(case: &Case<'_>) -> Result<()> {
+    let script = "head -c 24000000 /dev/urandom > /root/much; sha256sum /root/much";
+    let shim = case.shim("much", &spec(case.world, &case.namespace, "much", &["sh", "-c", script]))?;
+    let stdio = Fifos::new(&case.dir(), "much")?;
+    shim.create(Some(&stdio)).context("Create")?;
+    shim.task.start("").context("Start")?;
+    check_eq!(shim.task.wait("").context("Wait")?, 0, "status");
+    let (written, errors) = stdio.collect(PATIENCE)?;
+    check_eq!(errors, "", "stderr");
+    let kept = shim.bundle.dir.join("upper/root/much");
+    shim.end()?;
+    let kept = run(Command::new("sha256sum").arg(kept), PATIENCE)?.exits(0)?.out();
+    let digest = |line: &str| line.split(' ').next().map(str::to_owned);
+    check_eq!(digest(&kept), digest(&written), "digest of the host's file");
     Ok(())
 }
 

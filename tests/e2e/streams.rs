@@ -10,7 +10,7 @@ use tests::case::PATIENCE;
 use tests::command::{run, start};
 use tests::stdio::Fifos;
 use tests::world::SHARED;
-use tests::{Case, Result, check, check_eq};
+use tests::{Case, Failure, Result, check, check_eq};
 
 use crate::listed;
 
@@ -134,7 +134,7 @@ fn a_slow_reader_gets_all_that_was_written_before_the_exit(case: &Case<'_>) -> R
     let path = stdio.stdout.clone();
     let opened = std::thread::spawn(|| std::fs::File::open(path));
     task.start("slow")?;
-    let mut out = opened.join().expect("opening does not panic")?;
+    let mut out = opened.join().map_err(|_| Failure::new("the reader panicked"))??;
     let (mut read, mut chunk) = (0, vec![0; 32 << 10]);
     while read < LENGTH {
         std::thread::sleep(Duration::from_millis(50));

@@ -44,11 +44,16 @@ impl GuestHooks {
             return Err(Error::invalid(format!("guest_hook_path: {path:?} is not an absolute path")));
         }
         let found = GuestHooks(STAGES.map(|stage| executables(&path.join(stage))));
-        if found.0.iter().all(Vec::is_empty) {
+        if found.is_empty() {
             let stages = STAGES.join(", ");
             log::warn!("guest_hook_path: {}: no executable file in {stages}", path.display());
         }
         Ok(found)
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(Vec::is_empty)
     }
 
     /// Has the container of that bundle run them, after its own.
@@ -57,7 +62,7 @@ impl GuestHooks {
     ///
     /// [`Error::Invalid`] for one whose name cannot be told.
     pub(crate) fn add_to(&self, spec: &mut Spec, bundle: &Path) -> Result<(), Error> {
-        if self.0.iter().all(Vec::is_empty) {
+        if self.is_empty() {
             return Ok(());
         }
         let mut hooks = spec.hooks().clone().unwrap_or_default();

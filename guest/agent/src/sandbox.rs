@@ -112,6 +112,9 @@ impl Sandbox {
 
     /// Ends and removes everything. A step that fails does not keep the others from being tried.
     pub(crate) async fn destroy(&self) -> Result<(), Error> {
+        if self.goes_with_its_machine() {
+            return self.write_back().await;
+        }
         let mut first = Ok(());
         for id in self.containers.ids() {
             first = first.and(self.remove_container(&id).await);
@@ -121,6 +124,24 @@ impl Sandbox {
         first = first.and(self.mounts.clear(&self.reaper).await);
         namespaces::release();
         first
+    }
+
+    /// Whether nothing of it outlives the guest but what was written to shares. A sandbox that still has containers ends
+    /// with its machine; disks are left in order all the same, and programs of the image's are told.
+    fn goes_with_its_machine(&self) -> bool {
+        let tells = self.pod().as_ref().is_some_and(|pod| !pod.hooks.is_empty());
+        !self.containers.ids().is_empty() && !tells && !self.mounts.have_disks()
+    }
+
+    /// Ends all processes, and has the host know of all that they have written.
+    async fn write_back(&self) -> Result<(), Error> {
+        let mut first = Ok(());
+        for id in self.containers.ids() {
+            if let Ok(container) = self.containers.find(&id) {
+                first = first.and(container.end().await);
+            }
+        }
+        first.and(self.mounts.write_back().await)
     }
 
     /// Makes a container, with its storages.

@@ -5,9 +5,16 @@ mod options;
 mod plan;
 mod sub_path;
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    fs::File,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use agent_protocol::agent::Storage;
+use nix::unistd::syncfs;
 use tokio::sync::Mutex;
 
 use crate::{error::Error, reaper::Reaper, worker};
@@ -25,7 +32,10 @@ const GIVE: Duration = Duration::from_secs(600);
 /// The lock is held across awaits: mounting goes one after the other, so that the second user of a mount
 /// point finds it mounted.
 #[derive(Default)]
-pub(crate) struct Mounts(Mutex<HashMap<PathBuf, usize>>);
+pub(crate) struct Mounts {
+    users: Mutex<HashMap<PathBuf, usize>>,
+    had_disks: AtomicBool,
+}
 
 impl Mounts {
     /// Mounts what is not mounted yet, `submounts` by going there, and counts one more user of each. Returns the mount
@@ -48,7 +58,7 @@ impl Mounts {
             }
         }
         let points: Vec<PathBuf> = plans.iter().map(|plan| plan.mount_point().to_owned()).collect();
-        let mut users = self.0.lock().await;
+        let mut users = self.users.lock().await;
         let missing: Vec<Plan> =
             plans.into_iter().filter(|plan| !users.contains_key(plan.mount_point())).collect();
         let kept: Vec<PathBuf> = missing
@@ -56,6 +66,9 @@ impl Mounts {
             .filter(|plan| plan.is_the_pods())
             .map(|plan| plan.mount_point().to_owned())
             .collect();
+        if missing.iter().any(Plan::is_a_disk) {
+            self.had_disks.store(true, Ordering::Relaxed);
+        }
         if !missing.is_empty() {
             mount_all(reaper, missing).await?;
         }
@@ -66,9 +79,24 @@ impl Mounts {
         Ok(points)
     }
 
+    /// Whether there are disks among them, or were.
+    pub(crate) fn have_disks(&self) -> bool {
+        self.had_disks.load(Ordering::Relaxed)
+    }
+
+    /// Has the host know of all that was written, and blocks until it does: for when nothing else is to come.
+    pub(crate) async fn write_back(&self) -> Result<(), Error> {
+        let mut first = Ok(());
+        for point in self.users.lock().await.keys() {
+            let written = File::open(point).and_then(|mounted| Ok(syncfs(mounted)?));
+            first = first.and(written.map_err(Error::system(format!("write back {}", point.display()))));
+        }
+        first
+    }
+
     /// Unmounts everything that the pod is a user of.
     pub(crate) async fn clear(&self, reaper: &Reaper) -> Result<(), Error> {
-        let points: Vec<PathBuf> = self.0.lock().await.drain().map(|(point, _)| point).collect();
+        let points: Vec<PathBuf> = self.users.lock().await.drain().map(|(point, _)| point).collect();
         if points.is_empty() {
             return Ok(());
         }
@@ -79,7 +107,7 @@ impl Mounts {
 
     /// Counts one user less of each, and unmounts those without, the last one mounted first.
     pub(crate) async fn remove(&self, reaper: &Reaper, points: &[PathBuf]) -> Result<(), Error> {
-        let mut users = self.0.lock().await;
+        let mut users = self.users.lock().await;
         let idle: Vec<PathBuf> =
             points.iter().rev().filter(|point| users.get(*point) == Some(&1)).cloned().collect();
         if !idle.is_empty() {
@@ -97,7 +125,7 @@ impl Mounts {
     /// Changes the options, which is the size most of all, of what is mounted already.
     pub(crate) async fn change(&self, reaper: &Reaper, storages: &[Storage]) -> Result<(), Error> {
         let plans = storages.iter().map(Plan::new).collect::<Result<Vec<_>, _>>()?;
-        let users = self.0.lock().await;
+        let users = self.users.lock().await;
         if let Some(plan) = plans.iter().find(|plan| !users.contains_key(plan.mount_point())) {
             return Err(Error::NotFound { kind: "mount", id: plan.mount_point().display().to_string() });
         }

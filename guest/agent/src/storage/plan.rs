@@ -91,6 +91,11 @@ impl Plan {
         self.is_the_pods
     }
 
+    /// Whether it is a file system of the guest's own on something that outlives it.
+    pub(super) fn is_a_disk(&self) -> bool {
+        matches!(&self.action, Action::Mount { source, .. } if source.starts_with("/dev/"))
+    }
+
     /// Whether it takes as long as the volume has files.
     pub(super) fn has_a_group(&self) -> bool {
         self.group.is_some()

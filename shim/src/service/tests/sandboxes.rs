@@ -253,7 +253,7 @@ fn a_guest_that_does_not_say_farewell_is_ended_all_the_same() {
         // The exit is not held up by it.
         assert_eq!(shim.wait("c1").await.unwrap(), 0);
         assert_eq!(shim.published(1).await, ["exit c1 0"]);
-        later(Duration::from_secs(6)).await;
+        later(Duration::from_secs(21)).await;
         assert_eq!(shim.delete("c1").await.unwrap(), 0);
         assert_eq!(shim.published(1).await, ["delete c1 0"]);
         assert!(shim.nothing_is_left());

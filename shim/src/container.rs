@@ -192,7 +192,8 @@ impl Container {
             events,
             log: new.log,
         });
-        tokio::spawn(supervise::unstarted(Arc::downgrade(&container), container.sandbox.clone()));
+        let (beginning, sandbox) = (container.init.begun(), container.sandbox.clone());
+        tokio::spawn(supervise::unstarted(Arc::downgrade(&container), beginning, sandbox));
         Ok(container)
     }
 

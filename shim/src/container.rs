@@ -6,6 +6,7 @@
 //! ```
 
 pub(crate) mod bundle;
+mod capabilities;
 pub(crate) mod direct;
 pub(crate) mod disks;
 mod exec;

@@ -164,8 +164,9 @@ impl TaskService {
             terminal: request.terminal,
         };
         let bundle = PathBuf::from(&request.bundle);
-        let (spec, wanted) = bundle::read(&bundle, &request.id)?;
         let log = self.log.new(o!("container" => request.id.clone()));
+        let (spec, wanted, unknown) = bundle::read(&bundle, &request.id)?;
+        unknown.warn(&log);
         let hooks = ContainerHooks::of(&spec, &request.id, &bundle, &log);
         let obtained = self.sandbox.obtain(&wanted, &spec, hooks.as_ref(), request.options.as_ref());
         let (sandbox, made) = obtained.await?;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use agent_protocol::{convert, oci};
 use oci_spec::runtime::{
     Capabilities, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp,
     LinuxSeccompAction, Process, Spec, User,
@@ -63,6 +64,14 @@ pub(crate) fn adapt_process(
     }
     process.set_apparmor_profile(None).set_selinux_label(None);
     Ok(())
+}
+
+/// Those are left out when `process`, of the container `id`, is made.
+pub(crate) fn warn_of_unknown_capabilities(id: &Id, process: &oci::Process) {
+    let unknown = convert::unknown_capabilities(process);
+    if !unknown.is_empty() {
+        log::warn!("container {id}: unknown capabilities, which a process does without: {unknown:?}");
+    }
 }
 
 /// An unset set means none, which libcontainer would take for "as they are": everything.

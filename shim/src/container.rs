@@ -12,6 +12,7 @@ pub(crate) mod disks;
 mod exec;
 pub(crate) mod host_devices;
 mod kill;
+mod limits;
 mod rootfs;
 mod shown;
 pub(crate) mod spec;
@@ -37,7 +38,7 @@ use containerd_shim_protos::{
     types::mount::Mount,
 };
 use futures::future::OptionFuture;
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::Spec;
 use slog::{Logger, info, warn};
 use tokio::{
     sync::{Mutex as AsyncMutex, MutexGuard},
@@ -153,7 +154,7 @@ impl Container {
         }
         let devices = plug(&sandbox, &mut guest, host_devices, &mut plugged).await?;
         guest.spec.mounts_mut().get_or_insert_default().extend(of_the_pod);
-        warn_of_what_is_lost(&guest.spec, &new.log);
+        warn_of_what_is_lost(&sandbox, &guest.spec, &new.log).await;
         let request = CreateContainerRequest {
             container_id: new.id.clone(),
             exec_id: new.id.clone(),
@@ -333,22 +334,6 @@ impl Container {
         self.sandbox.ask(self.sandbox.agent().resize_tty(&self.id, &process.guest_id, rows, columns)).await
     }
 
-    /// Changes the container's limits.
-    ///
-    /// # Errors
-    /// `InvalidArgument` when `resources` is no OCI LinuxResources in JSON.
-    pub(crate) async fn update(&self, resources: Option<&Any>) -> Result<()> {
-        let json = resources.ok_or_else(|| Error::InvalidArgument("update: no resources given".into()))?;
-        let mut resources: LinuxResources = serde_json::from_slice(&json.value).map_err(|error| {
-            Error::InvalidArgument(format!("update: resources ({}): {error}", json.type_url))
-        })?;
-        let asked = resources.clone();
-        spec::keep_guest_limits(&mut resources);
-        let wire = convert::resources_to_wire(&resources);
-        let told = self.sandbox.ask(self.sandbox.agent().update_container(&self.id, wire));
-        self.sandbox.change(&self.id, &asked, told).await
-    }
-
     /// The container's resource use, in the terms of the host's cgroup version.
     ///
     /// # Errors
@@ -440,10 +425,18 @@ async fn given_up<T>(sandbox: Arc<Sandbox>, id: String, parts: T) {
 }
 
 /// Says what of the configuration no agent message has a field for, rather than dropping it in silence.
-fn warn_of_what_is_lost(spec: &Spec, log: &Logger) {
-    let lost = convert::not_carried(spec);
+async fn warn_of_what_is_lost(sandbox: &Sandbox, spec: &Spec, log: &Logger) {
+    let mut lost = convert::not_carried(spec);
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    if let Some(resources) = resources {
+        lost.extend(limits::lost(sandbox, resources).await);
+    }
+    warn_of(&lost, log);
+}
+
+fn warn_of(lost: &[&str], log: &Logger) {
     if !lost.is_empty() {
-        warn!(log, "not passed to the guest: the agent protocol has no field for it"; "fields" => lost.join(", "));
+        warn!(log, "not passed to the guest: its agent, or the protocol, has no field for it"; "fields" => lost.join(", "));
     }
 }
 

@@ -145,7 +145,7 @@ fn what_the_wire_has_no_field_for_is_named() {
     let mut json: Value = serde_json::from_str(include_str!("rich-spec.json")).unwrap();
     json["domainname"] = "example.org".into();
     json["process"]["user"]["umask"] = 18.into();
-    json["linux"]["resources"]["unified"] = serde_json::json!({ "memory.high": "1000000" });
+    json["linux"]["resources"]["rdma"] = serde_json::json!({});
     json["linux"]["resources"]["cpu"]["burst"] = 1000.into();
     json["linux"]["seccomp"]["defaultErrnoRet"] = 38.into();
     let spec: Spec = serde_json::from_value(json).unwrap();
@@ -155,7 +155,7 @@ fn what_the_wire_has_no_field_for_is_named() {
             "domainname",
             "process.user.umask",
             "linux.seccomp.defaultErrnoRet",
-            "linux.resources.unified",
+            "linux.resources.rdma",
             "linux.resources.cpu.burst",
         ]
     );
@@ -215,6 +215,9 @@ const REFUSED: &[(&str, Damage)] = &[
     ("linux.seccomp.syscalls[3].args[0].op", |spec| seccomp(spec).syscalls[3].args[0].op = "==".to_owned()),
     ("linux.resources.devices[2].type", |spec| resources(spec).devices[2].type_ = "p".to_owned()),
     ("linux.resources.devices[2].access", |spec| resources(spec).devices[2].access = "rwx".to_owned()),
+    ("linux.resources.unified", |spec| {
+        drop(resources(spec).unified.insert("memory.high".to_owned(), "\0".to_owned()));
+    }),
     ("linux.resources.cpu.cpus", |spec| resources(spec).cpu.as_mut().unwrap().cpus = "0\0".to_owned()),
     ("linux.resources.block_io.weight", |spec| block_io(spec).weight = 65536),
     ("linux.resources.block_io.weight_device[0].leaf_weight", |spec| {

@@ -9,7 +9,11 @@ use oci_spec::runtime::{
 };
 
 use super::BUNDLES;
-use crate::{cgroup::Cgroup, error::Error, id::Id};
+use crate::{
+    cgroup::{Cgroup, unified},
+    error::Error,
+    id::Id,
+};
 
 /// Namespaces a container may join instead of having its own.
 #[derive(Clone, Debug, Default)]
@@ -106,6 +110,9 @@ fn no_capabilities() -> LinuxCapabilities {
 fn adapt_linux(linux: &mut Linux, id: &Id, shared: &Shared, hostname: Option<&str>) -> Result<(), Error> {
     if let Some(seccomp) = linux.seccomp() {
         check_seccomp(seccomp)?;
+    }
+    if let Some(resources) = linux.resources() {
+        unified::check(resources)?;
     }
     let own = linux.namespaces().as_deref().unwrap_or_default();
     let namespaces = namespaces(own, shared, hostname);

@@ -12,7 +12,7 @@ pub(crate) mod disks;
 mod exec;
 pub(crate) mod host_devices;
 mod kill;
-mod limits;
+pub(crate) mod limits;
 mod rootfs;
 mod shown;
 pub(crate) mod spec;

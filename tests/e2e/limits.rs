@@ -10,7 +10,9 @@ use tests::{Case, Context, Failure, Result, check, check_eq};
 use crate::listed;
 
 listed! {
-    all: [],
+    all: [
+        sets_of_cpus_that_are_none_are_refused,
+    ],
     ours: [
         limits_by_the_names_of_cgroup_files_are_carried_out,
         files_that_are_no_limits_are_refused_by_name,
@@ -44,6 +46,28 @@ fn ended(shim: Shim) -> Result<()> {
     shim.task.kill("", 9).context("Kill")?;
     check_eq!(shim.task.wait("").context("Wait")?, 137, "status");
     shim.end()
+}
+
+fn sets_of_cpus_that_are_none_are_refused(case: &Case<'_>) -> Result<()> {
+    let mut spec = spec(case.world, &case.namespace, "sets", &["sleep", "1000"]);
+    spec["linux"]["resources"]["cpu"] = json!({ "cpus": "0" });
+    let shim = case.shim("sets", &spec)?;
+    shim.create(None).context("Create")?;
+    shim.task.start("").context("Start")?;
+    for set in ["0-999999", "abc", "1-0", "0-", "-1", "4294967296"] {
+        refused(&shim, &json!({ "cpu": { "cpus": set } }), &[set, "cpus"])?;
+    }
+    refused(&shim, &json!({ "cpu": { "mems": "abc" } }), &["abc", "mems"])?;
+    for set in ["0", "0,", "0-0", "all"] {
+        update(&shim, &json!({ "cpu": { "cpus": set } })).context(set)?;
+    }
+    ended(shim)?;
+    spec["linux"]["resources"]["cpu"] = json!({ "cpus": "abc" });
+    let shim = case.shim("none", &spec)?;
+    let answer = shim.create(None);
+    let said = answer.err().map(|error| error.to_string()).unwrap_or_default();
+    check!(said.contains("abc") && said.contains("cpus"), "what is said of the set abc in Create: {said:?}");
+    Ok(())
 }
 
 fn limits_by_the_names_of_cgroup_files_are_carried_out(case: &Case<'_>) -> Result<()> {

@@ -2,13 +2,22 @@
 
 use agent_protocol::convert;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::{Container, spec, warn_of};
 use crate::{
     error::{Error, Result},
-    sandbox::Sandbox,
+    sandbox::{Sandbox, resources::check_sets},
 };
+
+/// Refuses limits of a configuration that are none, before anything is made.
+///
+/// # Errors
+/// The limit and what is wrong with it.
+pub(crate) fn check(spec: &Spec) -> Result<()> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    resources.map_or(Ok(()), check_sets)
+}
 
 /// Limits that the guest's agent passes over, as those in the field do with some.
 pub(super) async fn lost(sandbox: &Sandbox, resources: &LinuxResources) -> Option<&'static str> {
@@ -28,6 +37,7 @@ impl Container {
         let mut resources: LinuxResources = serde_json::from_slice(&json.value).map_err(|error| {
             Error::InvalidArgument(format!("update: resources ({}): {error}", json.type_url))
         })?;
+        check_sets(&resources)?;
         let asked = resources.clone();
         spec::keep_guest_limits(&mut resources);
         warn_of(lost(&self.sandbox, &resources).await.as_slice(), &self.log);

@@ -10,6 +10,7 @@
 mod cpus;
 mod limits;
 mod pins;
+mod sets;
 
 use std::{
     collections::HashMap,
@@ -31,6 +32,7 @@ use crate::{
 };
 pub(crate) use limits::Limits;
 use pins::Pins;
+pub(crate) use sets::check as check_sets;
 
 /// What memory comes in, in MiB: the size of a guest's memory blocks, if it has less than 64 GiB.
 const BLOCK_MIB: u64 = 128;

@@ -200,6 +200,23 @@ fn c14_limits_that_are_raised_come_with_memory_and_go_back_with_it() {
 }
 
 #[test]
+fn a_set_of_cpus_that_is_none_changes_nothing() {
+    on_fakes(async |shim| {
+        pod(shim).await;
+        let request = with(shim.request_in("pod", "c1"), json!({"cpu": {"cpus": "abc"}}));
+        assert!(words(shim.create_as(request).await).contains("linux.resources.cpu.cpus: \"abc\""));
+        create(shim, "c1", memory(128)).await;
+        let both = json!({"cpu": {"cpus": "0-999999"}, "memory": {"limit": 512 << 20}});
+        let answer = update(shim, "c1", both).await;
+        assert_eq!(code(answer.clone()), Code::UNKNOWN);
+        assert!(words(answer).contains("0-999999"));
+        assert_eq!(shim.machine.sizes()[2..], ["384 MiB"]);
+        assert!(shim.guest.asked(&["UpdateContainer"]).is_empty());
+        update(shim, "c1", json!({"cpu": {"cpus": "0"}})).await.unwrap();
+    });
+}
+
+#[test]
 fn a_container_that_stands_alone_has_a_machine_of_its_size_from_the_start() {
     on_fakes(async |shim| {
         shim.create_as(with(shim.request("c1"), memory(100))).await.unwrap();

@@ -100,6 +100,8 @@ pub(crate) struct Container {
     /// Held across the calls that move the container from one state to the next, so that they follow one another.
     /// What only looks (State, Wait) or must always work (Kill) never takes it.
     phase: AsyncMutex<()>,
+    /// Held by the Update whose turn it is, so that the guest is told of them in their order.
+    updating: AsyncMutex<()>,
     /// The first process's streams, until its start.
     io: Mutex<Option<Io>>,
     /// The root filesystem and volumes, as far as they are the host's.
@@ -186,6 +188,7 @@ impl Container {
             execs: Table::new("exec"),
             paused: AtomicBool::new(false),
             phase: AsyncMutex::new(()),
+            updating: AsyncMutex::new(()),
             io: Mutex::new(Some(Io { input: None, output, wires, terminal })),
             shown: Mutex::new(shown),
             plugged: Mutex::new(plugged),

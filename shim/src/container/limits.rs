@@ -43,6 +43,6 @@ impl Container {
         warn_of(lost(&self.sandbox, &resources).await.as_slice(), &self.log);
         let wire = convert::resources_to_wire(&resources);
         let told = self.sandbox.ask(self.sandbox.agent().update_container(&self.id, wire));
-        self.sandbox.change(&self.id, &asked, told).await
+        self.sandbox.change(&self.id, &asked, &self.updating, told).await
     }
 }

@@ -94,7 +94,7 @@ impl Call {
     /// shim: containerd gives them to nobody else.
     fn sandbox(&self, bundle: &Path) -> Result<SandboxRef> {
         if !bundle::is_a_sandboxs(bundle) {
-            return bundle::read(bundle, &self.opts.id).map(|(_, sandbox)| sandbox);
+            return bundle::read(bundle, &self.opts.id).map(|(_, sandbox, _)| sandbox);
         }
         if let Some(options) = self.opts.extensions.iter().find(|any| options::is_runtimes(any)) {
             let options = options

@@ -49,10 +49,10 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
     let bundle = if flags.bundle.is_empty() { PathBuf::from(".") } else { PathBuf::from(&flags.bundle) };
     // A bundle that is gone, or was never right, says nothing of a pod: the sandbox's name is the container's then.
     let read = bundle::read(&bundle, &flags.id);
-    let owns_sandbox = read.as_ref().map_or(true, |(_, sandbox)| sandbox.is_own);
+    let owns_sandbox = read.as_ref().map_or(true, |(_, sandbox, _)| sandbox.is_own);
     if owns_sandbox && !shim_lives(&bundle, &flags.id) {
         clear(&run_dir::path_of(&flags.namespace, &flags.id), &bundle);
-        let left = read.map_or(Ok(()), |(spec, _)| hooks::run_left(&spec, &flags.id, &bundle));
+        let left = read.map_or(Ok(()), |(spec, ..)| hooks::run_left(&spec, &flags.id, &bundle));
         left.unwrap_or_else(|error| cli::complain(&error));
     }
     // Older shims mounted here; ours never do.

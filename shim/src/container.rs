@@ -6,11 +6,13 @@
 //! ```
 
 pub(crate) mod bundle;
+mod capabilities;
 pub(crate) mod direct;
 pub(crate) mod disks;
 mod exec;
 pub(crate) mod host_devices;
 mod kill;
+pub(crate) mod limits;
 mod rootfs;
 mod shown;
 pub(crate) mod spec;
@@ -36,7 +38,7 @@ use containerd_shim_protos::{
     types::mount::Mount,
 };
 use futures::future::OptionFuture;
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::Spec;
 use slog::{Logger, info, warn};
 use tokio::{
     sync::{Mutex as AsyncMutex, MutexGuard},
@@ -98,6 +100,8 @@ pub(crate) struct Container {
     /// Held across the calls that move the container from one state to the next, so that they follow one another.
     /// What only looks (State, Wait) or must always work (Kill) never takes it.
     phase: AsyncMutex<()>,
+    /// Held by the Update whose turn it is, so that the guest is told of them in their order.
+    updating: AsyncMutex<()>,
     /// The first process's streams, until its start.
     io: Mutex<Option<Io>>,
     /// The root filesystem and volumes, as far as they are the host's.
@@ -152,7 +156,7 @@ impl Container {
         }
         let devices = plug(&sandbox, &mut guest, host_devices, &mut plugged).await?;
         guest.spec.mounts_mut().get_or_insert_default().extend(of_the_pod);
-        warn_of_what_is_lost(&guest.spec, &new.log);
+        warn_of_what_is_lost(&sandbox, &guest.spec, &new.log).await;
         let request = CreateContainerRequest {
             container_id: new.id.clone(),
             exec_id: new.id.clone(),
@@ -184,6 +188,7 @@ impl Container {
             execs: Table::new("exec"),
             paused: AtomicBool::new(false),
             phase: AsyncMutex::new(()),
+            updating: AsyncMutex::new(()),
             io: Mutex::new(Some(Io { input: None, output, wires, terminal })),
             shown: Mutex::new(shown),
             plugged: Mutex::new(plugged),
@@ -192,7 +197,8 @@ impl Container {
             events,
             log: new.log,
         });
-        tokio::spawn(supervise::unstarted(Arc::downgrade(&container), container.sandbox.clone()));
+        let (beginning, sandbox) = (container.init.begun(), container.sandbox.clone());
+        tokio::spawn(supervise::unstarted(Arc::downgrade(&container), beginning, sandbox));
         Ok(container)
     }
 
@@ -331,22 +337,6 @@ impl Container {
         self.sandbox.ask(self.sandbox.agent().resize_tty(&self.id, &process.guest_id, rows, columns)).await
     }
 
-    /// Changes the container's limits.
-    ///
-    /// # Errors
-    /// `InvalidArgument` when `resources` is no OCI LinuxResources in JSON.
-    pub(crate) async fn update(&self, resources: Option<&Any>) -> Result<()> {
-        let json = resources.ok_or_else(|| Error::InvalidArgument("update: no resources given".into()))?;
-        let mut resources: LinuxResources = serde_json::from_slice(&json.value).map_err(|error| {
-            Error::InvalidArgument(format!("update: resources ({}): {error}", json.type_url))
-        })?;
-        let asked = resources.clone();
-        spec::keep_guest_limits(&mut resources);
-        let wire = convert::resources_to_wire(&resources);
-        let told = self.sandbox.ask(self.sandbox.agent().update_container(&self.id, wire));
-        self.sandbox.change(&self.id, &asked, told).await
-    }
-
     /// The container's resource use, in the terms of the host's cgroup version.
     ///
     /// # Errors
@@ -438,10 +428,18 @@ async fn given_up<T>(sandbox: Arc<Sandbox>, id: String, parts: T) {
 }
 
 /// Says what of the configuration no agent message has a field for, rather than dropping it in silence.
-fn warn_of_what_is_lost(spec: &Spec, log: &Logger) {
-    let lost = convert::not_carried(spec);
+async fn warn_of_what_is_lost(sandbox: &Sandbox, spec: &Spec, log: &Logger) {
+    let mut lost = convert::not_carried(spec);
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    if let Some(resources) = resources {
+        lost.extend(limits::lost(sandbox, resources).await);
+    }
+    warn_of(&lost, log);
+}
+
+fn warn_of(lost: &[&str], log: &Logger) {
     if !lost.is_empty() {
-        warn!(log, "not passed to the guest: the agent protocol has no field for it"; "fields" => lost.join(", "));
+        warn!(log, "not passed to the guest: its agent, or the protocol, has no field for it"; "fields" => lost.join(", "));
     }
 }
 

@@ -130,6 +130,14 @@ impl Process {
         })
     }
 
+    /// Resolves when the process runs, has ended without, or is forgotten; does not keep it.
+    pub(crate) fn begun(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut states = self.state.subscribe();
+        async move {
+            let _ = states.wait_for(|state| *state != State::Created).await;
+        }
+    }
+
     /// Waits, for ever if need be, until the process has ended.
     pub(crate) async fn exited(&self) -> Exit {
         let mut states = self.state.subscribe();

@@ -30,7 +30,7 @@ use vmm::Hypervisor;
 
 use self::given_up::Attempts;
 use crate::{
-    container::{Container, NewContainer, bundle},
+    container::{Container, NewContainer, bundle, limits},
     error::{Error, Result},
     events::Events,
     factory::Ready,
@@ -164,8 +164,10 @@ impl TaskService {
             terminal: request.terminal,
         };
         let bundle = PathBuf::from(&request.bundle);
-        let (spec, wanted) = bundle::read(&bundle, &request.id)?;
         let log = self.log.new(o!("container" => request.id.clone()));
+        let (spec, wanted, unknown) = bundle::read(&bundle, &request.id)?;
+        unknown.warn(&log);
+        limits::check(&spec)?;
         let hooks = ContainerHooks::of(&spec, &request.id, &bundle, &log);
         let obtained = self.sandbox.obtain(&wanted, &spec, hooks.as_ref(), request.options.as_ref());
         let (sandbox, made) = obtained.await?;

@@ -17,6 +17,7 @@ listed! {
         a_container_finds_what_its_spec_asks_for,
         the_default_seccomp_profile_filters_and_no_new_privs_is_set,
         a_process_over_the_memory_limit_is_killed_and_an_oom_event_is_published,
+        a_process_does_without_capabilities_that_nobody_knows,
     ],
     ours: [
         the_guest_runs_a_kernel_of_its_own,
@@ -150,6 +151,27 @@ fn a_process_over_the_memory_limit_is_killed_and_an_oom_event_is_published(case:
     let line = case.world.events().log.wait_for(Duration::from_secs(5), oom)?;
     check!(line.contains("\"oom\""), "the event does not name its container: {line}");
     Ok(())
+}
+
+fn a_process_does_without_capabilities_that_nobody_knows(case: &Case<'_>) -> Result<()> {
+    let mut spec = spec(case.world, &case.namespace, "future", &["sleep", "1000"]);
+    let (some, none) = (json!(["CAP_KILL", "CAP_FUTURE"]), json!(["CAP_FUTURE"]));
+    spec["process"]["capabilities"] = json!({ "bounding": some, "effective": some, "permitted": some, "inheritable": none, "ambient": none });
+    let shim = case.shim("future", &spec)?;
+    shim.create(None).context("Create")?;
+    shim.task.start("").context("Start")?;
+    let process = process(&spec, &["sh", "-c", "cat /proc/1/status; cat /proc/self/status"]);
+    let (status, out, err) = shim.task.exec_to_end(&case.dir(), "exec", &process)?;
+    check_eq!((status, err.as_str()), (0, ""), "status and stderr of the exec");
+    for set in ["CapBnd", "CapPrm", "CapEff", "CapAmb"] {
+        let wanted = if set == "CapAmb" { "" } else { "20" };
+        let has = out.lines().filter_map(|line| line.strip_prefix(set)?.strip_prefix(':'));
+        let has: Vec<&str> = has.map(|set| set.trim().trim_start_matches('0')).collect();
+        check_eq!(has, [wanted; 2], "{set} of PID 1 and of an exec");
+    }
+    shim.task.kill("", 9).context("Kill")?;
+    check_eq!(shim.task.wait("").context("Wait")?, 137, "status");
+    shim.end()
 }
 
 fn the_guest_runs_a_kernel_of_its_own(case: &Case<'_>) -> Result<()> {

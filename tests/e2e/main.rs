@@ -20,6 +20,7 @@ mod hooks;
 mod host_devices;
 mod inside;
 mod lifecycle;
+mod limits;
 mod logging;
 mod machines;
 mod network;
@@ -97,6 +98,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("templates", templates::listed()),
         ("terminal", terminal::listed()),
         ("lifecycle", lifecycle::listed()),
+        ("limits", limits::listed()),
         ("inside", inside::listed()),
         ("shares", shares::listed()),
         ("guest_hooks", guest_hooks::listed()),

@@ -73,7 +73,8 @@ pub trait Vm: Send + Sync {
     async fn resize_vcpus(&self, count: u32) -> Result<u32, PlugError>;
 
     /// Changes the memory, within that of the boot and the most there can be, and returns what it is, in MiB: never less
-    /// than asked for unless that is the most, and more where blocks or modules allow no less.
+    /// than asked for unless that is the most, and more where blocks or modules allow no less. No more comes once nobody waits
+    /// for it.
     async fn resize_memory(&self, size: MemorySize) -> Result<u64, PlugError>;
 
     /// Takes what memory the guest does not use, and the vsock, away, stops the guest's processors for good, and saves all of its state but its memory, which is

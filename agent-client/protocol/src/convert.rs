@@ -35,5 +35,5 @@ mod value;
 pub use container::{spec_from_wire, spec_to_wire};
 pub use dropped::not_carried;
 pub use error::ConvertError;
-pub use process::{process_from_wire, process_to_wire};
-pub use resources::{resources_from_wire, resources_to_wire};
+pub use process::{process_from_wire, process_to_wire, unknown_capabilities};
+pub use resources::{CGROUP_FILES, resources_from_wire, resources_to_wire};

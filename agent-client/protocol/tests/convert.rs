@@ -6,7 +6,7 @@
 use agent_protocol::{
     convert::{
         not_carried, process_from_wire, process_to_wire, resources_from_wire, resources_to_wire,
-        spec_from_wire, spec_to_wire,
+        spec_from_wire, spec_to_wire, unknown_capabilities,
     },
     oci,
 };
@@ -145,7 +145,7 @@ fn what_the_wire_has_no_field_for_is_named() {
     let mut json: Value = serde_json::from_str(include_str!("rich-spec.json")).unwrap();
     json["domainname"] = "example.org".into();
     json["process"]["user"]["umask"] = 18.into();
-    json["linux"]["resources"]["unified"] = serde_json::json!({ "memory.high": "1000000" });
+    json["linux"]["resources"]["rdma"] = serde_json::json!({});
     json["linux"]["resources"]["cpu"]["burst"] = 1000.into();
     json["linux"]["seccomp"]["defaultErrnoRet"] = 38.into();
     let spec: Spec = serde_json::from_value(json).unwrap();
@@ -155,10 +155,26 @@ fn what_the_wire_has_no_field_for_is_named() {
             "domainname",
             "process.user.umask",
             "linux.seccomp.defaultErrnoRet",
-            "linux.resources.unified",
+            "linux.resources.rdma",
             "linux.resources.cpu.burst",
         ]
     );
+}
+
+#[test]
+fn a_process_does_without_capabilities_that_nobody_knows() {
+    let mut wire = rich_wire();
+    let process = process(&mut wire);
+    let known = process_from_wire(process).unwrap();
+    assert!(unknown_capabilities(process).is_empty());
+    let sets = process.capabilities.as_mut().unwrap();
+    sets.bounding.extend(["CAP_FUTURE".to_owned(), "CHOWN".to_owned(), "CAP_FUTURE\0".to_owned()]);
+    sets.ambient.push("CAP_FUTURE".to_owned());
+    assert_eq!(process_from_wire(process).unwrap(), known);
+    assert_eq!(unknown_capabilities(process), ["CAP_FUTURE", "CAP_FUTURE\0", "CHOWN"]);
+    process.capabilities.as_mut().unwrap().bounding = vec!["CAP_FUTURE".to_owned()];
+    let none = process_from_wire(process).unwrap();
+    assert_eq!(none.capabilities().as_ref().unwrap().bounding(), &None);
 }
 
 type Damage = fn(&mut oci::Spec);
@@ -176,8 +192,6 @@ const REFUSED: &[(&str, Damage)] = &[
     ("process.console_size.height", |spec| console(spec).height = 65536),
     ("process.console_size.width", |spec| console(spec).width = u32::MAX),
     ("process.user.username", |spec| user(spec).username = "\0".to_owned()),
-    ("process.capabilities.ambient[0]", |spec| capabilities(spec).ambient[0] = "CAP_EVERYTHING".to_owned()),
-    ("process.capabilities.bounding[2]", |spec| capabilities(spec).bounding[2] = "CHOWN".to_owned()),
     ("process.rlimits[1].type", |spec| process(spec).rlimits[1].type_ = "NOFILE".to_owned()),
     ("mounts[2].destination", |spec| spec.mounts[2].destination.clear()),
     ("mounts[0].options[1]", |spec| spec.mounts[0].options[1] = "a\0".to_owned()),
@@ -201,6 +215,9 @@ const REFUSED: &[(&str, Damage)] = &[
     ("linux.seccomp.syscalls[3].args[0].op", |spec| seccomp(spec).syscalls[3].args[0].op = "==".to_owned()),
     ("linux.resources.devices[2].type", |spec| resources(spec).devices[2].type_ = "p".to_owned()),
     ("linux.resources.devices[2].access", |spec| resources(spec).devices[2].access = "rwx".to_owned()),
+    ("linux.resources.unified", |spec| {
+        drop(resources(spec).unified.insert("memory.high".to_owned(), "\0".to_owned()));
+    }),
     ("linux.resources.cpu.cpus", |spec| resources(spec).cpu.as_mut().unwrap().cpus = "0\0".to_owned()),
     ("linux.resources.block_io.weight", |spec| block_io(spec).weight = 65536),
     ("linux.resources.block_io.weight_device[0].leaf_weight", |spec| {
@@ -246,10 +263,6 @@ fn console(spec: &mut oci::Spec) -> &mut oci::Box {
 
 fn user(spec: &mut oci::Spec) -> &mut oci::User {
     process(spec).user.as_mut().unwrap()
-}
-
-fn capabilities(spec: &mut oci::Spec) -> &mut oci::LinuxCapabilities {
-    process(spec).capabilities.as_mut().unwrap()
 }
 
 fn hooks(spec: &mut oci::Spec) -> &mut oci::Hooks {

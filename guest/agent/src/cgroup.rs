@@ -2,6 +2,7 @@
 
 pub(crate) mod devices;
 pub(crate) mod stats;
+pub(crate) mod unified;
 
 use std::{
     fs::{self, File},
@@ -124,8 +125,16 @@ impl Cgroup {
             .map_err(|error: io::Error| Error::system(what)(error))
     }
 
-    /// Applies new limits.
+    /// Applies new limits; those by the names of files come last, as with runc.
     pub(crate) fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
+        unified::check(resources)?;
+        let mut plain = resources.clone();
+        plain.set_unified(None);
+        self.apply(&plain)?;
+        resources.unified().as_ref().map_or(Ok(()), |files| unified::write(&self.path, files))
+    }
+
+    fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
         let relative = self.path.strip_prefix(ROOT).unwrap_or(&self.path).to_owned();
         let refused = |error: &dyn std::error::Error| {
             Error::Worker(format!("update {}: {}", self.path.display(), crate::error::chain(error)))

@@ -140,6 +140,7 @@ impl Container {
 
     fn describe(&self, request: &ExecProcessRequest) -> Result<Description, Error> {
         let wire = request.process.as_ref().ok_or_else(|| Error::invalid("process: missing"))?;
+        spec::warn_of_unknown_capabilities(&self.id, wire);
         let mut process =
             convert::process_from_wire(wire).map_err(|error| Error::invalid(error.to_string()))?;
         let root = self.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();

@@ -64,7 +64,7 @@ pub(crate) fn take(opts: &StartOpts, bundle: &Path, listener: &UnixListener) -> 
     if !run_dir::ready().exists() || by_environment {
         return None;
     }
-    let spec = bundle::read(bundle, &opts.id).map_or_else(|_| Spec::default(), |(spec, _)| spec);
+    let spec = bundle::read(bundle, &opts.id).map_or_else(|_| Spec::default(), |(spec, ..)| spec);
     // What is wrong with it, the shim says.
     let log = Logger::root(Discard, o!());
     let configuration = options::configuration(any, &spec, &log).ok()?;

@@ -4,6 +4,7 @@ use std::{collections::HashMap, fs::File, io::Read, os::unix::fs::MetadataExt, p
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+use super::capabilities::{self, Unknown};
 use crate::{
     error::{Error, Result},
     ids,
@@ -33,14 +34,15 @@ pub(crate) fn is_a_sandboxs(bundle: &Path) -> bool {
     bundle.is_dir() && !bundle.join(CONFIG).exists()
 }
 
-/// Reads `config.json` of container `id`'s bundle, checks what every later step relies on, and whose sandbox it is for.
+/// Reads `config.json` of container `id`'s bundle, checks what every later step relies on, and whose sandbox it is for. What
+/// it is to do without comes along.
 ///
 /// # Errors
 /// `InvalidArgument` that names the file and what is wrong in it, or the annotation.
-pub(crate) fn read(bundle: &Path, id: &str) -> Result<(Spec, SandboxRef)> {
+pub(crate) fn read(bundle: &Path, id: &str) -> Result<(Spec, SandboxRef, Unknown)> {
     let path = bundle.join(CONFIG);
     let wrong = |why: &dyn std::fmt::Display| Error::InvalidArgument(format!("{}: {why}", path.display()));
-    let spec = read_spec(&path).map_err(|why| wrong(&why))?;
+    let (spec, unknown) = read_spec(&path).map_err(|why| wrong(&why))?;
     let sandbox = sandbox_of(&spec, id)?;
     // The others of a pod are given their sandbox's network by what stands for the sandbox, which is a process here.
     if sandbox.is_own && shares_the_hosts_network(&spec) {
@@ -55,10 +57,10 @@ pub(crate) fn read(bundle: &Path, id: &str) -> Result<(Spec, SandboxRef)> {
               machine do not get, as their users are none of the host's: leave out hostUsers: false or --uidmap",
         ));
     }
-    Ok((spec, sandbox))
+    Ok((spec, sandbox, unknown))
 }
 
-fn read_spec(path: &Path) -> std::result::Result<Spec, String> {
+fn read_spec(path: &Path) -> std::result::Result<(Spec, Unknown), String> {
     let mut text = Vec::new();
     File::open(path)
         .and_then(|file| file.take(LONGEST_SPEC + 1).read_to_end(&mut text))
@@ -66,13 +68,14 @@ fn read_spec(path: &Path) -> std::result::Result<Spec, String> {
     if text.len() as u64 > LONGEST_SPEC {
         return Err("larger than 10 MiB, which no OCI configuration is".into());
     }
-    let spec: Spec = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let read = capabilities::read(&text, "/process/capabilities");
+    let (spec, unknown): (Spec, _) = read.map_err(|error| error.to_string())?;
     let process = spec.process().as_ref().ok_or("has no process: nothing to run")?;
     if process.args().as_ref().is_none_or(|args| args.is_empty()) {
         return Err("process.args is empty: the first is the program to run".into());
     }
     spec.root().as_ref().ok_or("has no root: it names the root filesystem")?;
-    Ok(spec)
+    Ok((spec, unknown))
 }
 
 pub(crate) fn shares_the_hosts_network(spec: &Spec) -> bool {
@@ -134,7 +137,7 @@ fn sandbox_of(spec: &Spec, id: &str) -> Result<SandboxRef> {
 mod tests {
     use super::*;
 
-    fn read(config: &str) -> Result<(Spec, SandboxRef)> {
+    fn read(config: &str) -> Result<(Spec, SandboxRef, Unknown)> {
         let bundle = tempfile::tempdir().unwrap();
         std::fs::write(bundle.path().join("config.json"), config).unwrap();
         super::read(bundle.path(), "c1")

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use agent_protocol::convert;
 use containerd_shim_protos::{api::ExecProcessRequest, events::task as event};
 use oci_spec::runtime::Process as OciProcess;
+use slog::Logger;
 
-use super::{Container, spec, supervise};
+use super::{Container, capabilities, spec, supervise};
 use crate::{
     error::{Error, Result},
     ids,
@@ -26,7 +27,7 @@ impl Container {
             return Err(self.wrong_state("exec in"));
         }
         let reserved = self.execs.reserve(&request.exec_id)?;
-        let spec = read_process(&request, &self.sandbox.confinement().selinux)?;
+        let spec = read_process(&request, &self.sandbox.confinement().selinux, &self.log)?;
         let stdio = Paths {
             stdin: request.stdin,
             stdout: request.stdout,
@@ -103,11 +104,16 @@ impl Container {
 }
 
 /// Reads the OCI process, which containerd sends as JSON.
-fn read_process(request: &ExecProcessRequest, selinux: &spec::GuestSelinux) -> Result<OciProcess> {
+fn read_process(
+    request: &ExecProcessRequest,
+    selinux: &spec::GuestSelinux,
+    log: &Logger,
+) -> Result<OciProcess> {
     let json =
         request.spec.as_ref().ok_or_else(|| Error::InvalidArgument("exec: no process given".into()))?;
-    let mut process: OciProcess = serde_json::from_slice(&json.value)
+    let (mut process, unknown): (OciProcess, _) = capabilities::read(&json.value, "/capabilities")
         .map_err(|error| Error::InvalidArgument(format!("exec: process ({}): {error}", json.type_url)))?;
+    unknown.warn(log);
     if process.args().as_ref().is_none_or(|args| args.is_empty()) {
         return Err(Error::InvalidArgument(
             "exec: process.args is empty: the first is the program to run".into(),

@@ -152,6 +152,9 @@ fn guest_namespaces(namespaces: Vec<LinuxNamespace>, sandbox_pidns: bool) -> Vec
         .collect()
 }
 
+/// What files of a cgroup begin with that are about the host's CPUs, disks and devices.
+const OF_THE_HOST: [&str; 3] = ["cpuset.", "io.", "rdma."];
+
 /// Limits on what the guest has: memory, CPU time, processes. Host devices, host CPUs and host disks mean nothing
 /// there.
 pub(crate) fn keep_guest_limits(resources: &mut LinuxResources) {
@@ -160,6 +163,10 @@ pub(crate) fn keep_guest_limits(resources: &mut LinuxResources) {
         let mut cpu = cpu;
         cpu.set_cpus(None).set_mems(None);
         resources.set_cpu(Some(cpu));
+    }
+    if let Some(mut files) = resources.unified().clone() {
+        files.retain(|file, _| !OF_THE_HOST.iter().any(|controller| file.starts_with(controller)));
+        resources.set_unified(Some(files).filter(|files| !files.is_empty()));
     }
 }
 

@@ -50,9 +50,17 @@ pub(super) async fn process(container: Arc<Container>, process: Arc<Process>, io
     }
 }
 
-/// Ends a container that was never started when its machine does.
-pub(super) async fn unstarted(container: Weak<Container>, sandbox: Arc<Sandbox>) {
-    sandbox.gone().await;
+/// Ends a container that was never started when its machine does. There until its first process, whose `beginning` that
+/// is, has begun, ended or gone: a pod's machine may outlive its containers by months.
+pub(super) async fn unstarted(
+    container: Weak<Container>,
+    beginning: impl Future<Output = ()>,
+    sandbox: Arc<Sandbox>,
+) {
+    tokio::select! {
+        () = beginning => return,
+        () = sandbox.gone() => {}
+    }
     let Some(container) = container.upgrade() else { return };
     // A start under way ends first: an exit is never told before the start it follows.
     let _phase = container.phase.lock().await;

@@ -66,6 +66,9 @@ pub(crate) struct FakeHypervisor {
     machines: watch::Sender<Vec<Arc<Power>>>,
 }
 
+/// MiB that no guest takes long to take.
+const SMALL: u64 = 1024;
+
 /// With what is behind them.
 type Nics = Vec<(DeviceId, Nic)>;
 
@@ -125,6 +128,11 @@ impl FakeHypervisor {
     /// From now on no machine can have more network interfaces or memory.
     pub(crate) fn has_no_more_room(&self) {
         self.sizes.is_full.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on no guest gets to the end of taking more memory than [`SMALL`].
+    pub(crate) fn is_slow(&self) {
+        self.sizes.is_slow.store(true, Ordering::Relaxed);
     }
 
     /// Whether guests keep what is to be unplugged, from now on.
@@ -242,6 +250,8 @@ fn no_room() -> PlugError {
 struct Sizes {
     all: watch::Sender<Vec<String>>,
     is_full: AtomicBool,
+    /// No guest gets to the end of taking much memory.
+    is_slow: AtomicBool,
     /// Guests do not let go of what is to be unplugged.
     is_held: AtomicBool,
     /// How often they have not.
@@ -353,6 +363,9 @@ impl Vm for FakeVm {
             return Err(no_room());
         }
         self.sizes.note(format!("{} MiB", size.mib));
+        if self.sizes.is_slow.load(Ordering::Relaxed) && size.mib > SMALL {
+            std::future::pending::<()>().await;
+        }
         Ok(size.mib)
     }
 

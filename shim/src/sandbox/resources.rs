@@ -10,6 +10,8 @@
 mod cpus;
 mod limits;
 mod pins;
+mod sets;
+mod wish;
 
 use std::{
     collections::HashMap,
@@ -19,9 +21,12 @@ use std::{
 
 use agent_client::AgentClient;
 use configuration::Configuration;
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::Spec;
 use slog::{Logger, info, warn};
-use tokio::{sync::Mutex as AsyncMutex, time::sleep};
+use tokio::{
+    sync::{Mutex as AsyncMutex, watch},
+    time::sleep,
+};
 use vmm::{Vm, VmSpec, plug::MemorySize, spec::Capabilities};
 
 use super::{Phase, Sandbox};
@@ -31,6 +36,7 @@ use crate::{
 };
 pub(crate) use limits::Limits;
 use pins::Pins;
+pub(crate) use sets::check as check_sets;
 
 /// What memory comes in, in MiB: the size of a guest's memory blocks, if it has less than 64 GiB.
 const BLOCK_MIB: u64 = 128;
@@ -131,6 +137,8 @@ pub(super) struct Resources {
     /// Whether its processors are to be bound to its containers' CPUs.
     pins: bool,
     containers: Mutex<HashMap<String, Limits>>,
+    /// Tells of changes of those.
+    changes: watch::Sender<()>,
     /// Held across a change of the machine, so that each starts from what the one before came to.
     machine: AsyncMutex<Machine>,
     log: Logger,
@@ -183,6 +191,7 @@ impl Resources {
             step_mib: configuration.hypervisor.memory_step_mib,
             pins: configuration.runtime.pins_vcpus,
             containers: Mutex::default(),
+            changes: watch::Sender::default(),
             machine: AsyncMutex::new(machine),
             log: log.clone(),
         })
@@ -197,6 +206,15 @@ impl Resources {
         limits::needed(self.default, &containers)
     }
 
+    /// Resolves when containers need less memory than `mib`.
+    async fn needs_less(&self, mib: u64) {
+        let mut changes = self.changes.subscribe();
+        while self.needed().min(self.most).mib >= mib {
+            // The sender lives in self.
+            let _ = changes.changed().await;
+        }
+    }
+
     /// Gives the machine what its containers need, taking nothing away.
     ///
     /// # Errors
@@ -206,14 +224,25 @@ impl Resources {
             return Ok(());
         }
         let mut machine = self.machine.lock().await;
+        while !self.has_grown(&mut machine, vm, agent).await? {}
+        Ok(())
+    }
+
+    /// Returns whether it has: not if less was needed before all of it had come.
+    async fn has_grown(
+        &self,
+        machine: &mut Machine,
+        vm: &dyn Vm,
+        agent: &AgentClient,
+    ) -> std::result::Result<bool, String> {
         let needed = self.needed();
         let asked = machine.asked.map_or(needed, |asked| asked.max(needed));
         if machine.asked == Some(asked) {
-            return Ok(());
+            return Ok(true);
         }
         if self.growth == Growth::Impossible {
-            self.warn_once(&mut machine, "its board, or its protection, takes no more processors and memory");
-            return Ok(());
+            self.warn_once(machine, "its board, or its protection, takes no more processors and memory");
+            return Ok(true);
         }
         warn_of_what_is_missing(asked, self.most, &self.log);
         let before = machine.asked.take().map(|before| before.min(self.most));
@@ -224,11 +253,14 @@ impl Resources {
             all_vcpus = self.more_vcpus(size.vcpus, vm, agent).await;
         }
         if before.is_none_or(|before| before.mib < size.mib) {
-            self.more_memory(size.mib, &mut machine, vm, agent).await?;
+            tokio::select! {
+                grown = self.more_memory(size.mib, machine, vm, agent) => grown?,
+                () = self.needs_less(size.mib) => return Ok(false),
+            }
         }
         // Processors that did not come are tried again with the next container.
         machine.asked = Some(if all_vcpus { asked } else { Size { vcpus: 0, ..asked } });
-        Ok(())
+        Ok(true)
     }
 
     /// Returns whether the guest uses that many.
@@ -332,6 +364,7 @@ pub(crate) struct Part {
 impl Drop for Part {
     fn drop(&mut self) {
         let limits = self.sandbox.resources.containers().remove(&self.id);
+        self.sandbox.resources.changes.send_replace(());
         if limits.is_some_and(|limits| !limits.are_none()) {
             self.sandbox.shrink();
         }
@@ -348,40 +381,6 @@ impl Sandbox {
         let part = Part { sandbox: self.clone(), id: id.to_owned() };
         self.grow(id, limits).await?;
         Ok(part)
-    }
-
-    /// Makes room for what `update` asks for, has it carried out, and gives back what is left over.
-    ///
-    /// # Errors
-    /// Those of [`Sandbox::admit`] and of `carry_out`; the limits are the former ones then.
-    pub(crate) async fn change(
-        self: &Arc<Self>,
-        id: &str,
-        update: &LinuxResources,
-        carry_out: impl Future<Output = Result<()>>,
-    ) -> Result<()> {
-        // What stands for a pod has no part of its own.
-        let Some(former) = self.resources.containers().get(id).copied() else { return carry_out.await };
-        let limits = former.updated(update);
-        self.set(id, limits);
-        let mut changed = self.grow(id, limits).await;
-        if changed.is_ok() {
-            changed = carry_out.await;
-        }
-        if changed.is_err() {
-            self.set(id, former);
-        }
-        if limits != former {
-            self.shrink();
-        }
-        changed
-    }
-
-    /// Unless it has been deleted meanwhile.
-    fn set(&self, id: &str, limits: Limits) {
-        if let Some(there) = self.resources.containers().get_mut(id) {
-            *there = limits;
-        }
     }
 
     async fn grow(&self, id: &str, limits: Limits) -> Result<()> {

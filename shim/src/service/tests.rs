@@ -5,6 +5,7 @@ mod deaths;
 mod execs;
 mod hooks;
 mod host_devices;
+mod kept;
 mod keys;
 mod lifecycle;
 mod network;

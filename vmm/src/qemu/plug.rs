@@ -185,13 +185,15 @@ impl Board {
                         self.take_back(&unwanted.id).await;
                     }
                 }
-                // Whoever does not wait for these finds the machine as it asked for it.
+                // Whoever does not wait for these finds the machine as it asked for it, but for memory that is still to
+                // come: that is for whoever asks next.
                 Request::Unplug(id, answer) => drop(answer.send(self.unplug(&id).await)),
                 Request::Disk(id, answer) => drop(answer.send(self.resize_disk(&id).await)),
                 Request::Vcpus(count, answer) => drop(answer.send(self.vcpus.resize(&self.qmp, count).await)),
-                Request::Memory(size, answer) => {
+                Request::Memory(size, mut answer) => {
                     let others = self.pmems();
-                    drop(answer.send(self.memory.resize(&self.qmp, size, others).await));
+                    let resized = self.memory.resize(&self.qmp, size, others, &mut answer).await;
+                    drop(answer.send(resized));
                 }
             }
         }

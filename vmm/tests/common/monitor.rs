@@ -14,7 +14,31 @@ use super::{Fixture, log};
 pub(crate) struct Machine {
     pub(crate) fixture: Fixture,
     pub(crate) vm: Box<dyn Vm>,
-    monitor: BufReader<UnixStream>,
+    pub(crate) monitor: Monitor,
+}
+
+/// The conversation.
+pub(crate) struct Monitor(BufReader<UnixStream>);
+
+impl Monitor {
+    fn line(&mut self) -> Value {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// What QEMU returns for a command.
+    pub(crate) fn ask(&mut self, command: &str, arguments: Value) -> Value {
+        let request = json!({"execute": command, "arguments": arguments});
+        writeln!(self.0.get_mut(), "{request}").unwrap();
+        loop {
+            let mut answer = self.line();
+            assert!(answer.get("error").is_none(), "{command}: {answer}");
+            if answer.get("return").is_some() {
+                return answer["return"].take();
+            }
+        }
+    }
 }
 
 impl Machine {
@@ -23,29 +47,15 @@ impl Machine {
         let vm = Qemu::new(log()).boot(fixture.spec.clone()).await.unwrap();
         let socket = UnixStream::connect(fixture.spec.run_dir.join(EXTRA_MONITOR)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut machine = Machine { fixture, vm, monitor: BufReader::new(socket) };
-        assert!(machine.line().get("QMP").is_some());
+        let mut machine = Machine { fixture, vm, monitor: Monitor(BufReader::new(socket)) };
+        assert!(machine.monitor.line().get("QMP").is_some());
         machine.ask("qmp_capabilities", json!({}));
         machine
     }
 
-    fn line(&mut self) -> Value {
-        let mut line = String::new();
-        self.monitor.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap()
-    }
-
     /// What QEMU returns for a command.
     pub(crate) fn ask(&mut self, command: &str, arguments: Value) -> Value {
-        let request = json!({"execute": command, "arguments": arguments});
-        writeln!(self.monitor.get_mut(), "{request}").unwrap();
-        loop {
-            let mut answer = self.line();
-            assert!(answer.get("error").is_none(), "{command}: {answer}");
-            if answer.get("return").is_some() {
-                return answer["return"].take();
-            }
-        }
+        self.monitor.ask(command, arguments)
     }
 
     /// A property of an object, by its path.

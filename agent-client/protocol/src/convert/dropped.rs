@@ -56,10 +56,7 @@ fn of_seccomp(seccomp: &LinuxSeccomp) -> Vec<&'static str> {
 }
 
 fn of_resources(resources: &LinuxResources) -> Vec<&'static str> {
-    let mut found = only_set(&[
-        ("linux.resources.rdma", resources.rdma().is_some()),
-        ("linux.resources.unified", resources.unified().is_some()),
-    ]);
+    let mut found = only_set(&[("linux.resources.rdma", resources.rdma().is_some())]);
     found.extend(resources.memory().iter().flat_map(of_memory));
     found.extend(resources.cpu().iter().flat_map(of_cpu));
     found

@@ -1,5 +1,7 @@
 //! `process`: what runs, as whom and with which privileges.
 
+use std::collections::BTreeSet;
+
 use oci_spec::runtime::{
     self as spec, BoxBuilder, Capabilities, Capability, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder,
 };
@@ -34,11 +36,10 @@ pub fn process_to_wire(process: &spec::Process) -> oci::Process {
 ///
 /// # Errors
 ///
-/// Names the field that holds an unknown capability or limit, a number out of range, a NUL byte, or a
-/// working directory that is not absolute.
+/// Names the field that holds an unknown limit, a number out of range, a NUL byte, or a working directory that
+/// is not absolute. Unknown capabilities are left out: see [`unknown_capabilities`].
 pub fn process_from_wire(wire: &oci::Process) -> Result<spec::Process> {
     let mut process = spec::Process::default();
-    let capabilities = wire.capabilities.as_ref().map(capabilities_from_wire).transpose();
     process
         .set_terminal(nonzero(wire.terminal))
         .set_console_size(wire.console_size.as_ref().map(box_from_wire).transpose()?)
@@ -46,7 +47,7 @@ pub fn process_from_wire(wire: &oci::Process) -> Result<spec::Process> {
         .set_args(texts("args", &wire.args)?)
         .set_env(texts("env", &wire.env)?)
         .set_cwd(absolute_path("cwd", &wire.cwd)?)
-        .set_capabilities(capabilities.within("capabilities")?)
+        .set_capabilities(wire.capabilities.as_ref().map(capabilities_from_wire))
         .set_rlimits(list("rlimits", &wire.rlimits, rlimit_from_wire)?)
         .set_no_new_privileges(nonzero(wire.no_new_privileges))
         .set_apparmor_profile(optional_text("apparmor_profile", &wire.apparmor_profile)?)
@@ -113,25 +114,34 @@ fn capability_names(set: Option<&Capabilities>) -> Vec<String> {
     names
 }
 
-fn capabilities_from_wire(wire: &oci::LinuxCapabilities) -> Result<LinuxCapabilities> {
+fn capabilities_from_wire(wire: &oci::LinuxCapabilities) -> LinuxCapabilities {
     let mut sets = LinuxCapabilities::default();
-    sets.set_bounding(capability_set("bounding", &wire.bounding)?)
-        .set_effective(capability_set("effective", &wire.effective)?)
-        .set_inheritable(capability_set("inheritable", &wire.inheritable)?)
-        .set_permitted(capability_set("permitted", &wire.permitted)?)
-        .set_ambient(capability_set("ambient", &wire.ambient)?);
-    Ok(sets)
+    sets.set_bounding(capability_set(&wire.bounding))
+        .set_effective(capability_set(&wire.effective))
+        .set_inheritable(capability_set(&wire.inheritable))
+        .set_permitted(capability_set(&wire.permitted))
+        .set_ambient(capability_set(&wire.ambient));
+    sets
 }
 
-fn capability_set(field: &str, names: &[String]) -> Result<Option<Capabilities>> {
-    let set = list(field, names, |value| capability(value))?;
-    Ok(set.map(|capabilities| capabilities.into_iter().collect()))
+fn capability_set(names: &[String]) -> Option<Capabilities> {
+    let known: Capabilities = names.iter().filter_map(|name| capability(name)).collect();
+    (!known.is_empty()).then_some(known)
 }
 
-fn capability(value: &str) -> Result<Capability> {
-    let expected = "a capability such as \"CAP_KILL\"";
-    let bare = value.strip_prefix("CAP_").ok_or_else(|| ConvertError::new("", value, expected))?;
-    bare.parse().map_err(|_| ConvertError::new("", value, expected))
+fn capability(name: &str) -> Option<Capability> {
+    name.strip_prefix("CAP_")?.parse().ok()
+}
+
+/// The names in a process's capabilities that are no capability's, each once, sorted. By the OCI runtime
+/// specification it runs without them, and somebody is to be told.
+#[must_use]
+pub fn unknown_capabilities(wire: &oci::Process) -> Vec<&str> {
+    let sets = wire.capabilities.iter().flat_map(|sets| {
+        [&sets.bounding, &sets.effective, &sets.inheritable, &sets.permitted, &sets.ambient]
+    });
+    let names = sets.flatten().map(String::as_str).filter(|name| capability(name).is_none());
+    names.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn rlimit_to_wire(limit: &PosixRlimit) -> oci::POSIXRlimit {

@@ -8,9 +8,12 @@ use oci_spec::runtime::{
 
 use super::{
     error::{ConvertError, Within},
-    value::{Result, list, list_to_wire, name, nonzero, number, optional_number, optional_text, text},
+    value::{Result, list, list_to_wire, map, name, nonzero, number, optional_number, optional_text, text},
 };
 use crate::oci;
+
+/// What an agent that carries out `linux.resources.unified` has among its extra features.
+pub const CGROUP_FILES: &str = "cgroup-files";
 
 /// The limits as they travel; see the module's head for zero, -1 and what has no field.
 pub fn resources_to_wire(resources: &LinuxResources) -> oci::LinuxResources {
@@ -22,6 +25,7 @@ pub fn resources_to_wire(resources: &LinuxResources) -> oci::LinuxResources {
         block_io: resources.block_io().as_ref().map(block_io_to_wire).into(),
         hugepage_limits: list_to_wire(resources.hugepage_limits().as_ref(), hugepage_to_wire),
         network: resources.network().as_ref().map(network_to_wire).into(),
+        unified: resources.unified().clone().unwrap_or_default(),
         ..Default::default()
     }
 }
@@ -40,7 +44,8 @@ pub fn resources_from_wire(wire: &oci::LinuxResources) -> Result<LinuxResources>
         .set_pids(wire.pids.as_ref().map(pids_from_wire))
         .set_block_io(wire.block_io.as_ref().map(block_io_from_wire).transpose().within("block_io")?)
         .set_hugepage_limits(list("hugepage_limits", &wire.hugepage_limits, hugepage_from_wire)?)
-        .set_network(wire.network.as_ref().map(network_from_wire).transpose().within("network")?);
+        .set_network(wire.network.as_ref().map(network_from_wire).transpose().within("network")?)
+        .set_unified(map("unified", &wire.unified)?);
     Ok(resources)
 }
 

@@ -2,7 +2,10 @@
 
 use std::{fs::OpenOptions, io::Write, os::fd::AsRawFd};
 
-use agent_protocol::agent::{AgentDetails, GuestDetailsRequest, GuestDetailsResponse};
+use agent_protocol::{
+    agent::{AgentDetails, GuestDetailsRequest, GuestDetailsResponse},
+    convert::CGROUP_FILES,
+};
 use nix::{
     sys::time::TimeSpec,
     time::{ClockId, clock_settime},
@@ -46,7 +49,7 @@ pub(super) fn guest_details(request: &GuestDetailsRequest) -> GuestDetailsRespon
         init_daemon: true,
         storage_handlers: storage::DRIVERS.iter().map(|driver| (*driver).to_owned()).collect(),
         supports_seccomp: true,
-        extra_features: vec![STREAM_PORTS.to_owned()],
+        extra_features: [STREAM_PORTS, CGROUP_FILES].map(str::to_owned).to_vec(),
         ..Default::default()
     };
     GuestDetailsResponse {

@@ -2,13 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use agent_protocol::{convert, oci};
 use oci_spec::runtime::{
     Capabilities, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp,
     LinuxSeccompAction, Process, Spec, User,
 };
 
 use super::BUNDLES;
-use crate::{cgroup::Cgroup, error::Error, id::Id};
+use crate::{
+    cgroup::{Cgroup, unified},
+    error::Error,
+    id::Id,
+};
 
 /// Namespaces a container may join instead of having its own.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +70,14 @@ pub(crate) fn adapt_process(
     Ok(())
 }
 
+/// Those are left out when `process`, of the container `id`, is made.
+pub(crate) fn warn_of_unknown_capabilities(id: &Id, process: &oci::Process) {
+    let unknown = convert::unknown_capabilities(process);
+    if !unknown.is_empty() {
+        log::warn!("container {id}: unknown capabilities, which a process does without: {unknown:?}");
+    }
+}
+
 /// An unset set means none, which libcontainer would take for "as they are": everything.
 fn explicit(sets: Option<LinuxCapabilities>) -> LinuxCapabilities {
     let mut sets = sets.unwrap_or_else(no_capabilities);
@@ -97,6 +110,9 @@ fn no_capabilities() -> LinuxCapabilities {
 fn adapt_linux(linux: &mut Linux, id: &Id, shared: &Shared, hostname: Option<&str>) -> Result<(), Error> {
     if let Some(seccomp) = linux.seccomp() {
         check_seccomp(seccomp)?;
+    }
+    if let Some(resources) = linux.resources() {
+        unified::check(resources)?;
     }
     let own = linux.namespaces().as_deref().unwrap_or_default();
     let namespaces = namespaces(own, shared, hostname);

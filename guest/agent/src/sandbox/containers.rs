@@ -149,6 +149,9 @@ pub(super) fn adapt(
     given: &Given,
 ) -> Result<Spec, Error> {
     let wire = request.oci.as_ref().ok_or_else(|| Error::invalid("OCI: missing"))?;
+    if let Some(process) = wire.process.as_ref() {
+        spec::warn_of_unknown_capabilities(id, process);
+    }
     let spec = convert::spec_from_wire(wire).map_err(|error| Error::invalid(error.to_string()))?;
     let root = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
     let user = users::resolve(&root, request.string_user.as_ref())?;

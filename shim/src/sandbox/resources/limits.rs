@@ -72,6 +72,26 @@ impl Limits {
             memory: memory.unwrap_or(self.memory),
             huge_pages: huge_pages.unwrap_or(self.huge_pages),
         }
+        .by_files(update)
+    }
+
+    /// The same after the limits that `update` has by the names of files, which count more than others.
+    fn by_files(mut self, update: &LinuxResources) -> Limits {
+        let words = |file: &str| {
+            let text = update.unified().as_ref().and_then(|files| files.get(file));
+            text.map(|text| text.split_whitespace()).into_iter().flatten()
+        };
+        // What cannot be read is for the guest's kernel to refuse.
+        let number = |word: &str| if word == "max" { Some(-1) } else { word.parse().ok() };
+        if let Some(memory) = words("memory.max").next().and_then(number) {
+            self.memory = memory;
+        }
+        let mut cpu = words("cpu.max");
+        if let Some(quota) = cpu.next().and_then(number) {
+            self.quota = quota;
+        }
+        self.period = cpu.next().and_then(|word| word.parse().ok()).unwrap_or(self.period);
+        self
     }
 
     /// Whether a machine is big enough for it whatever its size.
@@ -194,6 +214,21 @@ mod tests {
         assert_eq!(update(json!({"cpu": {"quota": -1}})).milli_cpus(), 0);
         assert_eq!(update(json!({"memory": {"limit": 3 << 20}})).bytes(), 5 << 20);
         assert_eq!(update(json!({"memory": {"limit": -1}, "hugepageLimits": []})).bytes(), 0);
+    }
+
+    #[test]
+    fn limits_by_the_names_of_files_count_more_than_others() {
+        let before = limits(json!({"cpu": {"quota": 50_000}, "memory": {"limit": 1 << 20}}));
+        let update = |json: Value| before.updated(&resources(json));
+        let files = |json: Value| update(json!({"memory": {"limit": 2 << 20}, "unified": json}));
+        assert_eq!(files(json!({"memory.max": "3145728\n"})).bytes(), 3 << 20);
+        assert_eq!(files(json!({"memory.max": "max"})).bytes(), 0);
+        for other in [json!({"memory.max": "much"}), json!({"memory.max": ""}), json!({"memory.high": "1"})] {
+            assert_eq!(files(other).bytes(), 2 << 20);
+        }
+        assert_eq!(files(json!({"cpu.max": "100000 50000"})).milli_cpus(), 2000);
+        assert_eq!(files(json!({"cpu.max": "200000"})).milli_cpus(), 2000);
+        assert_eq!(files(json!({"cpu.max": "max 50000"})).milli_cpus(), 0);
     }
 
     #[test]

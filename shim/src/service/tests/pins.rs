@@ -12,7 +12,10 @@ use nix::{
 use serde_json::{Value, json};
 
 use super::resources::{create, delete, pod, update};
-use crate::fakes::{Shim, on_fakes, settled};
+use crate::{
+    fakes::{Shim, on_fakes, settled},
+    sandbox::resources::Limits,
+};
 
 /// A thread that waits until this is dropped.
 struct Waiting {
@@ -95,7 +98,12 @@ fn e5_processors_are_bound_to_nothing_unless_the_operator_says_so() {
 #[test]
 fn processors_that_cannot_be_bound_are_no_error_and_none_is_bound() {
     on_two(ON, async |shim, [one, two], host| {
-        create(shim, "c1", set_of(&[host[0], 1023])).await;
+        // A CPU that goes offline is no longer there, as this one never was.
+        let resources = set_of(&[host[0], 1023]);
+        let spec = json!({"ociVersion": "1.0.2", "linux": {"resources": resources}});
+        let limits = Limits::of(&serde_json::from_value(spec).unwrap());
+        let sandbox = shim.service.sandbox().current().unwrap();
+        let _part = sandbox.admit("c1", limits).await.unwrap();
         assert_eq!([one.cpus(), two.cpus()], [host, host]);
     });
 }

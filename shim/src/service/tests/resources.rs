@@ -9,6 +9,7 @@ use containerd_shim_protos::{
     ttrpc::{self, Code, r#async::TtrpcContext},
 };
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use crate::fakes::{Shim, code, later, on_fakes, settled, words};
 
@@ -59,10 +60,16 @@ pub(super) async fn delete(shim: &Shim, id: &str) {
 }
 
 pub(super) async fn update(shim: &Shim, id: &str, resources: Value) -> ttrpc::Result<()> {
+    updating(shim, id, resources).await.unwrap()
+}
+
+/// An Update that goes on beside the test; aborting it is what ttrpc does at a deadline.
+fn updating(shim: &Shim, id: &str, resources: Value) -> JoinHandle<ttrpc::Result<()>> {
     let any = Any { value: resources.to_string().into(), ..Default::default() };
     let request =
         UpdateTaskRequest { id: id.into(), resources: MessageField::some(any), ..Default::default() };
-    shim.service.update(&TtrpcContext::default(), request).await.map(drop)
+    let service = shim.service.clone();
+    tokio::spawn(async move { service.update(&TtrpcContext::default(), request).await.map(drop) })
 }
 
 #[test]
@@ -196,6 +203,62 @@ fn c14_limits_that_are_raised_come_with_memory_and_go_back_with_it() {
         assert_eq!(words(update(shim, "c1", memory(512)).await), "busy");
         a_while().await;
         assert_eq!(shim.machine.has_had(7).await[5..], ["768 MiB", "384 MiB"]);
+    });
+}
+
+#[test]
+fn memory_stops_to_come_when_less_is_wished_for() {
+    on_fakes(async |shim| {
+        shim.configure("default_maxmemory = 8192");
+        pod(shim).await;
+        create(shim, "c1", memory(128)).await;
+        shim.machine.is_slow();
+        let absurd = updating(shim, "c1", memory(1 << 20));
+        assert_eq!(shim.machine.has_had(4).await[2..], ["384 MiB", "8192 MiB"], "no more than there can be");
+        update(shim, "c1", memory(256)).await.unwrap();
+        absurd.await.unwrap().unwrap();
+        assert_eq!(shim.machine.sizes()[4..], ["1", "512 MiB"]);
+        assert_eq!(shim.guest.asked(&["UpdateContainer"]).len(), 2);
+        // Of another container, which goes.
+        let absurd = shim.creating(with(shim.request_in("pod", "c2"), memory(1 << 20)));
+        assert_eq!(shim.machine.has_had(7).await[6..], ["8192 MiB"]);
+        absurd.abort();
+        create(shim, "c3", memory(64)).await;
+        assert_eq!(shim.machine.sizes()[7..], ["1", "576 MiB"]);
+    });
+}
+
+#[test]
+fn limits_of_an_update_that_is_given_up_count_no_longer() {
+    on_fakes(async |shim| {
+        shim.configure("default_maxmemory = 8192");
+        pod(shim).await;
+        create(shim, "c1", memory(128)).await;
+        shim.machine.is_slow();
+        let absurd = updating(shim, "c1", memory(1 << 20));
+        assert_eq!(shim.machine.has_had(4).await[3..], ["8192 MiB"]);
+        absurd.abort();
+        assert!(absurd.await.unwrap_err().is_cancelled());
+        a_while().await;
+        assert_eq!(shim.machine.has_had(6).await[4..], ["1", "384 MiB"]);
+        assert!(shim.guest.asked(&["UpdateContainer"]).is_empty());
+    });
+}
+
+#[test]
+fn a_set_of_cpus_that_is_none_changes_nothing() {
+    on_fakes(async |shim| {
+        pod(shim).await;
+        let request = with(shim.request_in("pod", "c1"), json!({"cpu": {"cpus": "abc"}}));
+        assert!(words(shim.create_as(request).await).contains("linux.resources.cpu.cpus: \"abc\""));
+        create(shim, "c1", memory(128)).await;
+        let both = json!({"cpu": {"cpus": "0-999999"}, "memory": {"limit": 512 << 20}});
+        let answer = update(shim, "c1", both).await;
+        assert_eq!(code(answer.clone()), Code::UNKNOWN);
+        assert!(words(answer).contains("0-999999"));
+        assert_eq!(shim.machine.sizes()[2..], ["384 MiB"]);
+        assert!(shim.guest.asked(&["UpdateContainer"]).is_empty());
+        update(shim, "c1", json!({"cpu": {"cpus": "0"}})).await.unwrap();
     });
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::leave;
+use super::{Answer, leave};
 use crate::device::{Device, Object};
 use crate::error::QmpError;
 use crate::plug::{MemorySize, PlugError};
@@ -87,23 +87,24 @@ impl Memory {
         self.boot_mib + self.modules.iter().map(|module| module.mib).sum::<u64>()
     }
 
-    /// `others` are the slots that other devices have.
+    /// `others` are the slots that other devices have. No more comes once nobody waits for `answer`.
     pub(super) async fn resize(
         &mut self,
         qmp: &Qmp,
         size: MemorySize,
         others: usize,
+        answer: &mut Answer<u64>,
     ) -> Result<u64, PlugError> {
         let block = size.block_mib.max(1);
         let more = size.mib.saturating_sub(self.boot_mib).div_ceil(block).saturating_mul(block);
         if let Some(virtio) = self.virtio {
             let most = virtio.mib / block * block;
-            return Ok(self.boot_mib + request(qmp, more.min(most)).await?);
+            return Ok(self.boot_mib + request(qmp, more.min(most), answer).await?);
         }
         // Rounded down, so that a guest never has more than it may.
         let most = (self.most_mib - self.boot_mib) / block * block;
         let wanted = self.boot_mib + more.min(most);
-        while self.mib() < wanted {
+        while self.mib() < wanted && !answer.is_closed() {
             let step = (wanted - self.mib()).min(STEP * self.mib() / block * block).max(block);
             if !self.has_slot(others) {
                 return Err(FULL);
@@ -151,22 +152,32 @@ fn backend(module: &str) -> String {
     format!("{module}-backend")
 }
 
-/// Asks the guest to have `mib` MiB of virtio-mem, and returns what it has.
-async fn request(qmp: &Qmp, mib: u64) -> Result<u64, QmpError> {
+/// Asks the guest to have `mib` MiB of virtio-mem, and returns what it has; to have no more than that once nobody waits for
+/// `answer`.
+async fn request(qmp: &Qmp, mib: u64, answer: &mut Answer<u64>) -> Result<u64, QmpError> {
     let deadline = Instant::now() + PATIENCE;
     let mut events = qmp.events();
     let path = || format!("/machine/peripheral/{VIRTIO_MEM}");
     let value = mib << 20;
     qmp.execute(QomSet { path: path(), property: "requested-size", value }).await?;
+    let mut waited_for = true;
     loop {
         let now = qmp.execute(QomGet { path: path(), property: "size" }).await?.as_u64().unwrap_or(0);
         if now == value || Instant::now() >= deadline {
+            return Ok(now >> 20);
+        }
+        if !waited_for {
+            // A guest that is to have less goes on giving back.
+            if now < value {
+                qmp.execute(QomSet { path: path(), property: "requested-size", value: now }).await?;
+            }
             return Ok(now >> 20);
         }
         // Whatever event comes, there is no harm in looking once more.
         tokio::select! {
             _ = events.recv() => {}
             () = sleep_until(deadline) => {}
+            () = answer.closed() => waited_for = false,
         }
     }
 }

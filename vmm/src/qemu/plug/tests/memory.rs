@@ -9,10 +9,14 @@ const BACKEND: &str = "plugged-memory-1-backend";
 
 /// A machine of 256 MiB that may grow to 1 GiB, whose memory is in `backing`.
 async fn growing(backing: Backing, prealloc: bool) -> (Plugs, Peer) {
+    growing_to(1024, backing, prealloc).await
+}
+
+async fn growing_to(most: u64, backing: Backing, prealloc: bool) -> (Plugs, Peer) {
     let (name, uuid) = (VmName::new("test").unwrap(), VmUuid::random().unwrap());
     let boot = Boot::Initrd("/initrd".into());
     let plain = VmSpec::plain(name, uuid, "/run/x".into(), "/qemu".into(), "/kernel".into(), boot).unwrap();
-    let memory = spec::Memory::new(256, 4, 1024).unwrap();
+    let memory = spec::Memory::new(256, 4, most).unwrap();
     let spec = VmSpec { memory, backing, prealloc, ..plain };
     machine_with(|board| board.memory = Memory::booted(&spec)).await
 }
@@ -79,5 +83,29 @@ async fn b14_b15_a_module_goes_when_the_guest_lets_go_of_it_and_one_in_use_stays
         expect_exactly(&mut peer, "object-del", json!({"id": BACKEND}), json!({})).await;
     };
     let (shrunk, ()) = tokio::join!(plugs.resize_memory(size(256)), unused);
+    assert_eq!(shrunk.unwrap(), 256);
+}
+
+/// A guest of 256 MiB takes 8 GiB at once and no more.
+#[tokio::test]
+async fn growth_that_nobody_waits_for_any_more_stops_after_the_module_under_way() {
+    let (plugs, mut peer) = growing_to(1 << 20, Backing::Anonymous, false).await;
+    let growing = async {
+        tokio::select! {
+            _ = plugs.resize_memory(size(1 << 20)) => panic!("the peer has not answered"),
+            asked = peer.hear() => asked,
+        }
+    };
+    let first = growing.await;
+    assert_eq!((&first["execute"], &first["arguments"]["size"]), (&json!("object-add"), &json!(8_u64 << 30)));
+    peer.say(&json!({"return": {}, "id": first["id"]}).to_string()).await;
+    expect(&mut peer, &["device_add"]).await;
+    // What is asked for next comes next.
+    let script = async {
+        expect(&mut peer, &["device_del"]).await;
+        deleted(&mut peer, ID).await;
+        expect_exactly(&mut peer, "object-del", json!({"id": BACKEND}), json!({})).await;
+    };
+    let (shrunk, ()) = tokio::join!(plugs.resize_memory(size(256)), script);
     assert_eq!(shrunk.unwrap(), 256);
 }

@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use k8s_cri::v1::{Device, DnsConfig, Mount, MountPropagation};
 use tests::assets::by_sandbox_api;
+use tests::block::LoopDevice;
 use tests::command::run;
 use tests::pods::{Pod, PodWorld};
 use tests::{Context, Result, check, check_eq, eventually, fail};
@@ -268,7 +269,7 @@ fn d15_empty_dirs_of_disks_are_with_the_pods_own_container_where_the_operator_sa
 fn d16_d17_block_volumes_are_disks_of_the_machine_for_as_long_as_they_are_used(
     world: &PodWorld,
 ) -> Result<()> {
-    let disks = ["plain.img", "ext4.img"].map(|name| LoopDevice::of(&world.dir().join(name)));
+    let disks = ["plain.img", "ext4.img"].map(|name| LoopDevice::blank(&world.dir().join(name)));
     let [plain, direct] = disks;
     let (plain, direct) = (plain?, direct?);
     world.pod(world.config(), |pod| {
@@ -347,7 +348,7 @@ fn direct_volume(pod: &Pod<'_>, file: &str) -> Result<()> {
 
 fn d16_storage_drivers_assign_measure_and_grow_volumes_by_a_command(world: &PodWorld) -> Result<()> {
     let image = world.dir().join("by-command.img");
-    let disk = LoopDevice::of(&image)?;
+    let disk = LoopDevice::blank(&image)?;
     run(Command::new("mke2fs").args(["-q", "-t", "ext4", &disk.file]), Duration::from_secs(10))?.exits(0)?;
     let dir = volume(world, "kubernetes.io~csi", "by-command")?;
     let ask = |action: &str, more: &[&str]| {
@@ -421,48 +422,6 @@ impl Drop for Note {
         // The directories of all storage drivers, if they were not there before.
         for dir in self.0.ancestors().skip(1).take(3) {
             let _ = fs::remove_dir(dir);
-        }
-    }
-}
-
-/// A block device of the host's, made of a file of 8 MiB.
-pub(crate) struct LoopDevice {
-    pub(crate) file: String,
-}
-
-impl LoopDevice {
-    pub(crate) fn of(image: &Path) -> Result<LoopDevice> {
-        fs::File::create(image)?.set_len(8 << 20)?;
-        let made =
-            run(Command::new("losetup").args(["--find", "--show"]).arg(image), Duration::from_secs(10))?;
-        Ok(LoopDevice { file: made.exits(0)?.out().trim().to_owned() })
-    }
-
-    /// Makes the file behind it, and so the device, this large.
-    pub(crate) fn grow(&self, image: &Path, bytes: u64) -> Result<()> {
-        fs::OpenOptions::new().write(true).open(image)?.set_len(bytes)?;
-        let mut losetup = Command::new("losetup");
-        run(losetup.args(["--set-capacity", &self.file]), Duration::from_secs(10))?.exits(0).map(drop)
-    }
-
-    /// Fails where somebody still has it open.
-    pub(crate) fn detach(mut self) -> Result<()> {
-        // From now on it may be anybody's.
-        let file = std::mem::take(&mut self.file);
-        run(Command::new("losetup").args(["--detach", &file]), Duration::from_secs(10))?.exits(0)?;
-        // The kernel waits with it for the last who has it open, and tells nobody.
-        eventually(Duration::from_secs(10), || {
-            let there = run(Command::new("losetup").arg(&file), Duration::from_secs(10))?.status == 0;
-            check!(!there, "somebody has {file} open");
-            Ok(())
-        })
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        if !self.file.is_empty() {
-            let _ = run(Command::new("losetup").args(["--detach", &self.file]), Duration::from_secs(10));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Volumes, as kubelet prepares them: written on one side, read on the other.
 
+mod huge_pages;
 mod places;
 
 use std::fs::{self, Permissions};
@@ -17,11 +18,14 @@ use tests::command::run;
 use tests::pods::{Pod, PodWorld};
 use tests::{Context, Result, check, check_eq, eventually, fail};
 
+use huge_pages::d15_empty_dirs_of_huge_pages_are_the_guests;
+
 crate::listed![
     d10_d12_files_and_directories_of_the_host_are_seen_on_both_sides,
     d13_a_configmap_that_changes_is_seen_within_two_seconds,
     d14_d15_memory_that_containers_share_is_the_pods,
     d15_sub_paths_of_memory_are_parts_of_the_pods,
+    d15_empty_dirs_of_huge_pages_are_the_guests,
     d15_empty_dirs_of_disks_are_with_the_pods_own_container_where_the_operator_says_so,
     d16_d17_block_volumes_are_disks_of_the_machine_for_as_long_as_they_are_used,
     d16_storage_drivers_assign_measure_and_grow_volumes_by_a_command,

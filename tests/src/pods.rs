@@ -46,7 +46,8 @@ const IMAGES: Duration = Duration::from_secs(30);
 const SHIM: &str = "containerd-shim-kata-v2";
 
 /// What pods may ask of their machine.
-const ANNOTATIONS: [&str; 4] = [
+const ANNOTATIONS: [&str; 5] = [
+    "kernel_params",
     "rx_rate_limiter_max_rate",
     "tx_rate_limiter_max_rate",
     "runtime.sandbox_cgroup_only",

@@ -10,7 +10,7 @@ use k8s_cri::v1::{
 };
 use nix::sys::signal::Signal;
 use tests::assets::by_sandbox_api;
-use tests::pods::{HANDLER, Pod, PodWorld, namespaces};
+use tests::pods::{HANDLER, NAMESPACE, Pod, PodWorld, namespaces};
 use tests::{Result, check, check_eq, eventually, fail};
 
 use crate::resources::signal_qemu_of;
@@ -172,5 +172,15 @@ fn says_its_name(pod: &Pod<'_>, world: &PodWorld) -> Result<()> {
     let id = pod.run(&pod.container("one", ["sleep", "1000"]))?;
     let name = world.cri().pod_status(&pod.id)?.metadata.map(|metadata| metadata.name);
     check_eq!(Some(pod.sh(&id, "hostname")?), name, "the pod's name");
+    let traces = pod.traces()?;
+    for of in [&format!("{NAMESPACE}/{}", pod.id), &format!("{NAMESPACE}/{id}"), "addresses/pods/10.88."] {
+        check!(
+            traces.iter().any(|trace| trace.contains(of)),
+            "what is looked for of a pod: {of} in {traces:?}"
+        );
+    }
+    for kind in ["process", "mount", "cgroup", "socket", "namespace", "interface \"veth"] {
+        check!(traces.iter().any(|trace| trace.starts_with(kind)), "{kind} in {traces:?}");
+    }
     Ok(())
 }

@@ -14,8 +14,8 @@ use base64::engine::general_purpose::URL_SAFE;
 use k8s_cri::v1::{Device, DnsConfig, Mount, MountPropagation};
 use tests::assets::by_sandbox_api;
 use tests::block::LoopDevice;
-use tests::command::run;
-use tests::pods::{Pod, PodWorld};
+use tests::command::{Output, run};
+use tests::pods::{Pod, PodWorld, snippet};
 use tests::{Context, Result, check, check_eq, eventually, fail};
 
 use huge_pages::d15_empty_dirs_of_huge_pages_are_the_guests;
@@ -33,6 +33,12 @@ crate::listed![
 
 /// How long an update of a volume may take to be seen.
 const UPDATE: Duration = Duration::from_secs(2);
+
+/// Longest time for a command about a volume.
+const COMMAND: Duration = Duration::from_secs(90);
+
+/// What a volume grows to, in bytes.
+const GROWN: u64 = 16 << 20;
 
 pub(crate) fn mount(host: &Path, container: &str) -> Mount {
     Mount {
@@ -355,44 +361,63 @@ fn d16_storage_drivers_assign_measure_and_grow_volumes_by_a_command(world: &PodW
     let disk = LoopDevice::blank(&image)?;
     run(Command::new("mke2fs").args(["-q", "-t", "ext4", &disk.file]), Duration::from_secs(10))?.exits(0)?;
     let dir = volume(world, "kubernetes.io~csi", "by-command")?;
-    let ask = |action: &str, more: &[&str]| {
-        let mut command = world.shim_command();
-        command.args(["direct-volume", action, "--volume-path"]).arg(&dir).args(more);
-        run(&mut command, Duration::from_secs(90))
-    };
+    let say = |action: &str| as_the_page_says(world, action, &dir, &disk.file);
     let total = || -> Result<u64> {
-        let said = ask("stats", &[])?.exits(0)?.out();
+        let said = say("stats")?.exits(0)?.out();
         let stats: serde_json::Value = serde_json::from_str(&said)?;
         stats["usage"][0]["total"].as_u64().context(said)
     };
-    let refused = |action: &str, more: &[&str], words: &str| -> Result<()> {
-        let output = ask(action, more)?;
+    let refused = |output: Output, words: &str| -> Result<()> {
         check!(output.status != 0 && output.err().contains(words), "{words} in {output:?}");
         Ok(())
     };
-    refused("add", &["--mount-info", r#"{"volume-type": "block"}"#], "missing field `device`")?;
-    refused("stats", &[], "no volume of that path was added")?;
-    let info = serde_json::json!({"volume-type": "block", "device": disk.file, "fstype": "ext4"}).to_string();
+    let mut wrong = world.shim_command();
+    wrong.args(["direct-volume", "add", "--mount-info", r#"{"volume-type": "block"}"#, "--volume-path"]);
+    refused(run(wrong.arg(&dir), COMMAND)?, "missing field `device`")?;
+    refused(say("stats")?, "no volume of that path was added")?;
     // Takes it away whatever happens.
     let _note = Note::of(&dir, &disk.file)?;
-    ask("add", &["--mount-info", &info])?.exits(0)?;
-    refused("stats", &[], "no sandbox has this volume in use")?;
+    say("add")?.exits(0)?;
+    refused(say("stats")?, "no sandbox has this volume in use")?;
     world.pod(world.config(), |pod| {
         let container = with(pod, "keeper", vec![mount(&dir, "/data")])?;
+        let mounted = pod.sh(&container, "grep ' /data ext4 ' /proc/mounts")?;
+        check!(mounted.contains("noatime"), "the options that the command gave: {mounted}");
         let before = total()?;
         check!((4 << 20..8 << 20).contains(&before), "{before} bytes in all");
-        let size = ["--size", "16777216"];
-        refused("resize", &size, "8388608")?;
-        disk.grow(&image, 16 << 20)?;
-        ask("resize", &size)?.exits(0)?;
+        refused(say("resize")?, "8388608")?;
+        disk.grow(&image, GROWN)?;
+        say("resize")?.exits(0)?;
         let after = total()?;
         check!(after > before + (6 << 20), "from {before} to {after} bytes");
         pod.sh(&container, "head -c 10m /dev/zero > /data/file && sync")?;
         pod.end(&container)
     })?;
-    ask("remove", &[])?.exits(0)?;
-    refused("stats", &[], "no volume of that path was added")?;
+    say("remove")?.exits(0)?;
+    refused(say("stats")?, "no volume of that path was added")?;
     disk.detach()
+}
+
+/// Runs the page's command for this action, about a volume of ours instead.
+fn as_the_page_says(world: &PodWorld, action: &str, dir: &Path, device: &str) -> Result<Output> {
+    let shim = world.shim_command();
+    let shim = shim.get_program().to_string_lossy();
+    let commands = snippet("sh", "direct-volume add")?.replace("\\\n", " ");
+    let mut command = commands
+        .lines()
+        .find(|line| line.contains(&format!("direct-volume {action} ")))
+        .context(format_args!("the page's command to {action} a volume"))?
+        .to_owned();
+    let dir = dir.to_string_lossy();
+    for (theirs, ours) in [
+        ("containerd-shim-kata-v2", &*shim),
+        ("/var/lib/kubelet/pods/.../mount", &*dir),
+        ("/dev/sdx", device),
+        ("17179869184", &GROWN.to_string()),
+    ] {
+        command = command.replace(theirs, ours);
+    }
+    run(Command::new("sh").args(["-c", &command]), COMMAND)
 }
 
 /// A storage driver's note of a volume; taken away when dropped.

@@ -1,6 +1,7 @@
 //! Pods by containerd's CRI, as kubelet makes them: a containerd in a network of its own, with a bridge for the pods.
 
 mod left;
+mod manifests;
 mod page;
 
 use std::fs::{self, File};
@@ -11,9 +12,9 @@ use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
 use k8s_cri::v1::{
-    ContainerConfig, ContainerMetadata, LinuxContainerConfig, LinuxContainerSecurityContext,
-    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
-    PodSandboxMetadata,
+    ContainerConfig, ContainerMetadata, LinuxContainerConfig, LinuxContainerResources,
+    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
+    NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
 };
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
@@ -26,11 +27,10 @@ use crate::containerd::Containerd;
 use crate::cri::{Cri, image_of};
 use crate::{Context, Failure, Result, check, eventually, fail, operator};
 use left::{KEEPERS, PodNetwork};
+use manifests::RuntimeClass;
+pub use manifests::containers_of_the_page;
 pub use page::snippet;
 use page::{Dialect, network, sandbox_api_switch};
-
-/// The handler of containerd's configuration that is this project's shim, as the RuntimeClass names it.
-pub const HANDLER: &str = "kata";
 
 /// Where operators' tools look for sandboxes.
 const DOORS: &str = "/run/vc/sbs";
@@ -66,6 +66,8 @@ pub struct PodWorld {
     containerd: Containerd,
     dir: TempDir,
     assets: Assets,
+    class: RuntimeClass,
+    overhead: LinuxContainerResources,
     pods: AtomicUsize,
 }
 
@@ -82,7 +84,10 @@ impl PodWorld {
         })?;
         fs::create_dir(dir.path().join("cni"))?;
         fs::write(dir.path().join("cni/10-bridge.conflist"), network(dir.path()))?;
-        let plugins = Dialect::of(assets.generation).plugins(dir.path(), assets.sandbox_api)?;
+        let class = RuntimeClass::of_the_page()?;
+        let overhead = class.overhead()?;
+        let dialect = Dialect::of(assets.generation);
+        let plugins = dialect.plugins(&class.handler, dir.path(), assets.sandbox_api)?;
         let configuration = dir.path().join("configuration.toml");
         let variable = match assets.generation {
             _ if !assets.sandbox_api => None,
@@ -92,9 +97,14 @@ impl PodWorld {
         };
         let containerd = Containerd::for_pods(&assets, dir.path(), &plugins, variable.as_slice())?;
         let cri = Cri::connect(&containerd.socket())?;
-        let world = PodWorld { cri, containerd, dir, assets, pods: AtomicUsize::new(0) };
+        let world = PodWorld { cri, containerd, dir, assets, class, overhead, pods: AtomicUsize::new(0) };
         world.check_mode().and_then(|()| world.import()).map_err(|failure| world.with_log(0, &failure))?;
         Ok(world)
+    }
+
+    /// What CRI is told to make pods with, as the page's RuntimeClass says.
+    pub fn handler(&self) -> &str {
+        &self.class.handler
     }
 
     /// containerd's CRI.
@@ -185,15 +195,24 @@ impl PodWorld {
     fn import(&self) -> Result<()> {
         run(self.ctr_command().args(["images", "import"]).arg(self.assets.image()), PATIENCE)?.exits(0)?;
         let pause = (!self.assets.sandbox_api).then_some(PAUSE);
-        for image in pause.into_iter().chain([IMAGE]) {
-            // CRI tells nobody when it has taken note of an image.
-            eventually(IMAGES, || {
-                let log = self.containerd.log();
-                check!(self.cri.has_image(image)?, "no image {image}; containerd's log: {}", tail(&log));
-                Ok(())
-            })?;
-        }
-        Ok(())
+        pause.into_iter().chain([IMAGE]).try_for_each(|image| self.expect_image(image))
+    }
+
+    /// Waits until CRI knows an image.
+    fn expect_image(&self, image: &str) -> Result<()> {
+        // It tells nobody when it has taken note of one.
+        eventually(IMAGES, || {
+            let log = self.containerd.log();
+            check!(self.cri.has_image(image)?, "no image {image}; containerd's log: {}", tail(&log));
+            Ok(())
+        })
+    }
+
+    /// Has the test image by another name, too, which may be as short as in a pod's manifest.
+    pub fn call_image(&self, name: &str) -> Result<()> {
+        let full = format!("docker.io/library/{name}:latest");
+        self.ctr(&["images", "tag", "--force", IMAGE, &full])?;
+        self.expect_image(name)
     }
 
     /// A pod's configuration, of its own name.
@@ -208,6 +227,7 @@ impl PodWorld {
             }),
             hostname: format!("pod-{number}"),
             linux: Some(LinuxPodSandboxConfig {
+                overhead: Some(self.overhead.clone()),
                 security_context: Some(LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces(NamespaceMode::Container)),
                     ..Default::default()
@@ -222,7 +242,7 @@ impl PodWorld {
     /// what was left, and the end of containerd's log.
     pub fn pod(&self, config: PodSandboxConfig, body: impl FnOnce(&Pod<'_>) -> Result<()>) -> Result<()> {
         let from = self.containerd.log().len();
-        let outcome = self.cri.run_pod(&config, HANDLER).and_then(|id| {
+        let outcome = self.cri.run_pod(&config, self.handler()).and_then(|id| {
             let pod = Pod { world: self, id, config };
             let network = PodNetwork::of(self, &pod.id);
             let outcome = body(&pod);

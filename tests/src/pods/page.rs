@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{HANDLER, PAUSE};
+use super::PAUSE;
 use crate::{Context, Result};
 
 /// The operator's page about clusters.
@@ -51,8 +51,8 @@ impl Dialect {
     }
 
     /// The runtime's table as the page has it, with what it adds for the Sandbox API.
-    fn runtime(&self, sandbox_api: bool) -> Result<String> {
-        let table = format!("[plugins.\"{}\".containerd.runtimes.{HANDLER}]", self.cri);
+    fn runtime(&self, handler: &str, sandbox_api: bool) -> Result<String> {
+        let table = format!("[plugins.\"{}\".containerd.runtimes.{handler}]", self.cri);
         let runtime = snippet("toml", &format!("{table}\n  runtime_type"))?;
         if !sandbox_api {
             return Ok(runtime.to_owned());
@@ -64,11 +64,11 @@ impl Dialect {
     }
 
     /// CRI's configuration as the page has it, for a world of its own.
-    pub(super) fn plugins(&self, dir: &Path, sandbox_api: bool) -> Result<String> {
+    pub(super) fn plugins(&self, handler: &str, dir: &Path, sandbox_api: bool) -> Result<String> {
         let file = dir.join("configuration.toml");
         // Where nobody needs the image, none is to be had.
         let image = if sandbox_api { "localhost/none:latest" } else { PAUSE };
-        let runtime = self.runtime(sandbox_api)?;
+        let runtime = self.runtime(handler, sandbox_api)?;
         let runtime = runtime.replace("/etc/kata-containers/configuration.toml", &file.to_string_lossy());
         let Dialect { cri, pause, network, .. } = self;
         let dir = dir.display();
@@ -80,7 +80,7 @@ impl Dialect {
              {network}\n\
              conf_dir = \"{dir}/cni\"\n\
              [plugins.\"{cri}\".containerd]\n\
-             default_runtime_name = \"{HANDLER}\"\n\
+             default_runtime_name = \"{handler}\"\n\
              {runtime}"
         ))
     }
@@ -111,26 +111,60 @@ pub(super) fn network(dir: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use toml::Table;
+    use std::process::Command;
+    use std::time::Duration;
+
+    use toml::{Table, Value};
 
     use super::*;
+    use crate::command::run;
+
+    const HANDLER: &str = "kata";
+
+    /// Keys of a runtime's table that CRI-O's page crio.conf(5) has.
+    const CRIO_KEYS: [&str; 7] = [
+        "runtime_path",
+        "runtime_root",
+        "runtime_type",
+        "runtime_config_path",
+        "privileged_without_host_devices",
+        "allowed_annotations",
+        "platform_runtime_paths",
+    ];
+
+    fn text<'a>(table: &'a Value, key: &str) -> &'a str {
+        table[key].as_str().unwrap()
+    }
 
     #[test]
-    fn what_the_page_says_fits_together() {
-        let class = snippet("yaml", "RuntimeClass").unwrap();
-        assert!(class.contains(&format!("handler: {HANDLER}\n")) && class.contains("podFixed"));
-        assert!(snippet("yaml", "kind: Pod").unwrap().contains(&format!("runtimeClassName: {HANDLER}\n")));
+    fn what_the_page_says_to_crio_is_what_is_installed_in_words_that_crio_knows() {
         let crio: Table = snippet("toml", "crio.runtime").unwrap().parse().unwrap();
         let runtime = &crio["crio"]["runtime"]["runtimes"][HANDLER];
-        assert_eq!(runtime["runtime_type"].as_str(), Some("vm"));
-        assert!(runtime["runtime_path"].as_str().unwrap().ends_with("/containerd-shim-kata-v2"));
+        for key in runtime.as_table().unwrap().keys() {
+            assert!(CRIO_KEYS.contains(&key.as_str()), "{key} is no key of a runtime of CRI-O's");
+        }
+        assert_eq!(text(runtime, "runtime_type"), "vm");
+        assert_eq!(runtime["privileged_without_host_devices"].as_bool(), Some(true));
+        assert_eq!(text(runtime, "runtime_config_path"), configuration::USUAL[0]);
+        let (dir, shim) = text(runtime, "runtime_path").rsplit_once('/').unwrap();
+        let mut make = Command::new("make");
+        for variable in ["PREFIX", "DESTDIR", "MAKEFLAGS"] {
+            make.env_remove(variable);
+        }
+        let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        make.args(["--dry-run", "--no-print-directory", "--directory", repository, "install"]);
+        let made = run(&mut make, Duration::from_secs(30)).unwrap().exits(0).unwrap().out();
+        let installed = format!("--target-directory {dir} ");
+        let installs = |line: &str| line.contains(&installed) && line.ends_with(&format!("/{shim}"));
+        assert!(made.lines().any(installs), "{shim} goes to {dir} in {made}");
     }
 
     #[test]
     fn the_page_has_the_runtime_of_each_generation_of_containerd() {
         for dialect in [1, 2].map(Dialect::of) {
             for sandbox_api in [false, true] {
-                let all: Table = dialect.plugins(Path::new("/w"), sandbox_api).unwrap().parse().unwrap();
+                let all = dialect.plugins(HANDLER, Path::new("/w"), sandbox_api).unwrap();
+                let all: Table = all.parse().unwrap();
                 let runtime = &all["plugins"][dialect.cri]["containerd"]["runtimes"][HANDLER];
                 assert_eq!(runtime["runtime_type"].as_str(), Some("io.containerd.kata.v2"));
                 assert_eq!(runtime.get(dialect.sandboxer).is_some(), sandbox_api);
@@ -138,6 +172,22 @@ mod tests {
                 let wanted = Some(Some("/w/configuration.toml"));
                 assert_eq!(options, wanted.filter(|_| dialect.keeps_options || !sandbox_api));
             }
+        }
+    }
+
+    #[test]
+    fn what_the_readme_says_to_containerd_the_page_says_too() {
+        let table = format!("[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{HANDLER}]\n");
+        let readme = include_str!("../../../README.md");
+        let readme: Table = readme.split("\n\n").find(|part| part.contains(&table)).unwrap().parse().unwrap();
+        let page: Table = snippet("toml", &format!("{table}  runtime_type")).unwrap().parse().unwrap();
+        let runtime = |all: &Table| {
+            let plugin = &all["plugins"]["io.containerd.grpc.v1.cri"];
+            plugin["containerd"]["runtimes"][HANDLER].as_table().cloned().unwrap()
+        };
+        let page = runtime(&page);
+        for (key, value) in runtime(&readme) {
+            assert_eq!(page.get(&key), Some(&value), "{key}");
         }
     }
 }

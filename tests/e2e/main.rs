@@ -119,7 +119,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         let world = world.clone();
         let skipped = (listed.ours_only && reference)
             || network::lacks_its_kind(listed.name)
-            || root_disks::lacks_its_device(listed.name);
+            || root_disks::lacks_its_kernel(listed.name);
         let body = move || in_world(&world, listed.body).map_err(|failure| Failed::from(failure.to_string()));
         Trial::test(format!("{file}::{}", listed.name), body).with_ignored_flag(skipped)
     };

@@ -14,7 +14,8 @@ use crate::program::reason;
 /// The text of a file, or why there is none.
 pub(crate) type Text = Result<String, String>;
 
-const USUAL: [&str; 2] =
+/// The files that are looked for where none is named, the first that is there.
+pub const USUAL: [&str; 2] =
     ["/etc/kata-containers/configuration.toml", "/usr/share/defaults/kata-containers/configuration.toml"];
 
 /// The variable of the environment that may name the file.

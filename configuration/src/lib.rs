@@ -42,7 +42,7 @@ pub use choice::{
     SharedFs, VfioMode, VirtioFsCache, VsockChoice,
 };
 pub use factory::{Factory, VmCache};
-pub use find::{FILE_VARIABLE, file_of_environment};
+pub use find::{FILE_VARIABLE, USUAL, file_of_environment};
 pub use finding::{Finding, LoadError, Origin, Place};
 pub use hypervisor::{GuestMemoryDump, Hypervisor, MemoryBacking, Rates, VhostUserStore};
 pub use program::Program;

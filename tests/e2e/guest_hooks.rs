@@ -21,8 +21,12 @@ listed! {
     ours: [
         d23_hooks_of_the_guests_image_run_for_each_container,
         d23_a_hook_that_fails_before_a_start_fails_the_container_by_its_name,
+        e5_what_the_operator_shows_to_every_guest_is_there_before_its_first_container,
     ]
 }
+
+/// Where every guest has what the operator shows to it.
+const SHOWN: &str = "/run/kata-containers/shared/containers/sandbox-mounts";
 
 /// Where Kata's images have them.
 const HOOKS: &str = "/usr/share/oci/hooks";
@@ -31,21 +35,31 @@ const HOOKS: &str = "/usr/share/oci/hooks";
 fn with_hooks(case: &Case<'_>, name: &str, hooks: &[&str]) -> Result<PathBuf> {
     let tree = case.dir().join(name);
     for hook in hooks {
-        let file = tree.join(HOOKS.trim_start_matches('/')).join(hook);
-        fs::create_dir_all(file.parent().context("a stage")?)?;
-        fs::copy(case.world.rootfs().join("bin/busybox"), &file)?;
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
+        add(&tree, hook, &case.world.rootfs().join("bin/busybox"))?;
     }
-    let initrd = case.dir().join(format!("{name}.img"));
+    configured(case, &initrd_with(case, &tree)?)
+}
+
+/// Makes a copy of `program` a hook of that name, in a tree of files for the guest.
+fn add(tree: &Path, hook: &str, program: &Path) -> Result<()> {
+    let file = tree.join(HOOKS.trim_start_matches('/')).join(hook);
+    fs::create_dir_all(file.parent().context("a stage")?)?;
+    fs::copy(program, &file)?;
+    Ok(fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?)
+}
+
+/// The usual initramfs with the files of `tree` in it.
+fn initrd_with(case: &Case<'_>, tree: &Path) -> Result<PathBuf> {
+    let initrd = tree.with_extension("img");
     fs::copy(case.world.assets().guest.join("initrd.img"), &initrd)?;
     // The kernel unpacks one archive after the other.
     let pack = "find . | cpio --create --format=newc --quiet";
     let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("{pack} >>{}", initrd.display())]).current_dir(&tree);
+    shell.args(["-c", &format!("{pack} >>{}", initrd.display())]).current_dir(tree);
     run(&mut shell, Duration::from_secs(20))?.exits(0)?;
     let length = fs::metadata(&initrd)?.len();
     OpenOptions::new().write(true).open(&initrd)?.set_len(length.next_multiple_of(512))?;
-    configured(case, &initrd)
+    Ok(initrd)
 }
 
 fn configured(case: &Case<'_>, initrd: &Path) -> Result<PathBuf> {
@@ -100,5 +114,40 @@ fn d23_a_hook_that_fails_before_a_start_fails_the_container_by_its_name(case: &C
     }
     let none = configured(case, &case.world.assets().guest.join("initrd.img"))?;
     case.container("none").configured(&none).run(["true"])?.exits(0)?;
+    Ok(())
+}
+
+/// It is for what the guest's image brings; no container sees it.
+fn e5_what_the_operator_shows_to_every_guest_is_there_before_its_first_container(
+    case: &Case<'_>,
+) -> Result<()> {
+    let [fixed, free] = ["fixed", "free"].map(|name| case.dir().join(name));
+    for dir in [&fixed, &free] {
+        fs::create_dir(dir)?;
+    }
+    fs::write(fixed.join("from-host"), "hello")?;
+    let busybox = case.world.rootfs().join("bin/busybox");
+    let script = case.dir().join("script");
+    // A write to what may only be read is to fail; what it says is kept, too.
+    let commands = format!(
+        "#!{HOOKS}/busybox sh\nexec 2>{SHOWN}/free/refused\n{HOOKS}/busybox cat {SHOWN}/fixed/from-host \
+         >{SHOWN}/free/seen || exit 1\n! echo x >{SHOWN}/fixed/from-guest\n"
+    );
+    fs::write(&script, commands)?;
+    let tree = case.dir().join("shown");
+    add(&tree, "busybox", &busybox)?;
+    add(&tree, "prestart/reads-and-writes", &script)?;
+    let initrd = initrd_with(case, &tree)?;
+    let file = case.configuration(|file| {
+        let shown = vec![operator::path(&fixed), format!("{}:rw", free.display())];
+        file.set("runtime.sandbox_bind_mounts", shown)
+            .set("hypervisor.qemu.guest_hook_path", HOOKS)
+            .set("hypervisor.qemu.initrd", operator::path(&initrd));
+    })?;
+    case.container("any").configured(&file).run(["true"])?.exits(0)?;
+    check_eq!(fs::read_to_string(free.join("seen"))?, "hello", "what the guest has read and written");
+    let refused = fs::read_to_string(free.join("refused"))?;
+    check!(refused.contains("Read-only"), "a directory that may only be read: {refused}");
+    check_eq!(fs::read_dir(&fixed)?.count(), 1, "files of it");
     Ok(())
 }

@@ -26,6 +26,7 @@ mod machines;
 mod network;
 mod plug;
 mod resources;
+mod root_disks;
 mod shares;
 mod shim_alone;
 mod streams;
@@ -100,6 +101,7 @@ fn trials(world: &Shared) -> Vec<Trial> {
         ("lifecycle", lifecycle::listed()),
         ("limits", limits::listed()),
         ("inside", inside::listed()),
+        ("root_disks", root_disks::listed()),
         ("shares", shares::listed()),
         ("guest_hooks", guest_hooks::listed()),
         ("faults", faults::listed()),
@@ -117,7 +119,9 @@ fn trials(world: &Shared) -> Vec<Trial> {
     let reference = std::env::var("KATA_TEST_RUNTIME").is_ok_and(|runtime| runtime != KATA);
     let trial = |file: &str, listed: Listed| {
         let world = world.clone();
-        let skipped = (listed.ours_only && reference) || network::lacks_its_kind(listed.name);
+        let skipped = (listed.ours_only && reference)
+            || network::lacks_its_kind(listed.name)
+            || root_disks::lacks_its_kernel(listed.name);
         let body = move || in_world(&world, listed.body).map_err(|failure| Failed::from(failure.to_string()));
         Trial::test(format!("{file}::{}", listed.name), body).with_ignored_flag(skipped)
     };

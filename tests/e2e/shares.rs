@@ -5,14 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use containerd_shim_protos::api::CreateTaskResponse;
-use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::types::mount::Mount;
-use tests::bundle::spec;
-use tests::case::PATIENCE;
 use tests::command::run;
-use tests::stdio::Fifos;
 use tests::world::SHARED;
 use tests::{Case, Context, Result, check, check_eq};
 
@@ -28,7 +23,6 @@ listed! {
         a_container_runs_from_virtio_fs_with_a_warning,
         a_container_runs_from_virtio_9p,
         killed_containers_of_virtio_fs_end,
-        d11_a_root_file_system_on_a_disk_is_the_guests_to_mount,
     ]
 }
 
@@ -144,29 +138,6 @@ pub(crate) fn blockfile(image: &Path) -> Mount {
         options: vec!["loop".to_owned()],
         ..Default::default()
     }
-}
-
-fn d11_a_root_file_system_on_a_disk_is_the_guests_to_mount(case: &Case<'_>) -> Result<()> {
-    let image = root_image(case, "rootfs")?;
-    let file = case.configuration(|file| {
-        file.set("hypervisor.qemu.disable_block_device_use", false);
-    })?;
-    let script = "grep ' / ' /proc/mounts; echo kept > /root/file; sync; exit 5";
-    let shim = case.shim("disk", &spec(case.world, &case.namespace, "disk", &["sh", "-c", script]))?;
-    let stdio = Fifos::new(&case.dir(), "disk")?;
-    let mut request = shim.create_request(Some(&stdio));
-    request.options = MessageField::some(runtime_options(&file));
-    request.rootfs = vec![blockfile(&image)];
-    shim.task.call::<CreateTaskResponse>("Create", &request).context("Create")?;
-    shim.task.start("").context("Start")?;
-    check_eq!(shim.task.wait("").context("Wait")?, 5, "the exit status");
-    let mounted = stdio.output(PATIENCE)?;
-    check!(mounted.contains("/dev/vd") && mounted.contains(" ext4 "), "the root file system: {mounted}");
-    shim.end()?;
-    let kept =
-        run(Command::new("debugfs").args(["-R", "cat /root/file"]).arg(&image), Duration::from_secs(10))?;
-    check_eq!(kept.out(), "kept\n", "what the image has");
-    Ok(())
 }
 
 /// Options of a runtime that name a configuration file, as containerd has them.

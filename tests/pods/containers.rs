@@ -10,7 +10,7 @@ use k8s_cri::v1::{
 };
 use nix::sys::signal::Signal;
 use tests::assets::by_sandbox_api;
-use tests::pods::{HANDLER, Pod, PodWorld, namespaces};
+use tests::pods::{NAMESPACE, Pod, PodWorld, containers_of_the_page, namespaces};
 use tests::{Result, check, check_eq, eventually, fail};
 
 use crate::resources::signal_qemu_of;
@@ -19,6 +19,7 @@ crate::listed![
     c1_c4_containers_of_a_pod_share_its_machine_and_nothing_else,
     c5_c9_a_container_that_ends_is_made_anew_in_its_pod,
     containers_see_each_others_processes_when_the_pod_says_so,
+    the_pod_of_the_page_runs,
     c18_a_pod_whose_guest_hangs_can_be_stopped,
     c19_a_container_that_runs_out_of_memory_is_told_of_and_the_others_live,
     e7_a_pods_annotation_that_is_not_allowed_fails_it_by_name,
@@ -126,6 +127,22 @@ fn containers_see_each_others_processes_when_the_pod_says_so(world: &PodWorld) -
     })
 }
 
+fn the_pod_of_the_page_runs(world: &PodWorld) -> Result<()> {
+    world.call_image("busybox")?;
+    world.pod(world.config(), |pod| {
+        let containers = containers_of_the_page(pod)?;
+        check!(!containers.is_empty(), "a pod without containers");
+        for container in containers {
+            let id = pod.run(&container)?;
+            let wanted = container.command.join(" ");
+            check_eq!(pod.sh(&id, "tr '\\0' ' ' < /proc/1/cmdline")?, wanted, "what runs");
+            let image = world.cri().status(&id)?.image.map(|image| image.image);
+            check!(image.is_some_and(|image| image.contains("busybox")), "its image");
+        }
+        Ok(())
+    })
+}
+
 fn c19_a_container_that_runs_out_of_memory_is_told_of_and_the_others_live(world: &PodWorld) -> Result<()> {
     world.pod(world.config(), |pod| {
         let calm = pod.run(&pod.container("calm", ["sleep", "1000"]))?;
@@ -144,7 +161,7 @@ fn e7_a_pods_annotation_that_is_not_allowed_fails_it_by_name(world: &PodWorld) -
     let mut config = world.config();
     let annotation = "io.katacontainers.config.hypervisor.default_vcpus";
     config.annotations.insert(annotation.to_owned(), "3".to_owned());
-    match world.cri().run_pod(&config, HANDLER) {
+    match world.cri().run_pod(&config, world.handler()) {
         Ok(id) => {
             world.cri().stop_pod(&id).and_then(|()| world.cri().remove_pod(&id))?;
             fail!("a pod with {annotation} came up");
@@ -172,5 +189,15 @@ fn says_its_name(pod: &Pod<'_>, world: &PodWorld) -> Result<()> {
     let id = pod.run(&pod.container("one", ["sleep", "1000"]))?;
     let name = world.cri().pod_status(&pod.id)?.metadata.map(|metadata| metadata.name);
     check_eq!(Some(pod.sh(&id, "hostname")?), name, "the pod's name");
+    let traces = pod.traces()?;
+    for of in [&format!("{NAMESPACE}/{}", pod.id), &format!("{NAMESPACE}/{id}"), "addresses/pods/10.88."] {
+        check!(
+            traces.iter().any(|trace| trace.contains(of)),
+            "what is looked for of a pod: {of} in {traces:?}"
+        );
+    }
+    for kind in ["process", "mount", "cgroup", "socket", "namespace", "interface \"veth"] {
+        check!(traces.iter().any(|trace| trace.starts_with(kind)), "{kind} in {traces:?}");
+    }
     Ok(())
 }

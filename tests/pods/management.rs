@@ -10,19 +10,20 @@ use std::time::Duration;
 
 use agent_client::{AgentClient, Timeouts};
 use prometheus_parse::{Scrape, Value};
+use tests::block::LoopDevice;
 use tests::command::run;
 use tests::http;
 use tests::pods::{Pod, PodWorld};
 use tests::{Context, Result, check, check_eq, eventually};
 use tokio::runtime::Builder;
 
-use crate::volumes::{LoopDevice, Note, mount, volume, with};
+use crate::volumes::{Note, mount, volume, with};
 
 crate::listed![c22_tools_are_answered_where_they_look];
 
 fn c22_tools_are_answered_where_they_look(world: &PodWorld) -> Result<()> {
     let image = world.dir().join("grows.img");
-    let disk = LoopDevice::of(&image)?;
+    let disk = LoopDevice::blank(&image)?;
     run(Command::new("mke2fs").args(["-q", "-t", "ext4", &disk.file]), Duration::from_secs(10))?.exits(0)?;
     world.pod(world.config(), |pod| {
         let address = fs::read_to_string(pod.bundle().join("monitor_address"))?;

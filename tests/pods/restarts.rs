@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use tests::assets::by_sandbox_api;
 use tests::case::PATIENCE;
 use tests::cri::Cri;
-use tests::pods::{HANDLER, Pod, PodWorld};
+use tests::pods::{Pod, PodWorld};
 use tests::shim::TaskClient;
 use tests::{Context, Failure, Result, check, check_eq, eventually};
 
@@ -24,7 +24,7 @@ fn what_ends_while_containerd_is_down_keeps_its_status(_: &PodWorld) -> Result<(
     // The others' is not to end.
     let mut world = PodWorld::new()?;
     let config = world.config();
-    let id = world.cri().run_pod(&config, HANDLER)?;
+    let id = world.cri().run_pod(&config, world.handler())?;
     let outcome = ends_apart(&mut world, &id, &config);
     world.cri().stop_pod(&id)?;
     world.cri().remove_pod(&id)?;
@@ -95,7 +95,8 @@ fn killed_in_the_middle(restart: impl FnOnce(&mut PodWorld, &Path) -> Result<()>
     let (config, from) = (world.config(), world.log().len());
     let bundles = Pod::of(&world, "", &config).bundle();
     let cri = Cri::connect(&world.containerd_socket())?;
-    let making = spawn(move || cri.run_pod(&config, HANDLER));
+    let handler = world.handler().to_owned();
+    let making = spawn(move || cri.run_pod(&config, &handler));
     // Its shim notes when it is asked for a machine.
     eventually(PATIENCE, || {
         check!(world.log()[from..].contains("_received"), "no machine is asked for");

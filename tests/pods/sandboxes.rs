@@ -6,7 +6,7 @@ use k8s_cri::v1::{ContainerConfig, ContainerMetadata, DnsConfig, PodSandboxState
 use nix::sys::signal::Signal;
 use tests::case::IMAGE;
 use tests::cri::image_of;
-use tests::pods::{HANDLER, PodWorld};
+use tests::pods::PodWorld;
 use tests::{Result, check, check_eq};
 
 use crate::resources::signal_qemu_of;
@@ -74,7 +74,7 @@ fn a_pod_outlives_containerd(_: &PodWorld) -> Result<()> {
     // The others' is not to end.
     let mut world = PodWorld::new()?;
     let config = world.config();
-    let pod = world.cri().run_pod(&config, HANDLER)?;
+    let pod = world.cri().run_pod(&config, world.handler())?;
     let create = |world: &PodWorld, name: &str| {
         let metadata = Some(ContainerMetadata { name: name.to_owned(), attempt: 0 });
         let command = ["sleep", "1000"].map(str::to_owned).to_vec();

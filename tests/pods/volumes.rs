@@ -1,5 +1,6 @@
 //! Volumes, as kubelet prepares them: written on one side, read on the other.
 
+mod huge_pages;
 mod places;
 
 use std::fs::{self, Permissions};
@@ -12,15 +13,19 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use k8s_cri::v1::{Device, DnsConfig, Mount, MountPropagation};
 use tests::assets::by_sandbox_api;
-use tests::command::run;
-use tests::pods::{Pod, PodWorld};
+use tests::block::LoopDevice;
+use tests::command::{Output, run};
+use tests::pods::{Pod, PodWorld, snippet};
 use tests::{Context, Result, check, check_eq, eventually, fail};
+
+use huge_pages::d15_empty_dirs_of_huge_pages_are_the_guests;
 
 crate::listed![
     d10_d12_files_and_directories_of_the_host_are_seen_on_both_sides,
     d13_a_configmap_that_changes_is_seen_within_two_seconds,
     d14_d15_memory_that_containers_share_is_the_pods,
     d15_sub_paths_of_memory_are_parts_of_the_pods,
+    d15_empty_dirs_of_huge_pages_are_the_guests,
     d15_empty_dirs_of_disks_are_with_the_pods_own_container_where_the_operator_says_so,
     d16_d17_block_volumes_are_disks_of_the_machine_for_as_long_as_they_are_used,
     d16_storage_drivers_assign_measure_and_grow_volumes_by_a_command,
@@ -28,6 +33,12 @@ crate::listed![
 
 /// How long an update of a volume may take to be seen.
 const UPDATE: Duration = Duration::from_secs(2);
+
+/// Longest time for a command about a volume.
+const COMMAND: Duration = Duration::from_secs(90);
+
+/// What a volume grows to, in bytes.
+const GROWN: u64 = 16 << 20;
 
 pub(crate) fn mount(host: &Path, container: &str) -> Mount {
     Mount {
@@ -268,7 +279,7 @@ fn d15_empty_dirs_of_disks_are_with_the_pods_own_container_where_the_operator_sa
 fn d16_d17_block_volumes_are_disks_of_the_machine_for_as_long_as_they_are_used(
     world: &PodWorld,
 ) -> Result<()> {
-    let disks = ["plain.img", "ext4.img"].map(|name| LoopDevice::of(&world.dir().join(name)));
+    let disks = ["plain.img", "ext4.img"].map(|name| LoopDevice::blank(&world.dir().join(name)));
     let [plain, direct] = disks;
     let (plain, direct) = (plain?, direct?);
     world.pod(world.config(), |pod| {
@@ -347,47 +358,66 @@ fn direct_volume(pod: &Pod<'_>, file: &str) -> Result<()> {
 
 fn d16_storage_drivers_assign_measure_and_grow_volumes_by_a_command(world: &PodWorld) -> Result<()> {
     let image = world.dir().join("by-command.img");
-    let disk = LoopDevice::of(&image)?;
+    let disk = LoopDevice::blank(&image)?;
     run(Command::new("mke2fs").args(["-q", "-t", "ext4", &disk.file]), Duration::from_secs(10))?.exits(0)?;
     let dir = volume(world, "kubernetes.io~csi", "by-command")?;
-    let ask = |action: &str, more: &[&str]| {
-        let mut command = world.shim_command();
-        command.args(["direct-volume", action, "--volume-path"]).arg(&dir).args(more);
-        run(&mut command, Duration::from_secs(90))
-    };
+    let say = |action: &str| as_the_page_says(world, action, &dir, &disk.file);
     let total = || -> Result<u64> {
-        let said = ask("stats", &[])?.exits(0)?.out();
+        let said = say("stats")?.exits(0)?.out();
         let stats: serde_json::Value = serde_json::from_str(&said)?;
         stats["usage"][0]["total"].as_u64().context(said)
     };
-    let refused = |action: &str, more: &[&str], words: &str| -> Result<()> {
-        let output = ask(action, more)?;
+    let refused = |output: Output, words: &str| -> Result<()> {
         check!(output.status != 0 && output.err().contains(words), "{words} in {output:?}");
         Ok(())
     };
-    refused("add", &["--mount-info", r#"{"volume-type": "block"}"#], "missing field `device`")?;
-    refused("stats", &[], "no volume of that path was added")?;
-    let info = serde_json::json!({"volume-type": "block", "device": disk.file, "fstype": "ext4"}).to_string();
+    let mut wrong = world.shim_command();
+    wrong.args(["direct-volume", "add", "--mount-info", r#"{"volume-type": "block"}"#, "--volume-path"]);
+    refused(run(wrong.arg(&dir), COMMAND)?, "missing field `device`")?;
+    refused(say("stats")?, "no volume of that path was added")?;
     // Takes it away whatever happens.
     let _note = Note::of(&dir, &disk.file)?;
-    ask("add", &["--mount-info", &info])?.exits(0)?;
-    refused("stats", &[], "no sandbox has this volume in use")?;
+    say("add")?.exits(0)?;
+    refused(say("stats")?, "no sandbox has this volume in use")?;
     world.pod(world.config(), |pod| {
         let container = with(pod, "keeper", vec![mount(&dir, "/data")])?;
+        let mounted = pod.sh(&container, "grep ' /data ext4 ' /proc/mounts")?;
+        check!(mounted.contains("noatime"), "the options that the command gave: {mounted}");
         let before = total()?;
         check!((4 << 20..8 << 20).contains(&before), "{before} bytes in all");
-        let size = ["--size", "16777216"];
-        refused("resize", &size, "8388608")?;
-        disk.grow(&image, 16 << 20)?;
-        ask("resize", &size)?.exits(0)?;
+        refused(say("resize")?, "8388608")?;
+        disk.grow(&image, GROWN)?;
+        say("resize")?.exits(0)?;
         let after = total()?;
         check!(after > before + (6 << 20), "from {before} to {after} bytes");
         pod.sh(&container, "head -c 10m /dev/zero > /data/file && sync")?;
         pod.end(&container)
     })?;
-    ask("remove", &[])?.exits(0)?;
-    refused("stats", &[], "no volume of that path was added")?;
+    say("remove")?.exits(0)?;
+    refused(say("stats")?, "no volume of that path was added")?;
     disk.detach()
+}
+
+/// Runs the page's command for this action, about a volume of ours instead.
+fn as_the_page_says(world: &PodWorld, action: &str, dir: &Path, device: &str) -> Result<Output> {
+    let shim = world.shim_command();
+    let shim = shim.get_program().to_string_lossy();
+    let commands = snippet("sh", "direct-volume add")?.replace("\\\n", " ");
+    let mut command = commands
+        .lines()
+        .find(|line| line.contains(&format!("direct-volume {action} ")))
+        .context(format_args!("the page's command to {action} a volume"))?
+        .to_owned();
+    let dir = dir.to_string_lossy();
+    for (theirs, ours) in [
+        ("containerd-shim-kata-v2", &*shim),
+        ("/var/lib/kubelet/pods/.../mount", &*dir),
+        ("/dev/sdx", device),
+        ("17179869184", &GROWN.to_string()),
+    ] {
+        command = command.replace(theirs, ours);
+    }
+    run(Command::new("sh").args(["-c", &command]), COMMAND)
 }
 
 /// A storage driver's note of a volume; taken away when dropped.
@@ -421,48 +451,6 @@ impl Drop for Note {
         // The directories of all storage drivers, if they were not there before.
         for dir in self.0.ancestors().skip(1).take(3) {
             let _ = fs::remove_dir(dir);
-        }
-    }
-}
-
-/// A block device of the host's, made of a file of 8 MiB.
-pub(crate) struct LoopDevice {
-    pub(crate) file: String,
-}
-
-impl LoopDevice {
-    pub(crate) fn of(image: &Path) -> Result<LoopDevice> {
-        fs::File::create(image)?.set_len(8 << 20)?;
-        let made =
-            run(Command::new("losetup").args(["--find", "--show"]).arg(image), Duration::from_secs(10))?;
-        Ok(LoopDevice { file: made.exits(0)?.out().trim().to_owned() })
-    }
-
-    /// Makes the file behind it, and so the device, this large.
-    pub(crate) fn grow(&self, image: &Path, bytes: u64) -> Result<()> {
-        fs::OpenOptions::new().write(true).open(image)?.set_len(bytes)?;
-        let mut losetup = Command::new("losetup");
-        run(losetup.args(["--set-capacity", &self.file]), Duration::from_secs(10))?.exits(0).map(drop)
-    }
-
-    /// Fails where somebody still has it open.
-    pub(crate) fn detach(mut self) -> Result<()> {
-        // From now on it may be anybody's.
-        let file = std::mem::take(&mut self.file);
-        run(Command::new("losetup").args(["--detach", &file]), Duration::from_secs(10))?.exits(0)?;
-        // The kernel waits with it for the last who has it open, and tells nobody.
-        eventually(Duration::from_secs(10), || {
-            let there = run(Command::new("losetup").arg(&file), Duration::from_secs(10))?.status == 0;
-            check!(!there, "somebody has {file} open");
-            Ok(())
-        })
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        if !self.file.is_empty() {
-            let _ = run(Command::new("losetup").args(["--detach", &self.file]), Duration::from_secs(10));
         }
     }
 }

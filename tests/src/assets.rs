@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -82,6 +83,13 @@ impl Assets {
     /// The OCI archive of the test image.
     pub fn image(&self) -> PathBuf {
         self.cache.join("images/busybox.tar")
+    }
+
+    /// Whether the guest's kernel has that module, built in or to be loaded.
+    pub fn guest_has(&self, module: &str) -> bool {
+        let modules = self.guest.join("modules");
+        let built_in = fs::read_to_string(modules.join("builtin")).unwrap_or_default();
+        built_in.lines().any(|line| line == module) || modules.join("on-demand").join(module).exists()
     }
 
     /// Whether it is this project's shim that is under test, and not a reference to compare with.

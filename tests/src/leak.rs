@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::{Result, check, eventually};
 
 /// How long a teardown may take after containerd was told that the task is gone (it ends with `Shutdown`).
-const SETTLE: Duration = Duration::from_secs(15);
+pub(crate) const SETTLE: Duration = Duration::from_secs(15);
 
 /// Where containerd and this project's shim keep the sockets of shims.
 const SHIM_SOCKETS: &str = "/run/containerd/s";
@@ -93,7 +93,7 @@ impl Suspects {
         self.names(&target.to_string_lossy())
     }
 
-    fn sockets(&self) -> Vec<String> {
+    pub(crate) fn sockets(&self) -> Vec<String> {
         let names = self.ids.iter().map(|id| {
             let key = self.address.join(&self.namespace).join(id);
             let digest = Sha256::digest(key.as_os_str().as_bytes());

@@ -5,6 +5,7 @@
 //! temporary directory, and every case its own containerd namespace.
 
 pub mod assets;
+pub mod block;
 pub mod bundle;
 pub mod case;
 pub mod command;

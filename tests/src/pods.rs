@@ -1,5 +1,9 @@
 //! Pods by containerd's CRI, as kubelet makes them: a containerd in a network of its own, with a bridge for the pods.
 
+mod left;
+mod manifests;
+mod page;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,9 +12,9 @@ use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
 use k8s_cri::v1::{
-    ContainerConfig, ContainerMetadata, LinuxContainerConfig, LinuxContainerSecurityContext,
-    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
-    PodSandboxMetadata,
+    ContainerConfig, ContainerMetadata, LinuxContainerConfig, LinuxContainerResources,
+    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
+    NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
 };
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
@@ -21,11 +25,12 @@ use crate::case::{IMAGE, PATIENCE};
 use crate::command::{run, tail};
 use crate::containerd::Containerd;
 use crate::cri::{Cri, image_of};
-use crate::leak::Suspects;
 use crate::{Context, Failure, Result, check, eventually, fail, operator};
-
-/// The handler of containerd's configuration that is this project's shim, as the RuntimeClass names it.
-pub const HANDLER: &str = "kata";
+use left::{KEEPERS, PodNetwork};
+use manifests::RuntimeClass;
+pub use manifests::containers_of_the_page;
+pub use page::snippet;
+use page::{Dialect, network, sandbox_api_switch};
 
 /// Where operators' tools look for sandboxes.
 const DOORS: &str = "/run/vc/sbs";
@@ -37,7 +42,7 @@ const PAUSE: &str = "localhost/pause:latest";
 const SANDBOX_SERVER: &str = "using experimental CRI Sandbox server";
 
 /// containerd's namespace for pods.
-const NAMESPACE: &str = "k8s.io";
+pub const NAMESPACE: &str = "k8s.io";
 
 /// How long CRI may take to see an image that was imported.
 const IMAGES: Duration = Duration::from_secs(30);
@@ -46,7 +51,8 @@ const IMAGES: Duration = Duration::from_secs(30);
 const SHIM: &str = "containerd-shim-kata-v2";
 
 /// What pods may ask of their machine.
-const ANNOTATIONS: [&str; 4] = [
+const ANNOTATIONS: [&str; 5] = [
+    "kernel_params",
     "rx_rate_limiter_max_rate",
     "tx_rate_limiter_max_rate",
     "runtime.sandbox_cgroup_only",
@@ -60,6 +66,8 @@ pub struct PodWorld {
     containerd: Containerd,
     dir: TempDir,
     assets: Assets,
+    class: RuntimeClass,
+    overhead: LinuxContainerResources,
     pods: AtomicUsize,
 }
 
@@ -76,7 +84,10 @@ impl PodWorld {
         })?;
         fs::create_dir(dir.path().join("cni"))?;
         fs::write(dir.path().join("cni/10-bridge.conflist"), network(dir.path()))?;
-        let plugins = Dialect::of(assets.generation).plugins(dir.path(), assets.sandbox_api)?;
+        let class = RuntimeClass::of_the_page()?;
+        let overhead = class.overhead()?;
+        let dialect = Dialect::of(assets.generation);
+        let plugins = dialect.plugins(&class.handler, dir.path(), assets.sandbox_api)?;
         let configuration = dir.path().join("configuration.toml");
         let variable = match assets.generation {
             _ if !assets.sandbox_api => None,
@@ -86,9 +97,14 @@ impl PodWorld {
         };
         let containerd = Containerd::for_pods(&assets, dir.path(), &plugins, variable.as_slice())?;
         let cri = Cri::connect(&containerd.socket())?;
-        let world = PodWorld { cri, containerd, dir, assets, pods: AtomicUsize::new(0) };
+        let world = PodWorld { cri, containerd, dir, assets, class, overhead, pods: AtomicUsize::new(0) };
         world.check_mode().and_then(|()| world.import()).map_err(|failure| world.with_log(0, &failure))?;
         Ok(world)
+    }
+
+    /// What CRI is told to make pods with, as the page's RuntimeClass says.
+    pub fn handler(&self) -> &str {
+        &self.class.handler
     }
 
     /// containerd's CRI.
@@ -179,15 +195,24 @@ impl PodWorld {
     fn import(&self) -> Result<()> {
         run(self.ctr_command().args(["images", "import"]).arg(self.assets.image()), PATIENCE)?.exits(0)?;
         let pause = (!self.assets.sandbox_api).then_some(PAUSE);
-        for image in pause.into_iter().chain([IMAGE]) {
-            // CRI tells nobody when it has taken note of an image.
-            eventually(IMAGES, || {
-                let log = self.containerd.log();
-                check!(self.cri.has_image(image)?, "no image {image}; containerd's log: {}", tail(&log));
-                Ok(())
-            })?;
-        }
-        Ok(())
+        pause.into_iter().chain([IMAGE]).try_for_each(|image| self.expect_image(image))
+    }
+
+    /// Waits until CRI knows an image.
+    fn expect_image(&self, image: &str) -> Result<()> {
+        // It tells nobody when it has taken note of one.
+        eventually(IMAGES, || {
+            let log = self.containerd.log();
+            check!(self.cri.has_image(image)?, "no image {image}; containerd's log: {}", tail(&log));
+            Ok(())
+        })
+    }
+
+    /// Has the test image by another name, too, which may be as short as in a pod's manifest.
+    pub fn call_image(&self, name: &str) -> Result<()> {
+        let full = format!("docker.io/library/{name}:latest");
+        self.ctr(&["images", "tag", "--force", IMAGE, &full])?;
+        self.expect_image(name)
     }
 
     /// A pod's configuration, of its own name.
@@ -202,6 +227,7 @@ impl PodWorld {
             }),
             hostname: format!("pod-{number}"),
             linux: Some(LinuxPodSandboxConfig {
+                overhead: Some(self.overhead.clone()),
                 security_context: Some(LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces(NamespaceMode::Container)),
                     ..Default::default()
@@ -216,30 +242,19 @@ impl PodWorld {
     /// what was left, and the end of containerd's log.
     pub fn pod(&self, config: PodSandboxConfig, body: impl FnOnce(&Pod<'_>) -> Result<()>) -> Result<()> {
         let from = self.containerd.log().len();
-        let outcome = self.cri.run_pod(&config, HANDLER).and_then(|id| {
+        let outcome = self.cri.run_pod(&config, self.handler()).and_then(|id| {
             let pod = Pod { world: self, id, config };
+            let network = PodNetwork::of(self, &pod.id);
             let outcome = body(&pod);
             let removed = self.cri.stop_pod(&pod.id).and_then(|()| self.cri.remove_pod(&pod.id));
-            outcome.and(removed).and_then(|()| self.expect_nothing_of(&pod.id))
+            outcome.and(removed).and_then(|()| left::expect_nothing(self, &pod.id, Some(&network?)))
         });
         outcome.map_err(|failure| self.with_log(from, &failure))
     }
 
     /// Looks for what is left of a pod that was removed.
     pub fn expect_nothing_of(&self, pod: &str) -> Result<()> {
-        let suspects = Suspects {
-            namespace: pod.to_owned(),
-            address: self.containerd.socket(),
-            ids: Vec::new(),
-            cgroup_may_stay: false,
-        };
-        suspects.expect_nothing()?;
-        for dir in [Path::new("/run/kata").join(NAMESPACE).join(pod), Path::new(DOORS).join(pod)] {
-            if dir.exists() {
-                fail!("left behind: {}", dir.display());
-            }
-        }
-        Ok(())
+        left::expect_nothing(self, pod, None)
     }
 
     /// A failure and the end of what containerd has said since.
@@ -301,6 +316,11 @@ impl Pod<'_> {
         Ok(output.exits(0).context(script)?.out().trim_end().to_owned())
     }
 
+    /// What there is of it on the host, which is to be gone with it.
+    pub fn traces(&self) -> Result<Vec<String>> {
+        left::all(self.world, &self.id, Some(&PodNetwork::of(self.world, &self.id)?))
+    }
+
     /// The socket where operators' tools ask.
     pub fn door(&self) -> PathBuf {
         Path::new(DOORS).join(&self.id).join("shim-monitor.sock")
@@ -310,10 +330,8 @@ impl Pod<'_> {
     pub fn bundle(&self) -> PathBuf {
         let assets = &self.world.assets;
         // containerd 2 keeps a sandbox that is no container apart from containers.
-        let keeper = match assets.generation {
-            2.. if assets.sandbox_api => "io.containerd.sandbox.controller.v1.shim",
-            _ => "io.containerd.runtime.v2.task",
-        };
+        let [tasks, sandboxes] = KEEPERS;
+        let keeper = if assets.sandbox_api && assets.generation >= 2 { sandboxes } else { tasks };
         self.world.dir().join("state").join(keeper).join(NAMESPACE).join(&self.id)
     }
 }
@@ -323,151 +341,20 @@ pub(crate) fn in_network_of<T: Send + 'static>(
     process: u32,
     act: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<JoinHandle<Result<T>>> {
-    let namespace = File::open(format!("/proc/{process}/ns/net"))?;
-    Ok(spawn(move || {
+    Ok(in_network(File::open(format!("/proc/{process}/ns/net"))?, act))
+}
+
+fn in_network<T: Send + 'static>(
+    namespace: File,
+    act: impl FnOnce() -> Result<T> + Send + 'static,
+) -> JoinHandle<Result<T>> {
+    spawn(move || {
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
         act()
-    }))
+    })
 }
 
 /// The namespaces that kubelet asks for, with that one for processes.
 pub fn namespaces(pid: NamespaceMode) -> NamespaceOption {
     NamespaceOption { pid: pid.into(), ..Default::default() }
-}
-
-/// The operator's page about clusters.
-const PAGE: &str = include_str!("../../docs/kubernetes.md");
-
-/// A piece of the page that is in `language` and has `word` in it.
-pub fn snippet(language: &str, word: &str) -> Result<&'static str> {
-    let mut pieces = PAGE.split("```").skip(1).step_by(2).filter_map(|piece| piece.strip_prefix(language));
-    pieces
-        .find(|piece| piece.contains(word))
-        .context(format_args!("docs/kubernetes.md: {word} in {language}"))
-}
-
-/// What CRI's configuration is called, by the generations of containerd.
-struct Dialect {
-    /// The plugin that makes pods.
-    cri: &'static str,
-    /// The key of the image that a sandbox's own container is of, in its table where that is another plugin's.
-    pause: &'static str,
-    /// Where the network's plugins are.
-    network: &'static str,
-    /// The key that says who makes sandboxes.
-    sandboxer: &'static str,
-    /// Whether the runtime has its options then. containerd 2.1 takes them for runc's, and makes no container.
-    keeps_options: bool,
-}
-
-impl Dialect {
-    fn of(generation: u32) -> Dialect {
-        match generation {
-            ..2 => Dialect {
-                cri: "io.containerd.grpc.v1.cri",
-                pause: "sandbox_image",
-                network: "bin_dir = \"/usr/lib/cni\"",
-                sandboxer: "sandbox_mode",
-                keeps_options: true,
-            },
-            2.. => Dialect {
-                cri: "io.containerd.cri.v1.runtime",
-                pause: "[plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox",
-                network: "bin_dirs = [\"/usr/lib/cni\"]",
-                sandboxer: "sandboxer",
-                keeps_options: false,
-            },
-        }
-    }
-
-    /// The runtime's table as the page has it, with what it adds for the Sandbox API.
-    fn runtime(&self, sandbox_api: bool) -> Result<String> {
-        let table = format!("[plugins.\"{}\".containerd.runtimes.{HANDLER}]", self.cri);
-        let runtime = snippet("toml", &format!("{table}\n  runtime_type"))?;
-        if !sandbox_api {
-            return Ok(runtime.to_owned());
-        }
-        let added = snippet("toml", &format!("{table}\n  {}", self.sandboxer))?;
-        let options = runtime.find("  [plugins").filter(|_| !self.keeps_options);
-        let runtime = &runtime[..options.unwrap_or(runtime.len())];
-        Ok(runtime.replacen(&table, added.trim(), 1))
-    }
-
-    /// CRI's configuration as the page has it, for a world of its own.
-    fn plugins(&self, dir: &Path, sandbox_api: bool) -> Result<String> {
-        let file = dir.join("configuration.toml");
-        // Where nobody needs the image, none is to be had.
-        let image = if sandbox_api { "localhost/none:latest" } else { PAUSE };
-        let runtime = self.runtime(sandbox_api)?;
-        let runtime = runtime.replace("/etc/kata-containers/configuration.toml", &file.to_string_lossy());
-        let Dialect { cri, pause, network, .. } = self;
-        let dir = dir.display();
-        Ok(format!(
-            "[plugins.\"{cri}\"]\n\
-             netns_mounts_under_state_dir = true\n\
-             {pause} = \"{image}\"\n\
-             [plugins.\"{cri}\".cni]\n\
-             {network}\n\
-             conf_dir = \"{dir}/cni\"\n\
-             [plugins.\"{cri}\".containerd]\n\
-             default_runtime_name = \"{HANDLER}\"\n\
-             {runtime}"
-        ))
-    }
-}
-
-/// The variable in containerd's environment that the page tells of, and its value.
-fn sandbox_api_switch() -> Result<(&'static str, &'static Path)> {
-    let line =
-        snippet("ini", "ENABLE_CRI_SANDBOXES")?.lines().find_map(|line| line.strip_prefix("Environment="));
-    let variable = line.and_then(|line| line.trim_matches('"').split_once('='));
-    variable.map(|(name, value)| (name, Path::new(value))).context("docs/kubernetes.md: the variable")
-}
-
-/// A bridge on the pods' host, and addresses of both families.
-fn network(dir: &Path) -> String {
-    serde_json::json!({
-        "cniVersion": "0.4.0", "name": "pods",
-        "plugins": [{
-            "type": "bridge", "bridge": "kt0", "isGateway": true, "isDefaultGateway": true,
-            "ipam": {
-                "type": "host-local", "dataDir": dir.join("addresses"),
-                "ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "fd88::/64"}]]
-            }
-        }]
-    })
-    .to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use toml::Table;
-
-    use super::*;
-
-    #[test]
-    fn what_the_page_says_fits_together() {
-        let class = snippet("yaml", "RuntimeClass").unwrap();
-        assert!(class.contains(&format!("handler: {HANDLER}\n")) && class.contains("podFixed"));
-        assert!(snippet("yaml", "kind: Pod").unwrap().contains(&format!("runtimeClassName: {HANDLER}\n")));
-        let crio: Table = snippet("toml", "crio.runtime").unwrap().parse().unwrap();
-        let runtime = &crio["crio"]["runtime"]["runtimes"][HANDLER];
-        assert_eq!(runtime["runtime_type"].as_str(), Some("vm"));
-        assert!(runtime["runtime_path"].as_str().unwrap().ends_with("/containerd-shim-kata-v2"));
-    }
-
-    #[test]
-    fn the_page_has_the_runtime_of_each_generation_of_containerd() {
-        for dialect in [1, 2].map(Dialect::of) {
-            for sandbox_api in [false, true] {
-                let all: Table = dialect.plugins(Path::new("/w"), sandbox_api).unwrap().parse().unwrap();
-                let runtime = &all["plugins"][dialect.cri]["containerd"]["runtimes"][HANDLER];
-                assert_eq!(runtime["runtime_type"].as_str(), Some("io.containerd.kata.v2"));
-                assert_eq!(runtime.get(dialect.sandboxer).is_some(), sandbox_api);
-                let options = runtime.get("options").map(|options| options["ConfigPath"].as_str());
-                let wanted = Some(Some("/w/configuration.toml"));
-                assert_eq!(options, wanted.filter(|_| dialect.keeps_options || !sandbox_api));
-            }
-        }
-    }
 }

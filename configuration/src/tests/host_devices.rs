@@ -96,3 +96,24 @@ fn b11_devices_of_the_host_are_attached_when_and_where_the_keys_say() {
         ],
     );
 }
+
+/// Each of the two ways that it names, beside the shipped file.
+#[test]
+fn b11_what_the_page_about_clusters_says_of_devices_is_asked_for() {
+    let place = Place::new();
+    let page = include_str!("../../../docs/kubernetes.md");
+    let mut pieces = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let said = pieces.find(|piece| piece.contains("_plug_vfio")).unwrap();
+    let instead = "cold_plug_vfio = \"root-port\"";
+    assert!(said.contains(&format!("# or {instead}")), "{said}");
+    let otherwise = said.replace("hot_plug_vfio = \"root-port\"", instead);
+    place.file("config.d/10-place", &place.base());
+    let devices = |text: &str| {
+        place.file("config.d/20-page", text);
+        let loaded = place.load(include_str!("../../configuration.toml")).unwrap();
+        assert_eq!(loaded.warnings, [], "{text}");
+        loaded.configuration.hypervisor.pass_through
+    };
+    assert_eq!(devices(said), PassThrough::Hot(VfioPort::Root));
+    assert_eq!(devices(&otherwise), PassThrough::Cold { devices: Vec::new(), port: VfioPort::Root });
+}

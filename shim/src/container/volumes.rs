@@ -13,8 +13,14 @@ use std::{
     path::Path,
 };
 
-use agent_protocol::agent::Storage;
-use nix::sys::statfs::{FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
+use agent_protocol::{
+    agent::{FSGroup, Storage},
+    types::FSGroupChangePolicy,
+};
+use nix::sys::{
+    stat::Mode,
+    statfs::{FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs},
+};
 use oci_spec::runtime::Spec;
 
 use crate::error::{Error, Result};
@@ -76,18 +82,33 @@ pub(super) fn of_the_guest(
 fn empty_dir(source: &Path, keeping: &Keeping) -> Result<Option<Storage>> {
     let Some(name) = source.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
     let file_system = statfs(source).map_err(|error| wrong(source, &error))?;
-    let mut options = access(source)?;
-    let size = file_system.blocks().saturating_mul(file_system.block_size().unsigned_abs());
-    options.push(format!("size={size}"));
     let kind = match file_system.filesystem_type() {
         TMPFS_MAGIC => "tmpfs",
-        HUGETLBFS_MAGIC => {
-            options.push(format!("pagesize={}", file_system.block_size()));
-            "hugetlbfs"
-        }
+        HUGETLBFS_MAGIC => "hugetlbfs",
         FsType(_) => return keeping.empty_dirs.as_ref().map(|dir| local(source, dir, name)).transpose(),
     };
-    Ok(Some(memory(&format!("ephemeral/{name}"), kind, options)))
+    let mut options = access(source)?;
+    let size = file_system.blocks().saturating_mul(file_system.block_size().unsigned_abs());
+    let name = format!("ephemeral/{name}");
+    if kind == "tmpfs" {
+        options.push(format!("size={size}"));
+        return Ok(Some(memory(&name, kind, options)));
+    }
+    options.push(format!("pagesize={}", file_system.block_size()));
+    // kubelet sets none, which is told as none at all: a file system of that size would have no page.
+    options.extend((size > 0).then(|| format!("size={size}")));
+    let fs_group = group_of_new_files(&metadata(source)?).into();
+    Ok(Some(Storage { fs_group, ..memory(&name, kind, options) }))
+}
+
+/// The group that kubelet gives a volume's new files to, for file systems whose option of that name knows no such mode.
+fn group_of_new_files(directory: &Metadata) -> Option<FSGroup> {
+    let gives = directory.permissions().mode() & Mode::S_ISGID.bits() != 0;
+    gives.then(|| FSGroup {
+        group_id: directory.gid(),
+        group_change_policy: FSGroupChangePolicy::OnRootMismatch.into(),
+        ..Default::default()
+    })
 }
 
 /// A directory of the guest's. Agents of the field read the group by this name.
@@ -255,5 +276,30 @@ mod tests {
             (&part.driver_options[..], &part.options[0]),
             (&["a/b".to_owned()][..], &"mode=750".to_owned())
         );
+    }
+
+    /// kubelet sets no size.
+    #[test]
+    fn d15_an_empty_dir_of_huge_pages_is_as_large_as_the_kernel_has_some() {
+        let memory = tempfile::tempdir_in(SHM).unwrap();
+        let volume = memory.path().join(EMPTY_DIRS).join("huge");
+        fs::create_dir_all(&volume).unwrap();
+        let storage = |options: &'static str| {
+            let volume = volume.clone();
+            let mounted = std::thread::spawn(move || {
+                unshare(CloneFlags::CLONE_NEWNS).unwrap();
+                let none = None::<&str>;
+                mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+                mount(Some("nodev"), &volume, Some("hugetlbfs"), MsFlags::empty(), Some(options)).unwrap();
+                fs::set_permissions(&volume, fs::Permissions::from_mode(0o2770)).unwrap();
+                of_the_guest(&volume, Path::new("/huge")).unwrap().remove(0)
+            });
+            mounted.join().unwrap()
+        };
+        let huge = storage("pagesize=2M,gid=4242");
+        assert_eq!(huge.fstype, "hugetlbfs");
+        assert_eq!(huge.options, ["mode=2770", "uid=0", "gid=4242", "pagesize=2097152"]);
+        assert_eq!(huge.fs_group.as_ref().map(|group| group.group_id), Some(4242), "of new files");
+        assert_eq!(storage("pagesize=2M,size=4M").options[4], "size=4194304");
     }
 }

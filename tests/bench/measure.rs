@@ -1,12 +1,12 @@
 //! One function per number.
 
 use std::env;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::ConnectResponse;
 use tests::bundle::{process, spec};
+use tests::memory::{family_pss_kib, pss_kib};
 use tests::shim::TaskClient;
 use tests::{Case, Context, Failure, Result, World, check_eq};
 
@@ -181,33 +181,4 @@ fn exec_api_p50(case: &Case<'_>, task: &TaskClient) -> Result<f64> {
         Ok::<_, Failure>(millis(began.elapsed()))
     };
     Ok(median((0..EXECS).map(exec).collect::<Result<Vec<f64>>>()?))
-}
-
-/// Proportional set size in KiB: a page shared by n processes counts 1/n.
-pub(crate) fn pss_kib(pid: u32) -> Result<f64> {
-    let mut text = String::new();
-    File::open(format!("/proc/{pid}/smaps_rollup"))?.read_to_string(&mut text)?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let number = line.and_then(|line| line.split_whitespace().next()).context("Pss")?;
-    Ok(number.parse()?)
-}
-
-/// That of a shim and all it has started, in KiB.
-pub(crate) fn family_pss_kib(shim: u32) -> f64 {
-    family(shim).into_iter().filter_map(|pid| pss_kib(pid).ok()).sum()
-}
-
-/// A process and all that descend from it.
-fn family(first: u32) -> Vec<u32> {
-    let mut all = vec![first];
-    let mut next = 0;
-    while let Some(&pid) = all.get(next) {
-        let children = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let children = children.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-        all.extend(
-            children.flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<u32>>()),
-        );
-        next += 1;
-    }
-    all
 }

@@ -4,11 +4,12 @@ use std::io::{Read, Write, copy, sink};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use tests::memory::family_pss_kib;
 use tests::pods::{Pod, PodWorld};
 use tests::{Context, Result, check_eq};
 
 use crate::guest::rate;
-use crate::measure::{family_pss_kib, millis, rounds};
+use crate::measure::{millis, rounds};
 use crate::report::{Report, median, percentile};
 
 const EXECS: usize = 30;

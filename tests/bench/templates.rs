@@ -10,9 +10,10 @@ use containerd_shim_protos::api::ConnectResponse;
 use tests::case::PATIENCE;
 use tests::command::run;
 use tests::keeper::Keeper;
+use tests::memory::{family_pss_kib, pss_kib};
 use tests::{Case, Result, operator};
 
-use crate::measure::{exec_times, family_pss_kib, pss_kib};
+use crate::measure::exec_times;
 use crate::report::{Report, median, percentile};
 
 /// Starts one after the other, and starts at once.

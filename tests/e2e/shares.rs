@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::types::mount::Mount;
+use tests::bundle::spec;
+use tests::case::PATIENCE;
 use tests::command::run;
+use tests::stdio::Fifos;
 use tests::world::SHARED;
 use tests::{Case, Context, Result, check, check_eq};
 

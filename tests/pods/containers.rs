@@ -10,6 +10,7 @@ use k8s_cri::v1::{
 };
 use nix::sys::signal::Signal;
 use tests::assets::by_sandbox_api;
+use tests::memory::family_pss_kib;
 use tests::pods::{NAMESPACE, Pod, PodWorld, containers_of_the_page, namespaces};
 use tests::{Result, check, check_eq, eventually, fail};
 
@@ -139,6 +140,8 @@ fn the_pod_of_the_page_runs(world: &PodWorld) -> Result<()> {
             let image = world.cri().status(&id)?.image.map(|image| image.image);
             check!(image.is_some_and(|image| image.contains("busybox")), "its image");
         }
+        let (takes, said) = (family_pss_kib(world.shim_of(&pod.id)?), world.overhead_kib());
+        check!(takes <= said, "the idle pod takes {takes} KiB, and podFixed is {said}");
         Ok(())
     })
 }

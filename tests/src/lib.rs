@@ -20,6 +20,7 @@ pub mod keeper;
 pub mod kubectl;
 pub mod leak;
 pub mod machine;
+pub mod memory;
 pub mod mounts;
 pub mod operator;
 pub mod pod_network;

@@ -72,6 +72,11 @@ pub struct PodWorld {
 }
 
 impl PodWorld {
+    /// The memory that the page's class adds to each pod, in KiB.
+    pub fn overhead_kib(&self) -> f64 {
+        self.overhead.memory_limit_in_bytes as f64 / 1024.0
+    }
+
     /// Starts containerd, and waits until CRI knows the images.
     pub fn new() -> Result<PodWorld> {
         let assets = Assets::find()?;

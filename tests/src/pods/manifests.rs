@@ -130,7 +130,7 @@ mod tests {
     fn the_pages_class_adds_memory_and_processors_to_a_pod() {
         let class = RuntimeClass::of_the_page().unwrap();
         let overhead = class.overhead().unwrap();
-        assert_eq!(overhead.memory_limit_in_bytes, 160 << 20);
+        assert_eq!(overhead.memory_limit_in_bytes, 350 << 20);
         assert_eq!((overhead.cpu_shares, overhead.cpu_quota, overhead.cpu_period), (256, 25_000, PERIOD));
     }
 

@@ -153,6 +153,8 @@ fn nothing_is_left(network: &PodNetwork, mut open: TcpStream) -> Result<()> {
     let end = open.read(&mut [0]).map_err(|error| error.kind());
     // In order where the server went first, as the pod's processes do that are killed.
     check!([Ok(0), Err(ErrorKind::ConnectionReset)].contains(&end), "a connection that was open: {end:?}");
+    // The kernel keeps what a shim had only just accepted until the other end is closed, too.
+    drop(open);
     eventually(SETTLE, || is_refused(network))?;
     check_eq!(sockets(network)?, "", "sockets in the pod's namespace");
     Ok(())

@@ -96,10 +96,10 @@ fn limits_by_the_names_of_cgroup_files_are_carried_out(case: &Case<'_>) -> Resul
     check_eq!(has()?, "67108864\n44\n250\nmax\n", "limits after Create");
     update(&shim, &json!({ "unified": { "memory.high": "max", "pids.max": "45" } }))?;
     check_eq!(has()?, "max\n45\n250\nmax\n", "limits after an Update");
-    // The kernel refuses the second: the first is as it was.
+    // The kernel refuses the last: all are as they were.
     refused(
         &shim,
-        &json!({ "unified": { "memory.high": "4096000", "pids.max": "many" } }),
+        &json!({ "pids": { "limit": 9 }, "unified": { "memory.high": "4096000", "pids.max": "many" } }),
         &["pids.max", "many"],
     )?;
     refused(&shim, &json!({ "unified": { "memory.max": "9", "cgroup.kill": "1" } }), &["cgroup.kill"])?;

@@ -28,6 +28,18 @@ pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 /// Parent of all containers' cgroups.
 pub(crate) const PARENT: &str = "/sys/fs/cgroup/kata";
 
+/// Leaves out what is not to be had anyway: nothing of a size of huge pages that this guest has none of. kubelet names all
+/// sizes of its node.
+pub(crate) fn without_absent_sizes(resources: &mut LinuxResources) {
+    without_sizes(resources, |size| Path::new(PARENT).join(format!("hugetlb.{size}.max")).exists());
+}
+
+fn without_sizes(resources: &mut LinuxResources, is_there: impl Fn(&str) -> bool) {
+    if let Some(limits) = resources.hugepage_limits_mut() {
+        limits.retain(|limit| limit.limit() != 0 || is_there(limit.page_size()));
+    }
+}
+
 /// The cgroup that holds a process.
 pub(crate) fn of_process(pid: Pid) -> io::Result<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
@@ -125,13 +137,20 @@ impl Cgroup {
             .map_err(|error: io::Error| Error::system(what)(error))
     }
 
-    /// Applies new limits; those by the names of files come last, as with runc.
+    /// Applies new limits; those by the names of files come last, as with runc. They come first, too: a value that the kernel
+    /// refuses is known of before anything else has changed.
     pub(crate) fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
         unified::check(resources)?;
         let mut plain = resources.clone();
         plain.set_unified(None);
-        self.apply(&plain)?;
-        resources.unified().as_ref().map_or(Ok(()), |files| unified::write(&self.path, files))
+        without_absent_sizes(&mut plain);
+        let Some(files) = resources.unified() else { return self.apply(&plain) };
+        let before = unified::write(&self.path, files)?;
+        if let Err(error) = self.apply(&plain) {
+            before.restore();
+            return Err(error);
+        }
+        unified::write(&self.path, files).map(drop)
     }
 
     fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
@@ -211,6 +230,18 @@ mod tests {
         let mut pids: Vec<i32> = cgroup.pids().unwrap().into_iter().map(Pid::as_raw).collect();
         pids.sort_unstable();
         assert_eq!(pids, [1, 2, 30]);
+    }
+
+    #[test]
+    fn nothing_of_a_size_of_huge_pages_that_is_not_there_is_no_limit() {
+        let limit = |size: &str, limit: i64| serde_json::json!({"pageSize": size, "limit": limit});
+        let all = [limit("2MB", 0), limit("64KB", 0), limit("1GB", 5)];
+        let mut resources: LinuxResources =
+            serde_json::from_value(serde_json::json!({ "hugepageLimits": all })).unwrap();
+        without_sizes(&mut resources, |size| size == "2MB");
+        let left: Vec<_> =
+            resources.hugepage_limits().iter().flatten().map(|limit| limit.page_size().as_str()).collect();
+        assert_eq!(left, ["2MB", "1GB"]);
     }
 
     #[test]

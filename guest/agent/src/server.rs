@@ -24,6 +24,10 @@ const READY_PORT: u32 = 1025;
 /// requests with ports for streams listen here too, when they are told to.
 const STREAM_PORT: u32 = 1027;
 
+/// Bytes of a process' input that may wait for the agent: the more there is at once, the fewer times the one processor of a
+/// small guest turns from the process to the agent and back.
+const STREAM_ROOM: u64 = 1024 * 1024;
+
 /// Port the host dials where it has answers to questions for names.
 const NAMES_PORT: u32 = 1029;
 
@@ -44,7 +48,7 @@ pub(crate) async fn serve() -> Result<(), Error> {
     let reaper = Reaper::start()?;
     let sandbox = Arc::new(Sandbox::new(reaper)?);
     // Before the host is told that it may call.
-    let streams = HostListener::bind(STREAM_PORT)?;
+    let streams = HostListener::bind(STREAM_PORT)?.with_room(STREAM_ROOM)?;
     let names = HostListener::bind(NAMES_PORT)?;
     let forwarded = HostListener::bind(FORWARD_PORT)?;
     let mut server = Server::new()

@@ -7,8 +7,10 @@ mod sub_path;
 
 use std::{
     collections::HashMap,
-    fs::File,
-    path::PathBuf,
+    fs::{File, OpenOptions},
+    io::{self, ErrorKind},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -88,7 +90,11 @@ impl Mounts {
     pub(crate) async fn write_back(&self) -> Result<(), Error> {
         let mut first = Ok(());
         for point in self.users.lock().await.keys() {
-            let written = File::open(point).and_then(|mounted| Ok(syncfs(mounted)?));
+            let written = match directory(point) {
+                // A part of a volume that is mounted itself. It may be a pipe, made to be waited for.
+                Err(error) if error.kind() == ErrorKind::NotADirectory => continue,
+                opened => opened.and_then(|mounted| Ok(syncfs(mounted)?)),
+            };
             first = first.and(written.map_err(Error::system(format!("write back {}", point.display()))));
         }
         first
@@ -134,6 +140,10 @@ impl Mounts {
     }
 }
 
+fn directory(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NONBLOCK).open(path)
+}
+
 /// Mounts all, or none, and logs what there is to say of it.
 async fn mount_all(reaper: &Reaper, plans: Vec<Plan>) -> Result<(), Error> {
     let deadline = if plans.iter().any(Plan::has_a_group) { GIVE } else { MOUNT };
@@ -151,4 +161,27 @@ async fn mount_all(reaper: &Reaper, plans: Vec<Plan>) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_of_a_volume_that_is_a_pipe_does_not_hold_up_what_is_written_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        let mounts = Mounts::default();
+        mounts.users.lock().await.extend([(pipe, 1), (dir.path().to_owned(), 1)]);
+        let written = std::thread::spawn(move || futures::executor::block_on(mounts.write_back()));
+        let began = std::time::Instant::now();
+        while !written.is_finished() {
+            assert!(began.elapsed() < Duration::from_secs(10), "it waits for the pipe's writer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        written.join().unwrap().unwrap();
+    }
 }

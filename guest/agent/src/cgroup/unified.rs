@@ -46,28 +46,38 @@ fn check_name(file: &str, controllers: &str) -> Result<(), Error> {
     ))
 }
 
+/// What files had in them before.
+#[derive(Debug, Default)]
+pub(super) struct Before(Vec<(PathBuf, String)>);
+
+impl Before {
+    /// Writes it back. Whatever the kernel says, the error that led here is the one worth telling.
+    pub(super) fn restore(&self) {
+        for (path, was) in self.0.iter().rev() {
+            let _ = write_lines(path, was);
+        }
+    }
+}
+
 /// Writes `files` into the cgroup at `dir`: all of them, or none.
 ///
 /// # Errors
 ///
 /// [`Error::Invalid`] for a file that is not there, [`Error::System`] for a value that the kernel refuses.
-pub(super) fn write(dir: &Path, files: &HashMap<String, String>) -> Result<(), Error> {
+pub(super) fn write(dir: &Path, files: &HashMap<String, String>) -> Result<Before, Error> {
     let files: BTreeMap<_, _> = files.iter().collect();
-    let mut before: Vec<(PathBuf, String)> = Vec::new();
+    let mut before = Before::default();
     for (file, value) in files {
         let path = dir.join(file);
         // What can only be written to is no limit, and has nothing to go back to.
         let was = fs::read_to_string(&path);
         if let Err(error) = write_lines(&path, value) {
-            for (path, was) in before.iter().rev() {
-                // Whatever it says, the first error is the one worth telling.
-                let _ = write_lines(path, was);
-            }
+            before.restore();
             return Err(refusal(file, value, error));
         }
-        before.extend(was.ok().map(|was| (path, was)));
+        before.0.extend(was.ok().map(|was| (path, was)));
     }
-    Ok(())
+    Ok(before)
 }
 
 fn refusal(file: &str, value: &str, error: io::Error) -> Error {

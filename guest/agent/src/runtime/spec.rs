@@ -10,7 +10,7 @@ use oci_spec::runtime::{
 
 use super::BUNDLES;
 use crate::{
-    cgroup::{Cgroup, unified},
+    cgroup::{self, Cgroup, unified},
     error::Error,
     id::Id,
 };
@@ -111,8 +111,9 @@ fn adapt_linux(linux: &mut Linux, id: &Id, shared: &Shared, hostname: Option<&st
     if let Some(seccomp) = linux.seccomp() {
         check_seccomp(seccomp)?;
     }
-    if let Some(resources) = linux.resources() {
+    if let Some(resources) = linux.resources_mut() {
         unified::check(resources)?;
+        cgroup::without_absent_sizes(resources);
     }
     let own = linux.namespaces().as_deref().unwrap_or_default();
     let namespaces = namespaces(own, shared, hostname);

@@ -83,7 +83,8 @@ impl Limits {
         };
         // What cannot be read is for the guest's kernel to refuse.
         let number = |word: &str| if word == "max" { Some(-1) } else { word.parse().ok() };
-        if let Some(memory) = words("memory.max").next().and_then(number) {
+        let size = |word: &str| number(word).or_else(|| bytes(word));
+        if let Some(memory) = words("memory.max").next().and_then(size) {
             self.memory = memory;
         }
         let mut cpu = words("cpu.max");
@@ -129,6 +130,13 @@ pub(super) fn cpus(containers: impl Iterator<Item = Limits>) -> Cpus {
     containers.map(|limits| limits.cpus).fold(Cpus::default(), Cpus::or)
 }
 
+/// An amount as the kernel reads it (`memparse`): `64M`.
+fn bytes(amount: &str) -> Option<i64> {
+    let (number, suffix) = amount.split_at_checked(amount.len().checked_sub(1)?)?;
+    let power = "KMGTPE".find(&suffix.to_uppercase())? + 1;
+    number.parse::<i64>().ok()?.checked_mul(1 << (10 * power))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -160,6 +168,13 @@ mod tests {
         assert_eq!(need(&[cpu(50_000, 100_000), cpu(100_000, 100_000)]), (3, 256));
         assert_eq!(need(&[cpu(25_000, 50_000), cpu(51_000, 100_000)]), (3, 256));
         assert_eq!(need(&[limits(json!({"cpu": {"quota": 200_000}}))]), (3, 256), "the kernel's period");
+    }
+
+    #[test]
+    fn c14_memory_by_the_name_of_a_file_is_read_as_the_kernel_does() {
+        let memory = |amount: &str| limits(json!({"unified": {"memory.max": amount}})).memory;
+        assert_eq!([memory("64M"), memory("1g"), memory("max")], [64 << 20, 1 << 30, -1]);
+        assert_eq!(["", "M", "x", "9999999P", "1é"].map(memory), [0; 5], "the kernel is to refuse these");
     }
 
     #[test]

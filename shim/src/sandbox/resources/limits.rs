@@ -83,7 +83,7 @@ impl Limits {
         };
         // What cannot be read is for the guest's kernel to refuse.
         let number = |word: &str| if word == "max" { Some(-1) } else { word.parse().ok() };
-        let size = |word: &str| number(word).or_else(|| bytes(word));
+        let size = |word: &str| number(word).or_else(|| in_bytes(word));
         if let Some(memory) = words("memory.max").next().and_then(size) {
             self.memory = memory;
         }
@@ -131,7 +131,7 @@ pub(super) fn cpus(containers: impl Iterator<Item = Limits>) -> Cpus {
 }
 
 /// An amount as the kernel reads it (`memparse`): `64M`.
-fn bytes(amount: &str) -> Option<i64> {
+fn in_bytes(amount: &str) -> Option<i64> {
     let (number, suffix) = amount.split_at_checked(amount.len().checked_sub(1)?)?;
     let power = "KMGTPE".find(&suffix.to_uppercase())? + 1;
     number.parse::<i64>().ok()?.checked_mul(1 << (10 * power))

@@ -23,33 +23,49 @@ const AT_ONCE: usize = 8;
 const SOME: usize = 16;
 /// Starts of what is only compared with.
 const FEW: usize = 5;
+/// Starts of each kind of guest without a template.
+const COLD: usize = 9;
 
 /// Measures them all, in guests of 256 MiB.
 pub(crate) fn measure(case: &Case<'_>, report: &mut Report) -> Result<()> {
     report.heading("Start from a template: ctr run --rm of true, until it returns");
-    let cache = &case.world.assets().cache;
-    let stock = cold(case, "stock", &cache.join("guest"))?;
-    report.add("stock_cold_start_s", stock, "without a template, Debian's kernel");
-    let trimmed = cache.join("guest/trimmed");
-    if trimmed.join("initrd.img").exists() {
-        let trimmed = cold(case, "trimmed", &trimmed)?;
-        report.add("trimmed_cold_start_s", trimmed, "the same, the trimmed kernel");
-    }
+    cold(case, report)?;
     let runc = (0..FEW).map(|round| took(case, &format!("runc-rm-{round}"), None));
     report.add("runc_run_s", median(runc.collect::<Result<Vec<f64>>>()?), "the same with runc");
     copies(case, report)
 }
 
-/// The median of a few starts of a guest without a template.
-fn cold(case: &Case<'_>, name: &str, guest: &Path) -> Result<f64> {
-    let file = case.configuration(|file| {
+/// Starts of guests without a template, by both kernels in turn: how fast the machine is changes from one minute to the next.
+fn cold(case: &Case<'_>, report: &mut Report) -> Result<()> {
+    let stock = &case.world.assets().cache.join("guest");
+    let trimmed = Some(stock.join("trimmed")).filter(|guest| guest.join("initrd.img").exists());
+    let stock = cold_guest(case, stock)?;
+    let trimmed = trimmed.map(|guest| cold_guest(case, &guest)).transpose()?;
+    let (mut slow, mut fast) = (Vec::new(), Vec::new());
+    for round in 0..COLD {
+        slow.push(took(case, &format!("stock-{round}"), Some(&stock))?);
+        if let Some(trimmed) = &trimmed {
+            fast.push(took(case, &format!("trimmed-{round}"), Some(trimmed))?);
+        }
+    }
+    let stock = median(slow);
+    report.add("stock_cold_start_s", stock, "without a template, Debian's kernel");
+    if trimmed.is_some() {
+        let trimmed = median(fast);
+        report.add("trimmed_cold_start_s", trimmed, "the same, the trimmed kernel, in turn");
+        report.add("trimmed_of_stock", trimmed / stock, "the part of it that this comes to");
+    }
+    Ok(())
+}
+
+/// The configuration of sandboxes of that guest without a template.
+fn cold_guest(case: &Case<'_>, guest: &Path) -> Result<PathBuf> {
+    case.configuration(|file| {
         file.set("factory.enable_template", false)
             .set("hypervisor.qemu.kernel", operator::path(&guest.join("vmlinuz")))
             .set("hypervisor.qemu.initrd", operator::path(&guest.join("initrd.img")))
             .set("hypervisor.qemu.default_memory", 256);
-    })?;
-    let starts = (0..FEW).map(|round| took(case, &format!("{name}-{round}"), Some(&file)));
-    Ok(median(starts.collect::<Result<Vec<f64>>>()?))
+    })
 }
 
 fn copies(case: &Case<'_>, report: &mut Report) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The network of pods, as real CNI plugins make it: a bridge on their host, addresses of both families.
 
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
@@ -90,7 +91,7 @@ fn transfer(pod: &Pod<'_>, id: &str, address: &str, wanted: &str) -> Result<()> 
     Ok(())
 }
 
-/// TCP from the host to the pod, and UDP from the pod to the host and back.
+/// TCP either way between host and pod, and UDP from the pod to the host and back.
 fn host_and_pod(world: &PodWorld, pod: &Pod<'_>, id: &str, addresses: &[String]) -> Result<()> {
     for address in addresses {
         pod.sh(
@@ -101,12 +102,38 @@ fn host_and_pod(world: &PodWorld, pod: &Pod<'_>, id: &str, addresses: &[String])
         check_eq!(heard, "from the pod\n", "what the host hears by {address}");
         check_eq!(pod.sh(id, "cat /tmp/heard")?, "from the host", "what the pod hears by {address}");
     }
+    let server = greeter(world)?;
+    for gateway in GATEWAYS {
+        check_eq!(
+            pod.sh(id, &format!("nc {gateway} 9002 </dev/null"))?,
+            gateway,
+            "what the pod asks of the host"
+        );
+    }
+    server.join().map_err(|_| tests::Failure::new("the greeter panicked"))??;
     let server = name_server(world)?;
     for gateway in GATEWAYS {
         let said = pod.sh(id, &format!("nslookup -type=a name.test {gateway}"))?;
         check!(said.contains(&ANSWER.to_string()), "UDP to {gateway} and back: {said}");
     }
     server.join().map_err(|_| tests::Failure::new("the name server panicked"))?
+}
+
+/// Tells each who connects to a gateway which one that is, on the pods' host.
+fn greeter(world: &PodWorld) -> Result<thread::JoinHandle<Result<()>>> {
+    let (bound, ready) = std::sync::mpsc::channel();
+    let server = world.on_host_network(move || {
+        let listener = TcpListener::bind("[::]:9002")?;
+        let _ = bound.send(());
+        for _ in GATEWAYS {
+            let (mut asker, _) = listener.accept()?;
+            let asked = asker.local_addr()?.ip().to_canonical();
+            asker.write_all(asked.to_string().as_bytes())?;
+        }
+        Ok(())
+    })?;
+    ready.recv_timeout(Duration::from_secs(5))?;
+    Ok(server)
 }
 
 /// Answers a question for each of the gateways, on the pods' host.

@@ -368,7 +368,7 @@ impl Sandbox {
                     info!(self.log, "the guest did not say farewell"; "why" => error.to_string())
                 }
                 Err(_) => {
-                    warn!(self.log, "the guest did not say farewell in time"; "seconds" => FAREWELL.as_secs())
+                    warn!(self.log, "the guest did not say farewell in time: what its containers wrote last may be lost"; "seconds" => FAREWELL.as_secs())
                 }
             }
         }

@@ -176,12 +176,8 @@ mod tests {
         mkfifo(&pipe, Mode::S_IRWXU).unwrap();
         let mounts = Mounts::default();
         mounts.users.lock().await.extend([(pipe, 1), (dir.path().to_owned(), 1)]);
-        let written = std::thread::spawn(move || futures::executor::block_on(mounts.write_back()));
-        let began = std::time::Instant::now();
-        while !written.is_finished() {
-            assert!(began.elapsed() < Duration::from_secs(10), "it waits for the pipe's writer");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        written.join().unwrap().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell.send(futures::executor::block_on(mounts.write_back())));
+        told.recv_timeout(Duration::from_secs(10)).expect("it does not wait for the pipe's writer").unwrap();
     }
 }

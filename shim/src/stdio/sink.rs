@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 
 /// How long a FIFO's reader may be late.
 const LATE: Duration = Duration::from_secs(5);
-/// How often a late reader is looked for.
+/// How often a late reader is looked for, of whose coming there is no event.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// One open destination.
@@ -123,6 +123,8 @@ async fn open_file(path: &str) -> Result<Sink> {
 
 #[cfg(test)]
 mod tests {
+    use std::{future::poll_fn, pin::pin, task::Poll};
+
     use super::*;
 
     fn paths(stdout: &str) -> Paths {
@@ -160,12 +162,11 @@ mod tests {
     async fn a_reader_that_is_late_finds_all_that_a_short_process_wrote_and_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = fifo(dir.path());
-        let late = path.clone();
-        let reader = tokio::task::spawn_blocking(|| {
-            std::thread::sleep(Duration::from_millis(50));
-            std::fs::read_to_string(late).unwrap()
-        });
-        let mut sinks = open(&paths(&path), "c", "ns").await.unwrap();
+        let paths = paths(&path);
+        let mut opening = pin!(open(&paths, "c", "ns"));
+        assert!(poll_fn(|cx| Poll::Ready(opening.as_mut().poll(cx).is_pending())).await, "nobody reads yet");
+        let reader = tokio::task::spawn_blocking(|| std::fs::read_to_string(path).unwrap());
+        let mut sinks = opening.await.unwrap();
         sinks.stdout.as_mut().unwrap().write_all(b"short").await.unwrap();
         drop(sinks);
         assert_eq!(timeout(LATE, reader).await.expect("an end").unwrap(), "short");
@@ -174,8 +175,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_never_comes_is_not_waited_for_for_ever() {
         let dir = tempfile::tempdir().unwrap();
-        let mut sinks = open(&paths(&fifo(dir.path())), "c", "ns").await.unwrap();
-        sinks.stdout.as_mut().unwrap().write_all(b"to be found later").await.unwrap();
+        let paths = paths(&fifo(dir.path()));
+        let opened = timeout(2 * LATE, open(&paths, "c", "ns")).await.expect("an end of the wait");
+        opened.unwrap().stdout.unwrap().write_all(b"to be found later").await.unwrap();
     }
 
     #[tokio::test]

@@ -72,6 +72,17 @@ fn updating(shim: &Shim, id: &str, resources: Value) -> JoinHandle<ttrpc::Result
     tokio::spawn(async move { service.update(&TtrpcContext::default(), request).await.map(drop) })
 }
 
+/// An Update of the container `c1` of a new pod that asks for more memory than there can be, while that is on its way.
+async fn absurd(shim: &Shim) -> JoinHandle<ttrpc::Result<()>> {
+    shim.configure("default_maxmemory = 8192");
+    pod(shim).await;
+    create(shim, "c1", memory(128)).await;
+    shim.machine.is_slow();
+    let absurd = updating(shim, "c1", memory(1 << 20));
+    assert_eq!(shim.machine.has_had(4).await[2..], ["384 MiB", "8192 MiB"], "no more than there can be");
+    absurd
+}
+
 #[test]
 fn c14_the_machine_of_a_pod_grows_with_its_containers_and_shrinks() {
     on_fakes(async |shim| {
@@ -209,12 +220,7 @@ fn c14_limits_that_are_raised_come_with_memory_and_go_back_with_it() {
 #[test]
 fn memory_stops_to_come_when_less_is_wished_for() {
     on_fakes(async |shim| {
-        shim.configure("default_maxmemory = 8192");
-        pod(shim).await;
-        create(shim, "c1", memory(128)).await;
-        shim.machine.is_slow();
-        let absurd = updating(shim, "c1", memory(1 << 20));
-        assert_eq!(shim.machine.has_had(4).await[2..], ["384 MiB", "8192 MiB"], "no more than there can be");
+        let absurd = absurd(shim).await;
         update(shim, "c1", memory(256)).await.unwrap();
         absurd.await.unwrap().unwrap();
         assert_eq!(shim.machine.sizes()[4..], ["1", "512 MiB"]);
@@ -231,12 +237,7 @@ fn memory_stops_to_come_when_less_is_wished_for() {
 #[test]
 fn limits_of_an_update_that_is_given_up_count_no_longer() {
     on_fakes(async |shim| {
-        shim.configure("default_maxmemory = 8192");
-        pod(shim).await;
-        create(shim, "c1", memory(128)).await;
-        shim.machine.is_slow();
-        let absurd = updating(shim, "c1", memory(1 << 20));
-        assert_eq!(shim.machine.has_had(4).await[3..], ["8192 MiB"]);
+        let absurd = absurd(shim).await;
         absurd.abort();
         assert!(absurd.await.unwrap_err().is_cancelled());
         a_while().await;

@@ -11,6 +11,7 @@ pub(crate) mod boot;
 mod health;
 pub(crate) mod host_cgroup;
 mod keeping;
+mod lost;
 mod only;
 pub(crate) mod options;
 mod provisions;
@@ -417,26 +418,15 @@ impl Sandbox {
 
     /// Stops the sandbox as soon as any process of it, or the agent's connection, is gone, or the agent does not answer.
     fn watch(self: &Arc<Self>) {
-        let mut exit = self.vm.exit();
-        let closed = self.agent.closed();
-        let lost = self.health.lost(self.agent.clone());
+        let why = lost::why(self.vm.exit(), self.agent.closed(), self.health.lost(self.agent.clone()));
         let sandbox: Weak<Sandbox> = Arc::downgrade(self);
         tokio::spawn(async move {
-            let died = async {
-                match exit.wait_for(Option::is_some).await.as_deref() {
-                    Ok(Some(exit)) => exit.to_string(),
-                    _ => "the virtual machine was dropped".to_string(),
-                }
-            };
-            let why = tokio::select! {
-                why = died => why,
-                () = closed => "the guest's agent closed its connection".to_string(),
-                () = lost => health::LOST.to_string(),
-            };
+            let why = why.await;
             let Some(sandbox) = sandbox.upgrade() else { return };
+            let console = sandbox.vm.console_tail();
+            let why = lost::explained(why, &console);
             if *sandbox.phase.borrow() == Phase::Up {
-                error!(sandbox.log, "the virtual machine is lost"; "why" => &why,
-                    "console" => sandbox.vm.console_tail());
+                error!(sandbox.log, "the virtual machine is lost"; "why" => &why, "console" => console);
             }
             sandbox.end(&why, LOST).await;
         });

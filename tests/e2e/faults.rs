@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant, SystemTime};
 
 use containerd_shim_protos::api::ConnectResponse;
@@ -26,6 +27,7 @@ listed! {
         a_shim_that_is_told_to_shut_down_while_a_container_runs_stays,
         a_client_that_is_killed_during_a_create_leaves_nothing,
         a_guest_that_panics_ends_with_its_sandbox_and_leaves_a_core,
+        a_guest_of_several_processors_lives_through_changes_of_its_kernels_code,
     ]
 }
 
@@ -151,7 +153,10 @@ fn a_guest_that_panics_ends_with_its_sandbox_and_leaves_a_core(case: &Case<'_>) 
     case.world.events().log.wait_for(PATIENCE, exit)?;
     let told = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64() % DAY;
     let log = case.log();
-    check!(log.contains("the guest's kernel panicked"), "the reason is not in the log");
+    check!(
+        log.contains("the guest's kernel panicked: sysrq triggered crash"),
+        "the reason is not in the log"
+    );
     let after = (told - log_time(&log, "event=GUEST_PANICKED")?).rem_euclid(DAY);
     check!(after < 2.0, "containerd told of the end {after} s after the panic");
     case.ctr(["task", "delete", "panic"])?;
@@ -166,5 +171,23 @@ fn a_guest_that_panics_ends_with_its_sandbox_and_leaves_a_core(case: &Case<'_>) 
         kept.into_iter().find(|path| path.extension().is_some_and(|end| end == "elf")).context("a core")?;
     let headers = run(Command::new("readelf").args(["-l", "-W"]).arg(&core), PATIENCE)?.exits(0)?.out();
     check!(headers.contains("CORE") && headers.contains("LOAD"), "the core: {headers}");
+    Ok(())
+}
+
+/// Linux rewrites its own code when the first limit of CPU time comes and when the last one goes, while other processors
+/// run it: emulated ones must not run what is no longer there.
+fn a_guest_of_several_processors_lives_through_changes_of_its_kernels_code(case: &Case<'_>) -> Result<()> {
+    let file = operator::written(case.world.assets(), &case.dir(), "two.toml", |configuration| {
+        configuration.set("hypervisor.qemu.default_vcpus", 2);
+    })?;
+    let changes = "mkdir /c; mount -t cgroup2 none /c; mkdir /c/a; echo $$ >/c/a/cgroup.procs; \
+                   echo +cpu >/c/cgroup.subtree_control; nproc; \
+                   (while :; do :; done) & (while :; do cat /proc/stat >/dev/null; done) & \
+                   end=$(($(cut -d. -f1 /proc/uptime) + 8)); \
+                   while [ $(cut -d. -f1 /proc/uptime) -lt $end ]; do \
+                   echo 500000 500000 >/c/a/cpu.max; echo max >/c/a/cpu.max; done";
+    let container = case.container("changes").configured(&file).flags(["--privileged"]);
+    let output = container.run(["sh", "-ec", changes])?.exits(0)?;
+    check_eq!(output.out().trim(), available_parallelism()?.get().min(2).to_string(), "processors");
     Ok(())
 }

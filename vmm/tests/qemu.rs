@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::{Fixture, log, named, status};
+use vmm::accelerator::Accelerator;
 use vmm::spec::{Boot, Firmware, ImageDriver, ImageFs, ShareKind, Vcpus};
 use vmm::{BootError, How, Hypervisor, Qemu, Unwell, Vm, VmExit, Who};
 
@@ -64,10 +65,12 @@ async fn b19_b20_a_machine_tells_that_it_is_well_and_which_threads_its_processor
     vm.check().await.unwrap();
     let threads = vm.vcpu_threads().await.unwrap();
     assert_eq!(threads.iter().map(|thread| thread.vcpu).collect::<Vec<_>>(), [0, 1]);
-    for thread in threads {
+    for thread in &threads {
         let name = format!("/proc/{}/task/{}/comm", vm.pid(), thread.tid);
         assert!(std::fs::exists(&name).unwrap(), "{name}");
     }
+    let is_shared = threads[0].tid == threads[1].tid;
+    assert_eq!(is_shared, fixture.spec.accelerator == Accelerator::Tcg, "{threads:?}");
     vm.pause().await.unwrap();
     vm.check().await.unwrap();
     assert!(named(&vm.processes(), "qemu").kill().unwrap());

@@ -8,7 +8,7 @@ const KEPT: &str = "More than 1000 is an error. What is kept is a machine with t
 #[rustfmt::skip]
 pub(crate) const DIFFERENCES: &[(&str, &str, &str)] = &[
     (HYPERVISOR, "machine_type", "`virt` on ARM only. `microvm` has no PCI: virtio by MMIO, for which the guest's kernel needs `virtio_mmio` and ACPI, and nothing comes later. What a board has no place for, such as an IOMMU, is an error."),
-    (HYPERVISOR, "accelerator", "Not in Kata. `auto` is KVM where it can really run a guest, otherwise TCG, which needs no hardware support, with a warning."),
+    (HYPERVISOR, "accelerator", "Not in Kata. `auto` is KVM where it can really run a guest, otherwise TCG, which needs no hardware support, with a warning. Emulated processors of a guest take turns on one CPU of the host."),
     (HYPERVISOR, "vsock", "Not in Kata. `vhost-user` is a device in the shim itself, which needs nothing of the host; `auto` is it where `/dev/vhost-vsock` does not exist."),
     (HYPERVISOR, "default_memory", "Less than 256 is an error; Kata silently takes 2048."),
     (HYPERVISOR, "default_maxvcpus", "Less than `default_vcpus` is an error. The annotation's name is Kata's."),

@@ -60,11 +60,7 @@ fn machine(line: &mut Line, spec: &VmSpec) {
         // Some of the devices know nothing but virtio 1.0.
         line.option("-global", "virtio-mmio.force-legacy=false");
     }
-    let accelerator = match spec.accelerator {
-        Accelerator::Kvm => "kvm",
-        Accelerator::Tcg => "tcg",
-    };
-    let mut machine = format!("{board},accel={accelerator}");
+    let mut machine = board.to_owned();
     if spec.numa.is_none() {
         machine.push_str(&format!(",memory-backend={MEMORY}"));
     }
@@ -85,7 +81,17 @@ fn machine(line: &mut Line, spec: &VmSpec) {
     }
     firmware(line, spec, &mut machine);
     spec.machine.options().iter().for_each(|option| machine.extend([",", option]));
+    line.option("-accel", accelerator(spec.accelerator));
     line.option("-machine", machine);
+}
+
+/// Emulated processors take turns on one thread: on threads of their own, one may run what another has just rewritten
+/// (decision 0019).
+fn accelerator(accelerator: Accelerator) -> &'static str {
+    match accelerator {
+        Accelerator::Kvm => "kvm",
+        Accelerator::Tcg => "tcg,thread=single",
+    }
 }
 
 fn cpu(spec: &VmSpec) -> &'static str {

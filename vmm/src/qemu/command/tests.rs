@@ -82,7 +82,8 @@ fn a14_a35_a_machine_with_kvm_and_an_initrd_is_this_line() {
 -no-reboot
 -S
 -display none
--machine q35,accel=kvm,memory-backend=memory0
+-accel kvm
+-machine q35,memory-backend=memory0
 -cpu host,pmu=off
 -smp 1,cores=1,threads=1,sockets=8,maxcpus=8
 -m 2048M,slots=10,maxmem=8192M
@@ -107,7 +108,7 @@ fn a14_a35_a_machine_with_kvm_and_an_initrd_is_this_line() {
 #[test]
 fn without_kvm_the_processor_is_the_translators_best() {
     let lines = lines(&VmSpec { accelerator: Accelerator::Tcg, ..spec() }, &inherited());
-    assert!(has(&lines, "-machine q35,accel=tcg,memory-backend=memory0"));
+    assert!(has(&lines, "-accel tcg,thread=single"));
     assert!(has(&lines, "-cpu max,erms=off,fsrm=off,pmu=off"));
     assert!(!lines.iter().any(|line| line.contains("kvm")), "{lines:?}");
 }
@@ -124,7 +125,7 @@ fn a12_without_features_the_processor_has_no_comma_after_it() {
 fn machine_options_are_written_as_new_and_old_releases_take_them() {
     let machine = Machine::Q35(MachineOptions::parse("nosmm, vmport=off,usb").unwrap());
     let lines = lines(&VmSpec { machine, ..spec() }, &inherited());
-    assert!(has(&lines, "-machine q35,accel=kvm,memory-backend=memory0,smm=off,vmport=off,usb=on"));
+    assert!(has(&lines, "-machine q35,memory-backend=memory0,smm=off,vmport=off,usb=on"));
 }
 
 #[test]
@@ -237,7 +238,7 @@ fn a18_an_iommu_comes_first_and_the_guest_is_told_to_use_it() {
     let iommu =
         r#"{"driver":"intel-iommu","id":"iommu0","intremap":"on","device-iotlb":true,"caching-mode":true}"#;
     assert_eq!(*first, format!("-device {iommu}"));
-    assert!(has(&lines, "-machine q35,accel=kvm,memory-backend=memory0,kernel_irqchip=split"));
+    assert!(has(&lines, "-machine q35,memory-backend=memory0,kernel_irqchip=split"));
     let append = lines.iter().find(|line| line.starts_with("-append")).unwrap();
     assert!(append.contains(" intel_iommu=on iommu=pt "), "{append}");
 }
@@ -302,7 +303,7 @@ fn a10_address_space_for_later_nvdimms_is_on_top_of_memory() {
     let block = Block { driver: BlockDriver::Nvdimm, ..Block::default() };
     let lines = lines(&VmSpec { memory, block, ..spec() }, &inherited());
     assert!(has(&lines, "-m 2048M,slots=10,maxmem=9216M"));
-    assert!(has(&lines, "-machine q35,accel=kvm,memory-backend=memory0,nvdimm=on"));
+    assert!(has(&lines, "-machine q35,memory-backend=memory0,nvdimm=on"));
 }
 
 #[test]
@@ -317,10 +318,10 @@ fn a26_flash_is_read_only() {
         )
     };
     let both = flash(Some("/fw/vars"));
-    assert!(has(&both, "-machine q35,accel=kvm,memory-backend=memory0,pflash0=pflash0,pflash1=pflash1"));
+    assert!(has(&both, "-machine q35,memory-backend=memory0,pflash0=pflash0,pflash1=pflash1"));
     assert!(has(&both, &node(0, "/fw/code,1")) && has(&both, &node(1, "/fw/vars")), "{both:?}");
     let code = flash(None);
-    assert!(has(&code, "-machine q35,accel=kvm,memory-backend=memory0,pflash0=pflash0"));
+    assert!(has(&code, "-machine q35,memory-backend=memory0,pflash0=pflash0"));
     assert!(!code.iter().any(|line| line.contains("pflash1") || line.starts_with("-bios")));
 }
 

@@ -15,7 +15,8 @@ fn microvm() -> VmSpec {
 fn a8_a_microvm_has_its_devices_without_pci() {
     let expected = r#"-global virtio-mmio.force-legacy=false
 -bios qboot.rom
--machine microvm,acpi=on,isa-serial=off,accel=kvm,memory-backend=memory0
+-accel kvm
+-machine microvm,acpi=on,isa-serial=off,memory-backend=memory0
 -cpu host,pmu=off
 -smp 2,cores=1,threads=1,sockets=2,maxcpus=2
 -m 512M
@@ -54,7 +55,7 @@ fn a8_the_board_of_arm_has_its_own_clock_port_and_interrupts() {
     assert_eq!(virt().check(), Ok(()));
     let by_kvm = lines(&VmSpec { console: Console::Serial, ..virt() }, &inherited());
     for expected in [
-        "-machine virt,gic-version=host,accel=kvm,memory-backend=memory0,usb=off",
+        "-machine virt,gic-version=host,memory-backend=memory0,usb=off",
         "-cpu host,pmu=off",
         "-rtc base=utc,clock=host",
         "-serial chardev:charconsole0",
@@ -65,7 +66,7 @@ fn a8_the_board_of_arm_has_its_own_clock_port_and_interrupts() {
     }
     assert!(!by_kvm.iter().any(|line| line.contains("isa") || line.contains("kvm-pit")), "{by_kvm:?}");
     let translated = lines(&VmSpec { accelerator: Accelerator::Tcg, ..virt() }, &inherited());
-    assert!(has(&translated, "-machine virt,gic-version=max,accel=tcg,memory-backend=memory0,usb=off"));
+    assert!(has(&translated, "-machine virt,gic-version=max,memory-backend=memory0,usb=off"));
     assert!(has(&translated, "-cpu max,pmu=off"));
     assert!(!translated.join(" ").contains("lapic"), "{translated:?}");
 }
@@ -105,7 +106,7 @@ fn numa_nodes_have_memory_of_the_host_nodes_they_are_on() {
     assert_eq!(spec.check(), Ok(()));
     let lines = lines(&spec, &inherited());
     for expected in [
-        "-machine q35,accel=kvm",
+        "-machine q35",
         r#"-object {"qom-type":"memory-backend-memfd","id":"memory0","size":268435456,"share":true,"host-nodes":[0],"policy":"bind"}"#,
         "-numa node,nodeid=0,cpus=0-0,memdev=memory0",
         r#"-object {"qom-type":"memory-backend-memfd","id":"memory1","size":268435456,"share":true,"host-nodes":[2,3],"policy":"bind"}"#,
@@ -150,10 +151,7 @@ fn a28_enclaves_have_memory_that_is_taken_at_the_start() {
         &lines,
         r#"-object {"qom-type":"memory-backend-epc","id":"epc0","size":67108864,"prealloc":true}"#
     ));
-    assert!(has(
-        &lines,
-        "-machine q35,accel=kvm,memory-backend=memory0,sgx-epc.0.memdev=epc0,sgx-epc.0.node=0"
-    ));
+    assert!(has(&lines, "-machine q35,memory-backend=memory0,sgx-epc.0.memdev=epc0,sgx-epc.0.node=0"));
     assert!(VmSpec { accelerator: Accelerator::Tcg, ..spec }.check().is_err());
     assert!(VmSpec { sgx_epc, ..microvm() }.check().is_err());
 }

@@ -45,7 +45,7 @@ fn a4_a17_an_image_that_is_memory_has_its_own_room_and_is_not_cached_twice() {
     };
     let memory = Memory::new(2048, 10, 8192).unwrap();
     let nvdimm = with(ImageDriver::Nvdimm, memory, ImageFs::Ext4);
-    assert!(has(&nvdimm, "-machine q35,accel=kvm,memory-backend=memory0,nvdimm=on"));
+    assert!(has(&nvdimm, "-machine q35,memory-backend=memory0,nvdimm=on"));
     assert!(has(&nvdimm, "-m 2048M,slots=11,maxmem=8257M"));
     assert!(has(
         &nvdimm,
@@ -57,7 +57,7 @@ fn a4_a17_an_image_that_is_memory_has_its_own_room_and_is_not_cached_twice() {
 
     let fixed = Memory::new(512, 0, 512).unwrap();
     let pmem = with(ImageDriver::VirtioPmem, fixed, ImageFs::Erofs);
-    assert!(has(&pmem, "-machine q35,accel=kvm,memory-backend=memory0"));
+    assert!(has(&pmem, "-machine q35,memory-backend=memory0"));
     assert!(has(&pmem, "-m 512M,maxmem=577M"));
     assert!(has(&pmem, r#"-device {"driver":"virtio-pmem-pci","id":"pmem0","memdev":"image0"}"#));
     assert!(pmem.last().unwrap().contains(" root=/dev/pmem0p1 rootflags=dax ro rootfstype=erofs "));

@@ -19,7 +19,7 @@ fn protected(protection: Protection) -> VmSpec {
 fn of(protection: Protection) -> Vec<String> {
     let spec = protected(protection);
     assert_eq!(spec.check(), Ok(()));
-    lines(&spec, &inherited())[7..11].to_vec()
+    lines(&spec, &inherited())[7..12].to_vec()
 }
 
 #[test]
@@ -27,7 +27,8 @@ fn a27_tdx_has_its_quotes_made_on_the_host() {
     let expected = [
         r#"-object {"qom-type":"tdx-guest","id":"protection0","quote-generation-socket":{"type":"vsock","cid":"2","port":"4050"}}"#,
         "-bios /fw/OVMF.fd",
-        "-machine q35,accel=kvm,memory-backend=memory0,confidential-guest-support=protection0,kernel_irqchip=split",
+        "-accel kvm",
+        "-machine q35,memory-backend=memory0,confidential-guest-support=protection0,kernel_irqchip=split",
         "-cpu host,pmu=off",
     ];
     assert_eq!(of(Protection::Tdx { quotes: Some(4050) }), expected);
@@ -43,7 +44,8 @@ fn a27_sev_has_its_firmware_in_flash_and_forbids_debugging() {
     let expected = [
         r#"-object {"qom-type":"sev-guest","id":"protection0","cbitpos":51,"reduced-phys-bits":1,"policy":1}"#,
         r#"-blockdev {"driver":"raw","node-name":"pflash0","read-only":true,"file":{"driver":"file","filename":"/fw/OVMF.fd"}}"#,
-        "-machine q35,accel=kvm,memory-backend=memory0,confidential-guest-support=protection0,kernel_irqchip=split,pflash0=pflash0",
+        "-accel kvm",
+        "-machine q35,memory-backend=memory0,confidential-guest-support=protection0,kernel_irqchip=split,pflash0=pflash0",
         "-cpu host,pmu=off",
     ];
     assert_eq!(lines, expected);
@@ -64,7 +66,7 @@ fn a27_snp_measures_the_kernel_too_and_has_a_policy_and_an_identity() {
         r#"-object {{"qom-type":"sev-snp-guest","id":"protection0","cbitpos":51,"reduced-phys-bits":1,"policy":196608,"kernel-hashes":true,"id-block":"{block}","id-auth":"{auth}"}}"#
     );
     assert_eq!((&lines[0], lines[1].as_str()), (&object, "-bios /fw/OVMF.fd"));
-    assert_eq!(lines[3], "-cpu EPYC-v4,pmu=off");
+    assert_eq!(lines[4], "-cpu EPYC-v4,pmu=off");
 }
 
 #[test]

@@ -51,11 +51,12 @@ const IMAGES: Duration = Duration::from_secs(30);
 const SHIM: &str = "containerd-shim-kata-v2";
 
 /// What pods may ask of their machine.
-const ANNOTATIONS: [&str; 5] = [
+const ANNOTATIONS: [&str; 6] = [
     "kernel_params",
     "rx_rate_limiter_max_rate",
     "tx_rate_limiter_max_rate",
     "runtime.sandbox_cgroup_only",
+    "default_max_vcpus",
     "runtime.enable_vcpus_pinning",
 ];
 

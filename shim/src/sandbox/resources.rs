@@ -15,7 +15,7 @@ mod wish;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -136,12 +136,25 @@ pub(super) struct Resources {
     step_mib: u64,
     /// Whether its processors are to be bound to its containers' CPUs.
     pins: bool,
-    containers: Mutex<HashMap<String, Limits>>,
+    containers: Mutex<HashMap<String, Counted>>,
+    /// How many wishes for other limits there have been.
+    wishes: AtomicU64,
     /// Tells of changes of those.
     changes: watch::Sender<()>,
     /// Held across a change of the machine, so that each starts from what the one before came to.
     machine: AsyncMutex<Machine>,
     log: Logger,
+}
+
+/// Limits of a container.
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    /// Those that it has.
+    has: Limits,
+    /// Those that its machine is made for: the same, or those that it is to have.
+    counts: Limits,
+    /// The last wish for others; 0 is none.
+    wish: u64,
 }
 
 /// How a machine may change.
@@ -191,18 +204,19 @@ impl Resources {
             step_mib: configuration.hypervisor.memory_step_mib,
             pins: configuration.runtime.pins_vcpus,
             containers: Mutex::default(),
+            wishes: AtomicU64::default(),
             changes: watch::Sender::default(),
             machine: AsyncMutex::new(machine),
             log: log.clone(),
         })
     }
 
-    fn containers(&self) -> MutexGuard<'_, HashMap<String, Limits>> {
+    fn containers(&self) -> MutexGuard<'_, HashMap<String, Counted>> {
         self.containers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn needed(&self) -> Size {
-        let containers: Vec<_> = self.containers().values().copied().collect();
+        let containers: Vec<_> = self.containers().values().map(|part| part.counts).collect();
         limits::needed(self.default, &containers)
     }
 
@@ -327,7 +341,7 @@ impl Resources {
             return;
         }
         let mut machine = self.machine.lock().await;
-        let cpus = limits::cpus(self.containers().values().copied());
+        let cpus = limits::cpus(self.containers().values().map(|part| part.counts));
         if let Err(why) = machine.pins.set(vm, cpus).await {
             warn!(self.log, "the machine's processors are not bound to CPUs"; "why" => why);
         }
@@ -363,9 +377,9 @@ pub(crate) struct Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        let limits = self.sandbox.resources.containers().remove(&self.id);
+        let part = self.sandbox.resources.containers().remove(&self.id);
         self.sandbox.resources.changes.send_replace(());
-        if limits.is_some_and(|limits| !limits.are_none()) {
+        if part.is_some_and(|part| !part.counts.are_none()) {
             self.sandbox.shrink();
         }
     }
@@ -377,7 +391,7 @@ impl Sandbox {
     /// # Errors
     /// The limit that there is not enough memory for; `Unavailable` when there is no machine any more.
     pub(crate) async fn admit(self: &Arc<Self>, id: &str, limits: Limits) -> Result<Part> {
-        self.resources.containers().insert(id.to_owned(), limits);
+        self.resources.containers().insert(id.to_owned(), Counted { has: limits, counts: limits, wish: 0 });
         let part = Part { sandbox: self.clone(), id: id.to_owned() };
         self.grow(id, limits).await?;
         Ok(part)

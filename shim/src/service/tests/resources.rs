@@ -247,6 +247,20 @@ fn limits_of_an_update_that_is_given_up_count_no_longer() {
 }
 
 #[test]
+fn an_update_adds_nothing_to_the_wish_of_one_before_it_that_is_given_up() {
+    on_fakes(async |shim| {
+        let absurd = absurd(shim).await;
+        let next = updating(shim, "c1", json!({"cpu": {"cpus": "0"}}));
+        a_while().await;
+        absurd.abort();
+        assert!(absurd.await.unwrap_err().is_cancelled());
+        next.await.unwrap().unwrap();
+        assert_eq!(shim.machine.sizes()[5..], ["384 MiB"]);
+        assert_eq!(shim.guest.asked(&["UpdateContainer"]).len(), 1);
+    });
+}
+
+#[test]
 fn a_set_of_cpus_that_is_none_changes_nothing() {
     on_fakes(async |shim| {
         pod(shim).await;

@@ -213,10 +213,13 @@ impl AgentClient {
         ask!(self, "UpdateContainer", self.limit(), update_container, request).map(drop)
     }
 
-    /// The agent's version, what it supports, and the size of its kernel's memory blocks.
-    pub async fn guest_details(&self) -> Result<GuestDetailsResponse> {
-        let request = GuestDetailsRequest { mem_block_size: true, ..Default::default() };
-        ask!(self, "GetGuestDetails", self.limit(), get_guest_details, request)
+    /// The agent's version, what it supports, and the size of its kernel's memory blocks: asked once.
+    pub async fn guest_details(&self) -> Result<&GuestDetailsResponse> {
+        let ask = async || {
+            let request = GuestDetailsRequest { mem_block_size: true, ..Default::default() };
+            ask!(self, "GetGuestDetails", self.limit(), get_guest_details, request)
+        };
+        self.details.get_or_try_init(ask).await
     }
 
     /// Mixes `entropy` into the guest's random numbers.

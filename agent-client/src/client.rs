@@ -4,14 +4,17 @@ use std::{
     fmt,
     future::Future,
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use agent_protocol::{agent_ttrpc::AgentServiceClient, health_ttrpc::HealthClient};
+use agent_protocol::{
+    agent::GuestDetailsResponse, agent_ttrpc::AgentServiceClient, health_ttrpc::HealthClient,
+};
 use prometheus::HistogramVec;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::watch,
+    sync::{OnceCell, watch},
     time,
 };
 use ttrpc::r#async::{Client, transport::Socket};
@@ -49,6 +52,8 @@ pub struct AgentClient {
     pub(crate) agent: AgentServiceClient,
     pub(crate) health: HealthClient,
     pub(crate) timeouts: Timeouts,
+    /// What the agent says of itself, which does not change.
+    pub(crate) details: Arc<OnceCell<GuestDetailsResponse>>,
     durations: HistogramVec,
     gone: watch::Receiver<()>,
 }
@@ -92,6 +97,7 @@ impl AgentClient {
             agent: AgentServiceClient::new(client.clone()),
             health: HealthClient::new(client),
             timeouts,
+            details: Arc::default(),
             durations: durations::histogram(),
             gone,
         }

@@ -171,8 +171,6 @@ struct Machine {
     /// What containers needed when it was last changed, whether it could have that or not. Nothing while a change is
     /// under way: whoever made it may have gone.
     asked: Option<Size>,
-    /// MiB of a block of the guest's memory, or more of them where QEMU takes no less, once that was asked for; 0 if its kernel takes no more memory.
-    block_mib: Option<u64>,
     /// Whether it was said that the machine cannot grow.
     warned: bool,
     pins: Pins,
@@ -196,7 +194,7 @@ impl Resources {
             (false, false) => Growth::Dynamic,
         };
         let asked = if has == default { default } else { known_at_boot(configuration, spec)? };
-        let machine = Machine { asked: Some(asked), block_mib: None, warned: false, pins: Pins::default() };
+        let machine = Machine { asked: Some(asked), warned: false, pins: Pins::default() };
         Ok(Resources {
             default,
             most,
@@ -298,7 +296,7 @@ impl Resources {
         vm: &dyn Vm,
         agent: &AgentClient,
     ) -> std::result::Result<(), String> {
-        let block_mib = self.block_mib(machine, agent).await?;
+        let block_mib = self.block_mib(agent).await?;
         if block_mib == 0 {
             self.warn_once(machine, "its kernel has no memory hot plug");
             return Ok(());
@@ -327,7 +325,7 @@ impl Resources {
             vm.resize_vcpus(size.vcpus).await.map_err(|error| error.to_string())?;
         }
         if before.is_none_or(|before| before.mib != size.mib) {
-            let block_mib = self.block_mib(&mut machine, agent).await?;
+            let block_mib = self.block_mib(agent).await?;
             let size = MemorySize { mib: size.mib, block_mib };
             vm.resize_memory(size).await.map_err(|error| error.to_string())?;
         }
@@ -347,18 +345,10 @@ impl Resources {
         }
     }
 
-    async fn block_mib(
-        &self,
-        machine: &mut Machine,
-        agent: &AgentClient,
-    ) -> std::result::Result<u64, String> {
-        if let Some(known) = machine.block_mib {
-            return Ok(known);
-        }
+    /// MiB of a block of the guest's memory, or more of them where QEMU takes no less; 0 if its kernel takes no more memory.
+    async fn block_mib(&self, agent: &AgentClient) -> std::result::Result<u64, String> {
         let details = agent.guest_details().await.map_err(|error| error.to_string())?;
-        let mib = common_multiple(details.mem_block_size_bytes >> 20, self.step_mib);
-        machine.block_mib = Some(mib);
-        Ok(mib)
+        Ok(common_multiple(details.mem_block_size_bytes >> 20, self.step_mib))
     }
 
     fn warn_once(&self, machine: &mut Machine, why: &str) {

@@ -9,6 +9,7 @@
 
 pub(crate) mod arrivals;
 mod pump;
+mod splice;
 mod stream;
 
 use std::{
@@ -38,11 +39,10 @@ use crate::{
 use arrivals::{Connection, Connections};
 use stream::{End, Pumped, Stream};
 
-/// What the pipe of the output holds, in bytes, where the default is 64 KiB: the fuller it gets, the fewer times the one
-/// processor of a small guest turns from the process to the agent and back. What is in it is charged to the container.
+/// What the pipes of input and output hold, in bytes, where the default is 64 KiB: the more there is at once, the fewer times
+/// the one processor of a small guest turns from the process to the agent and back. What is in that of the output is charged
+/// to the container.
 const PIPE_SIZE: libc::c_int = 1024 * 1024;
-/// That of the input. The kernel gives processes of a user small pipes alone once all of that user's could hold 64 MiB.
-const INPUT_PIPE_SIZE: libc::c_int = 256 * 1024;
 
 /// The process' side, handed to the fork that makes it. `T` is where the terminal is sent, if it has one.
 pub(crate) enum ChildStdio<T> {
@@ -131,8 +131,11 @@ pub(crate) fn prepare<T>(
     connections: Connections,
 ) -> Result<(ChildStdio<T>, Prepared), Error> {
     let [stdin, stdout, stderr] = [pipe(owner)?, pipe(owner)?, pipe(owner)?];
-    // Smaller ones do as well, only slower.
-    let _ = fcntl(&stdin.1, FcntlArg::F_SETPIPE_SZ(INPUT_PIPE_SIZE));
+    // Smaller ones do as well, only slower. Most processes have no input, and the kernel gives processes of a user small
+    // pipes alone once all of that user's could hold 64 MiB.
+    if connections.stdin.is_some() {
+        let _ = fcntl(&stdin.1, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
+    }
     let _ = fcntl(&stdout.0, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
     let child = Pipes { stdin: stdin.0, stdout: stdout.1, stderr: stderr.1 };
     let ends = Pipes { stdin: stdin.1, stdout: stdout.0, stderr: stderr.0 };
@@ -174,7 +177,7 @@ impl Prepared {
 
 fn pipes(stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd, with: Connections) -> Result<Stdio, Error> {
     Ok(Stdio {
-        stdin: Input::new(stdin, with.stdin)?,
+        stdin: Input::pipe(stdin, with.stdin)?,
         stdout: Output::new(stream::watch(stdout, Interest::READABLE)?, with.stdout),
         stderr: Some(Output::new(stream::watch(stderr, Interest::READABLE)?, with.stderr)),
         terminal: None,
@@ -186,7 +189,7 @@ fn terminal(master: OwnedFd, with: Connections) -> Result<Stdio, Error> {
     let copy = master.try_clone().map_err(Error::system("duplicate a terminal"))?;
     let master = stream::watch(master, Interest::READABLE)?;
     Ok(Stdio {
-        stdin: Input::new(copy, with.stdin)?,
+        stdin: Input::terminal(copy, with.stdin)?,
         terminal: Some(Arc::downgrade(&master)),
         stdout: Output::new(master, with.stdout),
         stderr: None,
@@ -194,12 +197,28 @@ fn terminal(master: OwnedFd, with: Connections) -> Result<Stdio, Error> {
 }
 
 impl Input {
-    fn new(fd: OwnedFd, connection: Option<Box<dyn Connection>>) -> Result<Self, Error> {
+    fn pipe(fd: OwnedFd, connection: Option<Box<dyn Connection>>) -> Result<Self, Error> {
         let end = stream::watch(fd, Interest::WRITABLE)?;
         let Some(connection) = connection else { return Ok(Self::Calls(Stream::new(end))) };
+        let host =
+            connection.as_fd().try_clone_to_owned().map_err(Error::system("duplicate a connection"))?;
+        drop(connection);
+        let host = splice::watch(host)?;
+        Ok(Self::pumped(|closed| splice::input(host, end, closed)))
+    }
+
+    fn terminal(fd: OwnedFd, connection: Option<Box<dyn Connection>>) -> Result<Self, Error> {
+        let end = stream::watch(fd, Interest::WRITABLE)?;
+        let Some(connection) = connection else { return Ok(Self::Calls(Stream::new(end))) };
+        Ok(Self::pumped(|closed| pump::input(connection, Pumped(end), closed)))
+    }
+
+    fn pumped<P: Future<Output = ()> + Send + 'static>(
+        pump: impl FnOnce(oneshot::Receiver<()>) -> P,
+    ) -> Self {
         let (open, closed) = oneshot::channel();
-        tokio::spawn(pump::input(connection, Pumped(end), closed));
-        Ok(Self::Pump(Mutex::new(Some(open))))
+        tokio::spawn(pump(closed));
+        Self::Pump(Mutex::new(Some(open)))
     }
 }
 

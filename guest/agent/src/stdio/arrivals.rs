@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -24,9 +25,9 @@ const UNCLAIMED: Duration = Duration::from_secs(30);
 const CLAIM: Duration = Duration::from_secs(5);
 
 /// What carries a stream.
-pub(crate) trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Connection: AsyncRead + AsyncWrite + AsFd + Unpin + Send {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
+impl<T: AsyncRead + AsyncWrite + AsFd + Unpin + Send> Connection for T {}
 
 /// The streams of a process that do not go by calls. Dropping them hangs up.
 #[derive(Default)]
@@ -141,19 +142,22 @@ impl Arrivals {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixStream,
+    };
 
     use super::*;
 
     const NONE: Ports = Ports { stdin: 0, stdout: 0, stderr: 0 };
 
-    fn arrive(arrivals: &Arrivals, port: u32) -> DuplexStream {
-        let (host, guest) = duplex(10);
+    fn arrive(arrivals: &Arrivals, port: u32) -> UnixStream {
+        let (host, guest) = UnixStream::pair().unwrap();
         arrivals.add(port, Box::new(guest));
         host
     }
 
-    async fn is_hung_up(mut host: DuplexStream) -> bool {
+    async fn is_hung_up(mut host: UnixStream) -> bool {
         host.write_all(b"x").await.is_err()
     }
 
@@ -212,7 +216,7 @@ mod tests {
     async fn unclaimed_connections_are_bounded() {
         let arrivals = Arrivals::start();
         let oldest = arrive(&arrivals, 1);
-        let _others: Vec<DuplexStream> = (2..=257).map(|port| arrive(&arrivals, port)).collect();
+        let _others: Vec<UnixStream> = (2..=257).map(|port| arrive(&arrivals, port)).collect();
         assert!(is_hung_up(oldest).await);
         assert_eq!(arrivals.unclaimed().len(), MAX_UNCLAIMED);
     }

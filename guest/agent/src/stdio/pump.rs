@@ -47,12 +47,7 @@ pub(super) async fn input(
     mut process: impl AsyncWrite + Unpin,
     closed: oneshot::Receiver<()>,
 ) {
-    let mut closed = pin!(async {
-        // Dropping the sender closes just as well.
-        let _ = closed.await;
-        // Has the event loop look for what had arrived by then.
-        tokio::task::yield_now().await;
-    });
+    let mut closed = pin!(self::closed(closed));
     let mut chunk = Vec::new();
     loop {
         tokio::select! {
@@ -69,6 +64,13 @@ pub(super) async fn input(
             return ::log::debug!("input ends, the process takes no more: {error}");
         }
     }
+}
+
+/// Waits until input is closed and the event loop has looked for what had arrived by then.
+pub(super) async fn closed(closed: oneshot::Receiver<()>) {
+    // Dropping the sender closes just as well.
+    let _ = closed.await;
+    tokio::task::yield_now().await;
 }
 
 /// Reads into `chunk` what there is; nothing at the end. The chunk takes up memory only while there is something to

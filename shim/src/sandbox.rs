@@ -285,9 +285,17 @@ impl Sandbox {
         call: impl Future<Output = std::result::Result<T, agent_client::Error>> + Send,
     ) -> Result<T> {
         self.is_up()?;
-        tokio::select! {
-            answer = call => answer.map_err(boot::in_containerds_terms),
-            () = self.gone() => Err(Error::Unavailable(format!("the virtual machine is gone: {}", self.why_gone()))),
+        let answer = tokio::select! {
+            answer = call => answer,
+            () = self.gone() => return Err(self.is_gone()),
+        };
+        match answer {
+            // Why it has is told soon.
+            Err(closed @ agent_client::Error::Closed { .. }) => {
+                let gone = timeout(lost::TOLD, self.gone()).await;
+                Err(gone.map_or_else(|_| boot::in_containerds_terms(closed), |()| self.is_gone()))
+            }
+            answer => answer.map_err(boot::in_containerds_terms),
         }
     }
 
@@ -314,11 +322,12 @@ impl Sandbox {
         }
     }
 
-    fn why_gone(&self) -> String {
-        match &*self.phase.borrow() {
+    fn is_gone(&self) -> Error {
+        let why = match &*self.phase.borrow() {
             Phase::Ending { why, .. } => why.clone(),
             Phase::Up | Phase::Ended(_) => "it was stopped".into(),
-        }
+        };
+        Error::Unavailable(format!("the virtual machine is gone: {why}"))
     }
 
     /// Ends the machine and clears up after it, because of `why`. The first call does it, whoever's it is, and goes

@@ -71,16 +71,13 @@ pub(super) async fn unstarted(
 
 /// What the guest says, or that the machine took the process along.
 async fn exit_status(container: &Container, process: &Process) -> u32 {
-    let agent = container.sandbox.agent();
-    tokio::select! {
-        status = agent.wait_process(&container.id, &process.guest_id) => match status {
-            Ok(status) => u32::from(status),
-            Err(error) => {
-                info!(container.log, "exit status lost"; "exec" => &process.exec_id, "why" => error.to_string());
-                LOST
-            }
-        },
-        () = container.sandbox.gone() => LOST,
+    let sandbox = &container.sandbox;
+    match sandbox.ask(sandbox.agent().wait_process(&container.id, &process.guest_id)).await {
+        Ok(status) => u32::from(status),
+        Err(error) => {
+            info!(container.log, "exit status lost"; "exec" => &process.exec_id, "why" => error.to_string());
+            LOST
+        }
     }
 }
 

@@ -10,6 +10,9 @@ use super::health;
 /// How long the end of a machine may come after that of the agent's connection, which it explains.
 const CAUSE_FOLLOWS: Duration = Duration::from_secs(1);
 
+/// How long after a connection has ended it is known why.
+pub(super) const TOLD: Duration = Duration::from_secs(2);
+
 /// How Linux begins the line that says why it panics (kernel/panic.c).
 const PANIC: &str = "Kernel panic - not syncing: ";
 

@@ -166,6 +166,22 @@ fn a_machine_whose_agent_dies_is_stopped() {
 }
 
 #[test]
+fn a_call_that_the_end_of_the_agent_cuts_off_is_told_of_it() {
+    on_fakes(async |shim| {
+        shim.runs("c1").await;
+        shim.guest.never_answers("PauseContainer");
+        let pausing = shim.pausing("c1");
+        shim.guest.is_asked("PauseContainer").await;
+        shim.machine.hangs_up().await;
+        let said = words(soon(pausing).await);
+        assert!(
+            said.contains("the virtual machine is gone: the guest's agent closed its connection"),
+            "{said}"
+        );
+    });
+}
+
+#[test]
 fn a_guest_that_hangs_does_not_hold_up_the_removal_of_what_never_ran() {
     on_fakes(async |shim| {
         shim.create("c1").await.unwrap();

@@ -35,13 +35,14 @@ const SHOWN: &str = "sandbox-mounts";
 /// How a guest comes by files of the host's.
 pub(crate) enum HostFiles {
     Shared(SharedTree),
-    Copied(Copies),
+    Copied(Box<Copies>),
 }
 
 impl HostFiles {
     /// Those of the guest that `agent` is in, which sees `tree`, if there is one.
     pub(super) fn of(tree: Option<SharedTree>, agent: &AgentClient, log: &Logger) -> HostFiles {
-        tree.map_or_else(|| HostFiles::Copied(Copies::new(agent.clone(), log.clone())), HostFiles::Shared)
+        let copied = || HostFiles::Copied(Box::new(Copies::new(agent.clone(), log.clone())));
+        tree.map_or_else(copied, HostFiles::Shared)
     }
 
     /// Unmounts what there is; it does no harm to do so again.

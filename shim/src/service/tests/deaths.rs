@@ -178,6 +178,7 @@ fn a_call_that_the_end_of_the_agent_cuts_off_is_told_of_it() {
             said.contains("the virtual machine is gone: the guest's agent closed its connection"),
             "{said}"
         );
+        assert_eq!(shim.published(1).await, ["exit c1 137"]);
     });
 }
 

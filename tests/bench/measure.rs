@@ -153,7 +153,7 @@ fn running_pod(case: &Case<'_>, report: &mut Report) -> Result<()> {
 
     report.heading("Memory");
     report.add("shim_pss_kib", idle, "the shim after the start");
-    report.add("shim_pss_after_stream_kib", pss_kib(shim)?, "the shim after execs, and 1 GiB of streams");
+    report.add("shim_pss_after_stream_kib", pss_kib(shim)?, "the shim after execs, and 2.6 GiB of streams");
     report.add("pod_pss_kib", family_pss_kib(shim), "all of the pod");
     Ok(())
 }

@@ -70,12 +70,13 @@ FUZZ := PATH=$(BIN):$$PATH cargo fuzz run --fuzz-dir tests/fuzz --target-dir $(T
 FUZZ_FOR := -- -max_total_time=$(FUZZ_SECONDS) -len_control=0
 
 .PHONY: fuzz
-fuzz: ## made-up files, annotations and QMP input, a minute each (FUZZ_SECONDS=60)
+fuzz: ## made-up files, annotations, QMP input and guest memory, a minute each (FUZZ_SECONDS=60)
 	@tools/install-fuzzer
-	@mkdir -p $(TARGET)/fuzz/{toml,annotations,qmp}.corpus
+	@mkdir -p $(TARGET)/fuzz/{toml,annotations,qmp,vsock}.corpus
 	$(FUZZ) toml $(TARGET)/fuzz/toml.corpus configuration/tests/data $(FUZZ_FOR)
 	$(FUZZ) annotations $(TARGET)/fuzz/annotations.corpus tests/fuzz/seeds/annotations $(FUZZ_FOR)
 	$(FUZZ) qmp $(TARGET)/fuzz/qmp.corpus tests/fuzz/seeds/qmp $(FUZZ_FOR)
+	$(FUZZ) vsock $(TARGET)/fuzz/vsock.corpus tests/fuzz/seeds/vsock $(FUZZ_FOR)
 
 .PHONY: e2e
 e2e: guest build ## whole-system tests: real containerd, real QEMU, real guest (TESTS=<part of a name> for some)

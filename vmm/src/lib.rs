@@ -41,14 +41,19 @@ mod virtiofsd;
 mod vm;
 mod vsock;
 
+/// What strangers may say, for libFuzzer.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use crate::qemu::fuzzing::qmp;
+    pub use crate::vsock::fuzzing::vsock;
+}
+
 pub use error::{BootError, NydusdError, PathError, PathProblem, QmpError, StopError, Unwell};
 pub use exit::{How, VmExit, Who};
 pub use identity::{Process, children_of};
 pub use memory_file::make_sparse;
 pub use nydusd::MOUNT_POINT as NYDUSD_MOUNT_POINT;
 pub use qemu::Qemu;
-#[cfg(fuzzing)]
-pub use qemu::fuzzing;
 pub use record::{Record, RecordedMachine, sweep};
 pub use spec::VmSpec;
 pub use vm::{Connection, Hypervisor, Listener, Stream, VcpuThread, Vm, Vsock};

@@ -16,4 +16,4 @@ mod timer;
 
 pub use boot::Qemu;
 #[cfg(fuzzing)]
-pub use qmp::fuzzing;
+pub(crate) use qmp::fuzzing;

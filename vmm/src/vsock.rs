@@ -3,6 +3,9 @@
 mod device;
 mod vhost;
 
+#[cfg(fuzzing)]
+pub(crate) use device::fuzzing;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

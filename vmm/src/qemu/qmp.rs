@@ -6,7 +6,7 @@
 
 mod command;
 #[cfg(fuzzing)]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 #[cfg(test)]
 pub(super) mod tests;
 mod wire;

@@ -11,6 +11,8 @@
 
 mod connection;
 mod frontend;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod host;
 mod packet;
 mod ring;

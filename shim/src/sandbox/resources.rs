@@ -37,6 +37,7 @@ use crate::{
 pub(crate) use limits::Limits;
 use pins::Pins;
 pub(crate) use sets::check as check_sets;
+use wish::Counted;
 
 /// What memory comes in, in MiB: the size of a guest's memory blocks, if it has less than 64 GiB.
 const BLOCK_MIB: u64 = 128;
@@ -146,17 +147,6 @@ pub(super) struct Resources {
     log: Logger,
 }
 
-/// Limits of a container.
-#[derive(Debug, Clone, Copy)]
-struct Counted {
-    /// Those that it has.
-    has: Limits,
-    /// Those that its machine is made for: the same, or those that it is to have.
-    counts: Limits,
-    /// The last wish for others; 0 is none.
-    wish: u64,
-}
-
 /// How a machine may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Growth {
@@ -214,7 +204,7 @@ impl Resources {
     }
 
     fn needed(&self) -> Size {
-        let containers: Vec<_> = self.containers().values().map(|part| part.counts).collect();
+        let containers: Vec<_> = self.containers().values().map(Counted::limits).collect();
         limits::needed(self.default, &containers)
     }
 
@@ -339,7 +329,7 @@ impl Resources {
             return;
         }
         let mut machine = self.machine.lock().await;
-        let cpus = limits::cpus(self.containers().values().map(|part| part.counts));
+        let cpus = limits::cpus(self.containers().values().map(Counted::limits));
         if let Err(why) = machine.pins.set(vm, cpus).await {
             warn!(self.log, "the machine's processors are not bound to CPUs"; "why" => why);
         }
@@ -369,7 +359,7 @@ impl Drop for Part {
     fn drop(&mut self) {
         let part = self.sandbox.resources.containers().remove(&self.id);
         self.sandbox.resources.changes.send_replace(());
-        if part.is_some_and(|part| !part.counts.are_none()) {
+        if part.is_some_and(|part| !part.limits().are_none()) {
             self.sandbox.shrink();
         }
     }
@@ -381,7 +371,7 @@ impl Sandbox {
     /// # Errors
     /// The limit that there is not enough memory for; `Unavailable` when there is no machine any more.
     pub(crate) async fn admit(self: &Arc<Self>, id: &str, limits: Limits) -> Result<Part> {
-        self.resources.containers().insert(id.to_owned(), Counted { has: limits, counts: limits, wish: 0 });
+        self.resources.containers().insert(id.to_owned(), Counted::new(limits));
         let part = Part { sandbox: self.clone(), id: id.to_owned() };
         self.grow(id, limits).await?;
         Ok(part)

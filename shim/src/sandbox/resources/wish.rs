@@ -8,11 +8,30 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::{Limits, Sandbox};
 use crate::error::Result;
 
-/// Limits that a container is to have. When it is dropped they count no more, unless they were carried out.
+/// What a container may use of its sandbox's machine.
+#[derive(Debug)]
+pub(super) struct Counted {
+    /// The limits that it has.
+    has: Limits,
+    /// Those that it is to have, each by the number of its wish, the last one at the end.
+    wishes: Vec<(u64, Limits)>,
+}
+
+impl Counted {
+    pub(super) fn new(has: Limits) -> Counted {
+        Counted { has, wishes: Vec::new() }
+    }
+
+    /// What the machine is made for.
+    pub(super) fn limits(&self) -> Limits {
+        self.wishes.last().map_or(self.has, |(_, limits)| *limits)
+    }
+}
+
+/// Limits that a container is to have. Dropped, it counts no more.
 struct Wish {
     sandbox: Arc<Sandbox>,
     id: String,
-    /// Which of the sandbox's wishes it is.
     number: u64,
     former: Limits,
     limits: Limits,
@@ -21,23 +40,27 @@ struct Wish {
 impl Wish {
     /// What `update` would make of what the container is to have anyhow; nothing for what has no part of its own.
     fn of(sandbox: &Arc<Sandbox>, id: &str, update: &LinuxResources) -> Option<Wish> {
-        let number = sandbox.resources.wishes.fetch_add(1, Ordering::Relaxed) + 1;
-        let former = {
-            let mut containers = sandbox.resources.containers();
-            let part = containers.get_mut(id)?;
-            part.wish = number;
-            part.counts
-        };
-        let mut wish = Wish { sandbox: sandbox.clone(), id: id.to_owned(), number, former, limits: former };
-        wish.counts(former.updated(update));
-        Some(wish)
+        let number = sandbox.resources.wishes.fetch_add(1, Ordering::Relaxed);
+        let mut containers = sandbox.resources.containers();
+        let part = containers.get_mut(id)?;
+        let former = part.limits();
+        let limits = former.updated(update);
+        part.wishes.push((number, limits));
+        drop(containers);
+        sandbox.resources.changes.send_replace(());
+        Some(Wish { sandbox: sandbox.clone(), id: id.to_owned(), number, former, limits })
     }
 
     /// The same of what the container has by now: wishes before this one may have come to nothing.
     fn has_its_turn(&mut self, update: &LinuxResources) {
-        let has = self.sandbox.resources.containers().get(&self.id).map(|part| part.has);
-        self.former = has.unwrap_or(self.former);
-        self.counts(self.former.updated(update));
+        if let Some(part) = self.sandbox.resources.containers().get_mut(&self.id)
+            && let Some((_, counts)) = part.wishes.iter_mut().find(|(number, _)| *number == self.number)
+        {
+            self.former = part.has;
+            self.limits = part.has.updated(update);
+            *counts = self.limits;
+        }
+        self.sandbox.resources.changes.send_replace(());
     }
 
     fn is_carried_out(&self) {
@@ -45,27 +68,15 @@ impl Wish {
             part.has = self.limits;
         }
     }
-
-    /// Has these limits count, unless a later wish does, or the container is gone.
-    fn counts(&mut self, limits: Limits) {
-        if let Some(part) = self.sandbox.resources.containers().get_mut(&self.id)
-            && part.wish == self.number
-        {
-            part.counts = limits;
-        }
-        self.limits = limits;
-        self.sandbox.resources.changes.send_replace(());
-    }
 }
 
 impl Drop for Wish {
     fn drop(&mut self) {
-        let is_changed = self.limits != self.former;
-        let has = self.sandbox.resources.containers().get(&self.id).map(|part| part.has);
-        if let Some(has) = has {
-            self.counts(has);
+        if let Some(part) = self.sandbox.resources.containers().get_mut(&self.id) {
+            part.wishes.retain(|(number, _)| *number != self.number);
         }
-        if is_changed {
+        self.sandbox.resources.changes.send_replace(());
+        if self.limits != self.former {
             self.sandbox.shrink();
         }
     }

@@ -261,6 +261,25 @@ fn an_update_adds_nothing_to_the_wish_of_one_before_it_that_is_given_up() {
 }
 
 #[test]
+fn an_update_that_is_given_up_takes_nothing_from_the_one_before_it() {
+    on_fakes(async |shim| {
+        pod(shim).await;
+        create(shim, "c1", memory(128)).await;
+        let goes_on = shim.guest.delays("UpdateContainer");
+        let first = updating(shim, "c1", memory(512));
+        shim.guest.is_asked("UpdateContainer").await;
+        let second = updating(shim, "c1", memory(256));
+        a_while().await;
+        second.abort();
+        assert!(second.await.unwrap_err().is_cancelled());
+        drop(goes_on);
+        first.await.unwrap().unwrap();
+        a_while().await;
+        assert_eq!(shim.machine.sizes()[3..], ["768 MiB"]);
+    });
+}
+
+#[test]
 fn a_set_of_cpus_that_is_none_changes_nothing() {
     on_fakes(async |shim| {
         pod(shim).await;

@@ -25,6 +25,7 @@ listed! {
         a_slow_reader_gets_all_that_was_written_before_the_exit,
         a_process_without_clients_can_write_and_finds_the_end_of_its_input,
         input_that_ends_before_the_process_runs_ends_for_the_process_too,
+        a_process_that_closes_its_input_outlives_what_comes_then,
     ],
     ours: []
 }
@@ -174,5 +175,15 @@ fn input_that_ends_before_the_process_runs_ends_for_the_process_too(case: &Case<
         let exec = shared.ctr_command(["task", "exec", "--exec-id", &exec, SHARED, "wc", "-l"]);
         check_eq!(piped(&exec)?, "2", "lines that exec number {round} has read");
     }
+    Ok(())
+}
+
+/// More than all that is in between holds. `ctr` hands on to the process what it is sent itself, SIGPIPE too.
+fn a_process_that_closes_its_input_outlives_what_comes_then(case: &Case<'_>) -> Result<()> {
+    let shared = case.world.shared()?;
+    let script = "exec 0<&-; sleep 1; echo lives";
+    let args = ["task", "exec", "--exec-id", "closes", SHARED, "sh", "-c", script];
+    let output = start(&mut shared.ctr_command(args), vec![0; 20 << 20])?.wait(PATIENCE)?.exits(0)?;
+    check_eq!(output.out(), "lives\n", "output");
     Ok(())
 }

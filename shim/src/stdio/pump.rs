@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Display,
+    future::pending,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -174,18 +175,23 @@ impl Way {
 
 /// Moves input from a client to the process until the input ends, then ends the process's input. Without a client
 /// it ends at once.
-pub(crate) async fn feed(source: Source, input: Option<Receiver>, wire: Wire) {
-    let fed = match (input, wire) {
+///
+/// A process that takes no more has the client wait until it ends, with which this is to be dropped, as by runc's shim: a
+/// client whose FIFO has no reader is sent SIGPIPE, which `ctr` hands on to the process.
+pub(crate) async fn feed(source: Source, mut input: Option<Receiver>, wire: Wire) {
+    let fed = match (&mut input, wire) {
         (Some(input), Some(wire)) => copy_in(input, wire).await.map_err(|error| error.to_string()),
         (None, Some(wire)) => return drop(wire),
-        (input, None) => feed_by_calls(&source, input).await.map_err(|error| error.to_string()),
+        (input, None) => feed_by_calls(&source, input.as_mut()).await.map_err(|error| error.to_string()),
     };
-    if let Err(why) = fed {
-        debug!(source.log, "input ended"; "exec" => &source.exec, "why" => why);
+    let Err(why) = fed else { return };
+    debug!(source.log, "input ended"; "exec" => &source.exec, "why" => why);
+    if input.is_some() {
+        pending::<()>().await;
     }
 }
 
-async fn copy_in(mut input: Receiver, mut wire: Box<dyn Stream>) -> std::io::Result<()> {
+async fn copy_in(input: &mut Receiver, mut wire: Box<dyn Stream>) -> std::io::Result<()> {
     let mut buffer = Vec::with_capacity(CHUNK);
     while input.read_buf(&mut buffer).await? > 0 {
         wire.write_all(&buffer).await?;
@@ -194,8 +200,8 @@ async fn copy_in(mut input: Receiver, mut wire: Box<dyn Stream>) -> std::io::Res
     wire.shutdown().await
 }
 
-async fn feed_by_calls(source: &Source, input: Option<Receiver>) -> Result<(), agent_client::Error> {
-    if let Some(mut input) = input {
+async fn feed_by_calls(source: &Source, input: Option<&mut Receiver>) -> Result<(), agent_client::Error> {
+    if let Some(input) = input {
         let mut buffer = Vec::with_capacity(CHUNK);
         while let Ok(1..) = input.read_buf(&mut buffer).await {
             let mut data = buffer.as_slice();

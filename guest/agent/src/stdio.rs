@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! process -- pipe or terminal -- Stream, read and written by the host's calls
-//!                              \ pump -- connection with the host
+//!                              \ pump or, into a pipe, splice -- connection with the host
 //! ```
 //!
 //! The process never has the connection itself: a program may open `/dev/stdout` again, which no socket allows.

@@ -287,13 +287,13 @@ impl Sandbox {
         self.is_up()?;
         let answer = tokio::select! {
             answer = call => answer,
-            () = self.gone() => return Err(self.is_gone()),
+            () = self.gone() => return Err(self.why_gone()),
         };
         match answer {
             // Why it has is told soon.
             Err(closed @ agent_client::Error::Closed { .. }) => {
                 let gone = timeout(lost::TOLD, self.gone()).await;
-                Err(gone.map_or_else(|_| boot::in_containerds_terms(closed), |()| self.is_gone()))
+                Err(gone.map_or_else(|_| boot::in_containerds_terms(closed), |()| self.why_gone()))
             }
             answer => answer.map_err(boot::in_containerds_terms),
         }
@@ -322,7 +322,7 @@ impl Sandbox {
         }
     }
 
-    fn is_gone(&self) -> Error {
+    fn why_gone(&self) -> Error {
         let why = match &*self.phase.borrow() {
             Phase::Ending { why, .. } => why.clone(),
             Phase::Up | Phase::Ended(_) => "it was stopped".into(),

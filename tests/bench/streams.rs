@@ -31,7 +31,7 @@ pub(crate) fn measure(case: &Case<'_>, task: &TaskClient, report: &mut Report) -
     let mut bare = Bare::boot(case)?;
     let measured = rounds(case, task, &mut bare);
     bare.end()?;
-    let [stdout, stdin, from_guest, to_guest, piped, piped_in] = &measured?;
+    let [stdout, from_guest, piped, stdin, to_guest, piped_in] = &measured?;
     for (key, rates, what) in [
         ("stdout_mb_s", stdout, "from the process to the FIFO's reader"),
         ("stdin_mb_s", stdin, "from the FIFO's writer to the process"),
@@ -59,10 +59,10 @@ fn rounds(case: &Case<'_>, task: &TaskClient, bare: &mut Bare) -> Result<[Vec<f6
     let mut rates = [const { Vec::new() }; 6];
     for round in 0..ROUNDS {
         rates[0].push(stdout(case, task, round)?);
-        rates[2].push(bare.send(case, Between::Nothing)?);
-        rates[4].push(bare.send(case, Between::Pipe)?);
-        rates[1].push(stdin(case, task, round)?);
-        rates[3].push(bare.take(case, Between::Nothing)?);
+        rates[1].push(bare.send(case, Between::Nothing)?);
+        rates[2].push(bare.send(case, Between::Pipe)?);
+        rates[3].push(stdin(case, task, round)?);
+        rates[4].push(bare.take(case, Between::Nothing)?);
         rates[5].push(bare.take(case, Between::Pipe)?);
     }
     Ok(rates)

@@ -13,14 +13,10 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use common::{Fixture, log, named, status};
+use common::{Fixture, boot, log, named, status};
 use vmm::accelerator::Accelerator;
 use vmm::spec::{Boot, Firmware, ImageDriver, ImageFs, ShareKind, Vcpus};
 use vmm::{BootError, How, Hypervisor, Qemu, Unwell, Vm, VmExit, Who};
-
-async fn boot(fixture: &Fixture) -> Box<dyn Vm> {
-    Qemu::new(log()).boot(fixture.spec.clone()).await.unwrap()
-}
 
 async fn refused(fixture: &Fixture) -> BootError {
     Qemu::new(log()).boot(fixture.spec.clone()).await.err().expect("such a machine does not boot")

@@ -13,11 +13,11 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Fixture, log};
+use common::{Fixture, boot};
 use tokio::time::{sleep, timeout};
+use vmm::Vm;
 use vmm::plug::{Disk, DiskBus, Pluggable};
 use vmm::spec::{KernelParam, Origin, PciPlaces, Restore, Window};
-use vmm::{Hypervisor, Qemu, Vm};
 
 /// How long a guest may take to say something.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -32,10 +32,6 @@ fn fixture(origin: Origin) -> Fixture {
     fixture.spec.pci = PciPlaces::new(1, 0, Window::default()).unwrap();
     fixture.spec.origin = origin;
     fixture
-}
-
-async fn boot(fixture: &Fixture) -> Box<dyn Vm> {
-    Qemu::new(log()).boot(fixture.spec.clone()).await.unwrap()
 }
 
 /// Waits until the guest has said something.

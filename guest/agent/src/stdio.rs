@@ -203,7 +203,7 @@ impl Input {
         let host =
             connection.as_fd().try_clone_to_owned().map_err(Error::system("duplicate a connection"))?;
         drop(connection);
-        let host = splice::watch(host)?;
+        let host = stream::watch(host, Interest::READABLE)?;
         Ok(Self::pumped(|closed| splice::input(host, end, closed)))
     }
 

@@ -11,13 +11,16 @@ use super::health;
 const CAUSE_FOLLOWS: Duration = Duration::from_secs(1);
 
 /// How long after a connection has ended it is known why.
-pub(super) const TOLD: Duration = Duration::from_secs(2);
+pub(super) const TOLD: Duration = CAUSE_FOLLOWS.saturating_mul(2);
 
 /// How Linux begins the line that says why it panics (kernel/panic.c).
 const PANIC: &str = "Kernel panic - not syncing: ";
 
 /// Bytes of what the guest says of its panic that are told.
 const REASON: usize = 200;
+
+/// Where an operator finds more.
+const MORE: &str = "the end of the guest's console is in the shim's log";
 
 /// Waits until the machine is of no more use, and says why: any process of it is gone (`exit`), or the agent's connection
 /// (`closed`), or the agent does not answer (`silent`).
@@ -36,7 +39,7 @@ pub(super) async fn why(
         why = &mut died => why,
         () = closed => {
             let cause = timeout(CAUSE_FOLLOWS, died).await;
-            cause.unwrap_or_else(|_| "the guest's agent closed its connection".to_owned())
+            cause.unwrap_or_else(|_| format!("the guest's agent closed its connection; {MORE}"))
         }
         () = silent => health::LOST.to_owned(),
     }
@@ -46,7 +49,7 @@ pub(super) async fn why(
 pub(super) fn explained(why: String, console: &str) -> String {
     match console.lines().rev().find_map(|line| line.split_once(PANIC)) {
         Some((_, reason)) => {
-            format!("the guest's kernel panicked: {}", &reason[..reason.floor_char_boundary(REASON)])
+            format!("the guest's kernel panicked: {}; {MORE}", &reason[..reason.floor_char_boundary(REASON)])
         }
         None => why,
     }
@@ -76,7 +79,7 @@ mod tests {
         assert_eq!(told, "qemu was killed by signal 9");
         exit.send_replace(None);
         let told = why(exit.subscribe(), ready(()), pending()).await;
-        assert_eq!(told, "the guest's agent closed its connection");
+        assert_eq!(told, format!("the guest's agent closed its connection; {MORE}"));
         assert_eq!(why(exit.subscribe(), pending(), ready(())).await, health::LOST);
     }
 
@@ -84,9 +87,12 @@ mod tests {
     fn what_the_kernel_says_of_its_panic_is_told() {
         let why = || "qemu ended with status 0".to_owned();
         let console = "[ 3.1] int3: 0000 [#1] SMP\n[ 3.2] Kernel panic - not syncing: Fatal exception\n[ 3.3] Rebooting";
-        assert_eq!(explained(why(), console), "the guest's kernel panicked: Fatal exception");
+        assert_eq!(
+            explained(why(), console),
+            format!("the guest's kernel panicked: Fatal exception; {MORE}")
+        );
         assert_eq!(explained(why(), "[ 3.1] random: crng init done\n"), why());
         let long = explained(why(), &format!("{PANIC}{}", "é".repeat(REASON)));
-        assert_eq!(long, format!("the guest's kernel panicked: {}", "é".repeat(REASON / 2)));
+        assert_eq!(long, format!("the guest's kernel panicked: {}; {MORE}", "é".repeat(REASON / 2)));
     }
 }

@@ -137,9 +137,9 @@ pub(super) struct Resources {
     step_mib: u64,
     /// Whether its processors are to be bound to its containers' CPUs.
     pins: bool,
-    containers: Mutex<HashMap<String, Counted>>,
     /// How many wishes for other limits there have been.
     wishes: AtomicU64,
+    containers: Mutex<HashMap<String, Counted>>,
     /// Tells of changes of those.
     changes: watch::Sender<()>,
     /// Held across a change of the machine, so that each starts from what the one before came to.

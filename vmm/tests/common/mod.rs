@@ -15,7 +15,7 @@ use vmm::spec::{
     Boot, Console, CpuFeatures, ExtraArgs, FsCache, FsServer, KernelParam, Machine, MachineOptions, Memory,
     Share, ShareKind, Tag, Vcpus, VirtioFs, VmName, VmUuid,
 };
-use vmm::{Process, VmSpec};
+use vmm::{Hypervisor, Process, Qemu, Vm, VmSpec};
 
 /// A specification in a directory of its own, removed in the end.
 pub(crate) struct Fixture {
@@ -127,6 +127,11 @@ impl Fixture {
             std::fs::read_dir(&self.spec.run_dir).unwrap().flatten().map(|e| e.path()).collect();
         assert!(left.is_empty(), "left in the run directory: {left:?}");
     }
+}
+
+/// The fixture's machine.
+pub(crate) async fn boot(fixture: &Fixture) -> Box<dyn Vm> {
+    Qemu::new(log()).boot(fixture.spec.clone()).await.unwrap()
 }
 
 fn works_in(pid: u32, run_dir: &str) -> bool {

@@ -40,7 +40,7 @@ pub(super) async fn output(mut process: impl AsyncRead + Unpin, host: impl Async
     }
 }
 
-/// From the host to the process. Ends when either hangs up, or with `closed` once all that has arrived is written; then
+/// From the host to a terminal; into a pipe goes [`super::splice`]. Ends when either hangs up, or with `closed` once all that has arrived is written; then
 /// hangs up on both.
 pub(super) async fn input(
     mut host: impl AsyncRead + Unpin,

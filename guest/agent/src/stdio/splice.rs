@@ -12,21 +12,9 @@ use nix::{
     fcntl::{SpliceFFlags, splice},
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use tokio::{
-    io::{Interest, unix::AsyncFdReadyGuard},
-    sync::oneshot,
-};
+use tokio::{io::unix::AsyncFdReadyGuard, sync::oneshot};
 
-use super::{
-    PIPE_SIZE, pump,
-    stream::{self, End},
-};
-use crate::error::Error;
-
-/// Has the event loop watch a connection that is the stream's alone from now on.
-pub(super) fn watch(connection: OwnedFd) -> Result<End, Error> {
-    stream::watch(connection, Interest::READABLE)
-}
+use super::{PIPE_SIZE, pump, stream::End};
 
 /// From the host to the process, as [`pump::input`] does it, with the same ends.
 pub(super) async fn input(host: End, process: End, closed: oneshot::Receiver<()>) {
@@ -96,9 +84,9 @@ mod tests {
         time::Duration,
     };
 
-    use tokio::{task::JoinHandle, time::timeout};
+    use tokio::{io::Interest, task::JoinHandle, time::timeout};
 
-    use super::*;
+    use super::{super::stream::watch, *};
 
     /// More than a socket and a pipe hold.
     const MUCH: usize = 8 << 20;
@@ -107,8 +95,8 @@ mod tests {
     fn pumped(closed: oneshot::Receiver<()>) -> (UnixStream, PipeReader, JoinHandle<()>) {
         let (host, guest) = UnixStream::pair().unwrap();
         let (process, to) = pipe().unwrap();
-        let (guest, to) =
-            (watch(guest.into()).unwrap(), stream::watch(to.into(), Interest::WRITABLE).unwrap());
+        let guest = watch(guest.into(), Interest::READABLE).unwrap();
+        let to = watch(to.into(), Interest::WRITABLE).unwrap();
         (host, process, tokio::spawn(input(guest, to, closed)))
     }
 
@@ -158,7 +146,10 @@ mod tests {
             tokio::task::yield_now().await;
         }
         drop(open);
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        // Time enough to find that out while the pipe is full.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
         let arrived = all(process).await;
         assert!(arrived == much[..sent], "{} of {sent} bytes", arrived.len());
         pump.await.unwrap();

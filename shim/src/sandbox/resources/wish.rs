@@ -52,7 +52,7 @@ impl Wish {
     }
 
     /// The same of what the container has by now: wishes before this one may have come to nothing.
-    fn has_its_turn(&mut self, update: &LinuxResources) {
+    fn take_turn(&mut self, update: &LinuxResources) {
         if let Some(part) = self.sandbox.resources.containers().get_mut(&self.id)
             && let Some((_, counts)) = part.wishes.iter_mut().find(|(number, _)| *number == self.number)
         {
@@ -63,7 +63,7 @@ impl Wish {
         self.sandbox.resources.changes.send_replace(());
     }
 
-    fn is_carried_out(&self) {
+    fn fulfil(&self) {
         if let Some(part) = self.sandbox.resources.containers().get_mut(&self.id) {
             part.has = self.limits;
         }
@@ -99,12 +99,12 @@ impl Sandbox {
         let _turn = turn.lock().await;
         // What stands for a pod has no part of its own.
         if let Some(wish) = &mut wish {
-            wish.has_its_turn(update);
+            wish.take_turn(update);
             self.grow(id, wish.limits).await?;
         }
         carry_out.await?;
         if let Some(wish) = &wish {
-            wish.is_carried_out();
+            wish.fulfil();
         }
         Ok(())
     }

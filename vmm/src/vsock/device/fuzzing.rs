@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::pin,
     sync::Arc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use tokio::{
@@ -23,6 +23,7 @@ use super::{
     stream::{Shared, Stream},
     table::Table,
 };
+use crate::vm::{self, Connection};
 
 const GUEST: u64 = 3;
 const SIZE: usize = 64 << 10;
@@ -63,8 +64,8 @@ fn ring(memory: &Memory, parts: [u64; 3]) -> Ring {
 /// What uses the device on the host: a connection to port 2 of the guest, and whoever comes to port 1.
 struct Programs {
     table: Table,
-    listener: mpsc::Receiver<crate::vm::Connection>,
-    streams: Vec<Box<dyn crate::vm::Stream>>,
+    listener: mpsc::Receiver<Connection>,
+    streams: Vec<Box<dyn vm::Stream>>,
     _answer: oneshot::Receiver<bool>,
 }
 
@@ -102,7 +103,7 @@ impl Programs {
 /// What comes of `work` without any waiting.
 fn now<T>(work: impl Future<Output = T>) -> Option<T> {
     match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
-        std::task::Poll::Ready(done) => Some(done),
-        std::task::Poll::Pending => None,
+        Poll::Ready(done) => Some(done),
+        Poll::Pending => None,
     }
 }
